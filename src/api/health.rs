@@ -1,0 +1,30 @@
+//! `GET /health/live` and `GET /health/ready`.
+
+use serde_json::json;
+
+use super::{Answer, Context};
+use crate::{
+    error::Error,
+    http::{Request, Response},
+    store::{Entry, Outcome},
+};
+
+#[expect(clippy::unnecessary_wraps, reason = "every handler has one type")]
+pub(crate) fn live(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
+    Ok(Answer::Now(Response::json(&json!({ "status": "ok" }))))
+}
+
+/// Ready is what a message posted now would find: the schema, room in the queue, and a disk that
+/// takes a commit. So the question goes the way of a message, down to the fsync.
+pub(crate) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
+    context.reader.check_schema().map_err(|_| Error::NotReady("the database does not answer"))?;
+    Ok(Answer::AfterCommit(Entry::Probe, report))
+}
+
+fn report(outcome: Outcome) -> Result<Response, Error> {
+    match outcome {
+        Ok(_) => Ok(Response::json(&json!({ "status": "ready" }))),
+        Err(Error::Unavailable(reason)) => Err(Error::NotReady(reason)),
+        Err(_) => Err(Error::NotReady("the database does not take a write")),
+    }
+}

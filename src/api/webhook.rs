@@ -1,0 +1,27 @@
+//! `POST /webhook`: signature, then JSON, then schema, then insert, always in this order.
+
+use serde_json::json;
+
+use super::{Answer, Context};
+use crate::{
+    error::Error,
+    http::{Request, Response},
+    message::Message,
+    metrics::WebhookResult,
+    store::{Entry, Outcome, Stored},
+};
+
+pub(crate) fn receive(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
+    let body = context.verifier.verify(request.signature(), request.body)?;
+    let message = Message::from_signed(&body)?;
+    Ok(Answer::AfterCommit(Entry::Message(message), acknowledge))
+}
+
+/// The sender cannot tell a new message from a repeated one; the log and the metrics can.
+fn acknowledge(outcome: Outcome) -> Result<Response, Error> {
+    let result = match outcome? {
+        Stored::Created => WebhookResult::Created,
+        Stored::Duplicate => WebhookResult::Duplicate,
+    };
+    Ok(Response { result: Some(result), ..Response::json(&json!({ "status": "ok" })) })
+}

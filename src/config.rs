@@ -1,0 +1,284 @@
+//! Everything the operator decides, read once at the start and never again.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, thread};
+
+use log::LevelFilter;
+
+/// One line of `mailslot --help` and of README's table.
+#[derive(Debug)]
+pub struct Setting {
+    pub name: &'static str,
+    pub default: &'static str,
+    pub meaning: &'static str,
+}
+
+/// Every setting there is, in the order in which `--help` and the README show them.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "WEBHOOK_SECRET",
+        default: "required",
+        meaning: "the key of the HMAC; or the systemd credential webhook_secret",
+    },
+    Setting {
+        name: "DATABASE_URL",
+        default: "sqlite:///mailslot.db",
+        meaning: "sqlite:////absolute/path, sqlite:///relative/path or a bare path",
+    },
+    Setting {
+        name: "LISTEN",
+        default: "127.0.0.1:8000",
+        meaning: "numeric ADDR:PORT, IPv4 or [IPv6]; port 0 picks a free one and logs it",
+    },
+    Setting { name: "LOG_LEVEL", default: "INFO", meaning: "DEBUG, INFO, WARNING or ERROR" },
+    Setting {
+        name: "WORKERS",
+        default: "2 per core, at least 4",
+        meaning: "threads that answer requests, 1 to 64",
+    },
+];
+
+/// More threads than this only cost CPU (research/tiny_http.md: 32 cost 90 % more than 4).
+pub const WORKERS_MAX: usize = 64;
+
+/// Bytes that refuse to be printed.
+#[derive(Clone)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub database: PathBuf,
+    pub webhook_secret: Secret,
+    pub workers: usize,
+    pub log_level: LevelFilter,
+}
+
+/// Every wrong setting at once, each with what was expected, so that one restart mends them all.
+#[derive(Debug, PartialEq)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Where settings come from: the process environment, or a test's closure.
+///
+/// `variable` gives an environment variable, `credential` a file of systemd's
+/// `$CREDENTIALS_DIRECTORY`; both say what is wrong if it is there and cannot be used.
+pub struct Source<'a> {
+    pub variable: &'a dyn Fn(&str) -> Result<Option<String>, String>,
+    pub credential: &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, String>,
+}
+
+impl fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source(..)")
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// Lists every setting that cannot be used.
+    pub fn read(source: &Source<'_>) -> Result<Config, ConfigError> {
+        let mut reading = Reading { source, problems: Vec::new() };
+        let webhook_secret = reading.secret();
+        let config = Config {
+            listen: reading.listen(),
+            database: reading.or("DATABASE_URL", PathBuf::from("mailslot.db"), database_path),
+            webhook_secret,
+            workers: reading.or("WORKERS", default_workers(), workers),
+            log_level: reading.or("LOG_LEVEL", LevelFilter::Info, log_level),
+        };
+        if reading.problems.is_empty() { Ok(config) } else { Err(ConfigError(reading.problems)) }
+    }
+
+    /// LISTEN alone: all that `mailslot healthcheck` needs to know.
+    ///
+    /// # Errors
+    /// When LISTEN is no numeric address.
+    pub fn read_listen(source: &Source<'_>) -> Result<SocketAddr, ConfigError> {
+        let mut reading = Reading { source, problems: Vec::new() };
+        let listen = reading.listen();
+        if reading.problems.is_empty() { Ok(listen) } else { Err(ConfigError(reading.problems)) }
+    }
+}
+
+struct Reading<'a> {
+    source: &'a Source<'a>,
+    problems: Vec<String>,
+}
+
+impl Reading<'_> {
+    /// An empty variable is an unset one: that is how Compose and systemd pass "nothing".
+    fn variable(&mut self, name: &str) -> Option<String> {
+        match (self.source.variable)(name) {
+            Ok(value) => value.filter(|value| !value.is_empty()),
+            Err(problem) => {
+                self.problems.push(format!("{name} {problem}"));
+                None
+            }
+        }
+    }
+
+    fn or<T>(&mut self, name: &str, default: T, parse: fn(&str) -> Result<T, String>) -> T {
+        let Some(text) = self.variable(name) else { return default };
+        parse(&text).unwrap_or_else(|expected| {
+            self.problems.push(format!("{name}={text:?}: expected {expected}"));
+            default
+        })
+    }
+
+    fn listen(&mut self) -> SocketAddr {
+        self.or("LISTEN", SocketAddr::from(([127, 0, 0, 1], 8000)), |text| {
+            SocketAddr::from_str(text).map_err(|_| {
+                "a numeric ADDR:PORT such as 127.0.0.1:8000, 0.0.0.0:8000 or [::1]:8000".to_owned()
+            })
+        })
+    }
+
+    fn secret(&mut self) -> Secret {
+        if let Some(text) = self.variable("WEBHOOK_SECRET") {
+            return Secret(text.into_bytes());
+        }
+        let mut bytes = match (self.source.credential)("webhook_secret") {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(problem) => {
+                self.problems.push(format!("credential webhook_secret {problem}"));
+                return Secret(Vec::new());
+            }
+        };
+        // Editors end a file with a newline; no provider's secret does.
+        while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+            bytes.pop();
+        }
+        if bytes.is_empty() {
+            self.problems.push(
+                "WEBHOOK_SECRET is not set: expected the secret that the provider signs with, not empty"
+                    .to_owned(),
+            );
+        }
+        Secret(bytes)
+    }
+}
+
+fn default_workers() -> usize {
+    let cores = thread::available_parallelism().map_or(2, usize::from);
+    (2 * cores).clamp(4, WORKERS_MAX)
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|workers| (1..=WORKERS_MAX).contains(workers))
+        .ok_or_else(|| format!("a whole number from 1 to {WORKERS_MAX}"))
+}
+
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    match text.to_ascii_uppercase().as_str() {
+        "DEBUG" => Ok(LevelFilter::Debug),
+        "INFO" => Ok(LevelFilter::Info),
+        "WARNING" | "WARN" => Ok(LevelFilter::Warn),
+        "ERROR" => Ok(LevelFilter::Error),
+        _ => Err("DEBUG, INFO, WARNING or ERROR".to_owned()),
+    }
+}
+
+/// The path in an SQLAlchemy-style URL: three slashes and the path as it is.
+fn database_path(text: &str) -> Result<PathBuf, String> {
+    let expected = "sqlite:////absolute/path, sqlite:///relative/path or a bare path";
+    let path = ["sqlite:///", "sqlite+aiosqlite:///"]
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .unwrap_or(text);
+    let scheme = |path: &str| {
+        let (scheme, _) = path.split_once(':')?;
+        (!scheme.is_empty() && !scheme.contains('/')).then(|| scheme.to_owned())
+    };
+    if path.contains(":memory:") {
+        return Err(format!("a file, since messages must outlive the process: {expected}"));
+    }
+    if let Some(scheme) = scheme(path) {
+        return Err(format!("{expected}; mailslot stores in SQLite and knows no {scheme:?}"));
+    }
+    if path.is_empty() || path.ends_with('/') || path.contains(['?', '\0']) {
+        return Err(format!("{expected}, naming a file, without options"));
+    }
+    Ok(PathBuf::from(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::read(&Source {
+            variable: &|name| {
+                Ok(pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+            },
+            credential: &|_| Ok(None),
+        })
+    }
+
+    #[test]
+    fn every_form_of_database_url_names_its_path() {
+        for (url, path) in [
+            ("sqlite:////data/app.db", "/data/app.db"),
+            ("sqlite:///./data/app.db", "./data/app.db"),
+            ("sqlite:///app.db", "app.db"),
+            ("sqlite+aiosqlite:////data/app.db", "/data/app.db"),
+            ("sqlite+aiosqlite:///./app.db", "./app.db"),
+            ("/var/lib/app.db", "/var/lib/app.db"),
+            ("app.db", "app.db"),
+            ("./odd:name.db", "./odd:name.db"),
+        ] {
+            let config = read(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)]);
+            assert_eq!(config.map(|config| config.database), Ok(PathBuf::from(path)), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        for url in [
+            "postgres://db/app", "sqlite://", "sqlite:///", "sqlite:///:memory:", ":memory:",
+            "sqlite:///app.db?mode=ro", "file:app.db", "mysql:///x", "sqlite:///data/",
+        ] {
+            let error = read(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)]).map(|_| ());
+            let Err(ConfigError(problems)) = error else { panic!("{url} was accepted") };
+            assert!(problems[0].starts_with("DATABASE_URL="), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let Err(ConfigError(problems)) =
+            read(&[("LISTEN", "localhost:80"), ("LOG_LEVEL", "loud"), ("WORKERS", "0"), ("DATABASE_URL", "x://y")])
+        else {
+            panic!("accepted")
+        };
+        for name in ["WEBHOOK_SECRET", "LISTEN", "LOG_LEVEL", "WORKERS", "DATABASE_URL"] {
+            assert_eq!(problems.iter().filter(|problem| problem.starts_with(name)).count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_secret_refuses_to_be_printed() {
+        let config = read(&[("WEBHOOK_SECRET", "hunter2")]);
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

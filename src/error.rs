@@ -1,0 +1,131 @@
+//! Every way a request can be refused: its status, its body, its name in the metrics.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::metrics::WebhookResult;
+
+/// What a client is told instead of what it asked for. Statuses and bodies are spec.md's.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Error {
+    /// 400: framing that two HTTP parsers could read in two ways.
+    Framing(&'static str),
+    /// 401, in the same words whatever was wrong with the signature.
+    InvalidSignature,
+    /// 404
+    NotFound,
+    /// 405, with `Allow`.
+    MethodNotAllowed { allow: String },
+    /// 413
+    TooLarge { limit_bytes: usize },
+    /// 422, every problem at once. The id is for the log, where it could be read.
+    Invalid { problems: Vec<Problem>, message_id: Option<String> },
+    /// 500: a bug or a panic. The log has the cause, the client does not.
+    Internal,
+    /// 503 with `Retry-After`: the sender's retry will succeed once the trouble is over.
+    Unavailable(&'static str),
+    /// 503 of /health/ready.
+    NotReady(&'static str),
+}
+
+/// One entry of FastAPI's `detail` list, in Pydantic v2's words.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Problem {
+    pub(crate) r#type: &'static str,
+    pub(crate) loc: Vec<Value>,
+    pub(crate) msg: String,
+    pub(crate) input: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ctx: Option<Value>,
+}
+
+/// Bytes of JSON that `input` echoes at most.
+pub(crate) const INPUT_ECHO_BYTES_MAX: usize = 512;
+
+impl Problem {
+    /// `input` is cut to [`INPUT_ECHO_BYTES_MAX`], so that an answer is never as long as an attack.
+    pub(crate) fn new(
+        r#type: &'static str,
+        loc: impl IntoIterator<Item = Value>,
+        msg: impl Into<String>,
+        input: &Value,
+        ctx: Option<Value>,
+    ) -> Problem {
+        Problem { r#type, loc: loc.into_iter().collect(), msg: msg.into(), input: echo(input), ctx }
+    }
+}
+
+fn echo(input: &Value) -> Value {
+    let text = match input {
+        Value::Null | Value::Bool(_) => return input.clone(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if text.len() <= INPUT_ECHO_BYTES_MAX {
+        return input.clone();
+    }
+    let cut = text.floor_char_boundary(INPUT_ECHO_BYTES_MAX);
+    Value::String(format!("{}…", &text[..cut]))
+}
+
+impl Error {
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Error::Framing(_) => 400,
+            Error::InvalidSignature => 401,
+            Error::NotFound => 404,
+            Error::MethodNotAllowed { .. } => 405,
+            Error::TooLarge { .. } => 413,
+            Error::Invalid { .. } => 422,
+            Error::Internal => 500,
+            Error::Unavailable(_) | Error::NotReady(_) => 503,
+        }
+    }
+
+    /// JSON, in the members' own order.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Detail<T> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            status: Option<&'static str>,
+            detail: T,
+        }
+        fn json(status: Option<&'static str>, detail: impl Serialize) -> Vec<u8> {
+            serde_json::to_vec(&Detail { status, detail }).unwrap_or_default()
+        }
+        match self {
+            Error::Framing(reason) | Error::Unavailable(reason) => json(None, reason),
+            Error::InvalidSignature => json(None, "invalid signature"),
+            Error::NotFound => json(None, "Not Found"),
+            Error::MethodNotAllowed { .. } => json(None, "Method Not Allowed"),
+            Error::TooLarge { limit_bytes } => {
+                json(None, format!("body larger than {limit_bytes} bytes"))
+            }
+            Error::Invalid { problems, .. } => json(None, problems),
+            Error::Internal => json(None, "Internal Server Error"),
+            Error::NotReady(reason) => json(Some("not ready"), reason),
+        }
+    }
+
+    pub(crate) fn header(&self) -> Option<(&'static str, String)> {
+        match self {
+            Error::MethodNotAllowed { allow } => Some(("Allow", allow.clone())),
+            Error::Unavailable(_) | Error::NotReady(_) => Some(("Retry-After", "1".to_owned())),
+            _ => None,
+        }
+    }
+
+    /// What /webhook's metric and log line call this.
+    pub(crate) fn webhook_result(&self) -> WebhookResult {
+        match self {
+            Error::InvalidSignature => WebhookResult::InvalidSignature,
+            Error::Invalid { .. } => WebhookResult::ValidationError,
+            Error::TooLarge { .. } => WebhookResult::TooLarge,
+            Error::Unavailable(_) | Error::NotReady(_) => WebhookResult::Unavailable,
+            Error::Internal => WebhookResult::InternalError,
+            Error::Framing(_) | Error::NotFound | Error::MethodNotAllowed { .. } => {
+                WebhookResult::BadRequest
+            }
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Our own Request and Response, and the Exchange that is between them. Above this file nobody
+//! knows tiny_http.
+//!
+//! Owns strict framing: what two HTTP parsers could read in two ways is refused, and nothing more
+//! is processed on that connection (H9a in research/tiny_http.md).
+
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+pub(crate) use tiny_http::Method;
+
+use crate::{
+    error::Error,
+    listener::{Arrival, BODY_BUFFERED_BYTES},
+    metrics::WebhookResult,
+};
+
+/// Bytes of a body. A message needs at most 57 KiB, every character escaped; the rest is room
+/// for fields that mailslot ignores.
+pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Headers of a request.
+pub(crate) const HEADERS_MAX: usize = 100;
+/// Characters of an incoming `X-Request-ID` that is kept.
+const REQUEST_ID_CHARS_MAX: usize = 128;
+
+const JSON: &str = "application/json";
+
+/// What a handler sees of a request.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) body: &'a [u8],
+    query: &'a str,
+    signature: Option<&'a str>,
+}
+
+impl<'a> Request<'a> {
+    /// The value of `X-Signature`, if there is exactly one.
+    pub(crate) fn signature(&self) -> Option<&'a str> {
+        self.signature
+    }
+
+    /// Names and values in order, percent-decoded; broken UTF-8 becomes U+FFFD.
+    pub(crate) fn query(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+        form_urlencoded::parse(self.query.as_bytes())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Vec<u8>,
+    pub(crate) header: Option<(&'static str, String)>,
+    /// How a delivery to /webhook ended, for its metric and its log line.
+    pub(crate) result: Option<WebhookResult>,
+}
+
+impl Response {
+    pub(crate) fn json(value: &impl Serialize) -> Response {
+        Response::new(200, JSON, serde_json::to_vec(value).unwrap_or_default())
+    }
+
+    pub(crate) fn text(content_type: &'static str, body: String) -> Response {
+        Response::new(200, content_type, body.into_bytes())
+    }
+
+    fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Response {
+        Response { status, content_type, body, header: None, result: None }
+    }
+}
+
+impl From<&Error> for Response {
+    fn from(error: &Error) -> Response {
+        Response {
+            status: error.status(),
+            content_type: JSON,
+            body: error.body(),
+            header: error.header(),
+            result: Some(error.webhook_result()),
+        }
+    }
+}
+
+/// One request on its way to its one answer.
+pub(crate) struct Exchange {
+    arrival: Arrival,
+    pub(crate) request_id: String,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Exchange({} {})", self.request_id, self.path())
+    }
+}
+
+/// What became of a request's body.
+#[derive(Debug)]
+pub(crate) enum Intake {
+    Read(Exchange),
+    /// Still on its way: a body reader has the request, which comes back as a new arrival.
+    Awaited,
+    /// Not to be read at all.
+    Refused(Exchange, Error),
+}
+
+impl Exchange {
+    pub(crate) fn new(arrival: Arrival) -> Exchange {
+        let request_id = request_id(&arrival.request);
+        Exchange { arrival, request_id, started: Instant::now() }
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        self.arrival.request.method()
+    }
+
+    /// As it came, without the query.
+    pub(crate) fn path(&self) -> &str {
+        self.url().0
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn url(&self) -> (&str, &str) {
+        let url = self.arrival.request.url();
+        url.split_once('?').unwrap_or((url, ""))
+    }
+
+    pub(crate) fn request<'a>(&'a self, body: &'a [u8]) -> Request<'a> {
+        let mut signatures = self.headers("X-Signature");
+        let signature = signatures.next().filter(|_| signatures.next().is_none());
+        Request { body, query: self.url().1, signature }
+    }
+
+    fn headers<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        let headers = self.arrival.request.headers().iter();
+        headers.filter(move |header| header.field.equiv(name)).map(|header| header.value.as_str())
+    }
+
+    /// Checks the framing and reads the body into `buffer`.
+    pub(crate) fn read_body(mut self, buffer: &mut Vec<u8>) -> Intake {
+        buffer.clear();
+        if let Some(body) = self.arrival.body.take() {
+            *buffer = body;
+            return Intake::Read(self);
+        }
+        let length = match self.content_length() {
+            Err(error) => return Intake::Refused(self, error),
+            Ok(0) => return Intake::Read(self),
+            Ok(length) if length > BODY_BYTES_MAX => {
+                return Intake::Refused(self, Error::TooLarge { limit_bytes: BODY_BYTES_MAX });
+            }
+            Ok(length) => length,
+        };
+        if length > BODY_BUFFERED_BYTES || self.headers("Expect").next().is_some() {
+            let Exchange { arrival, request_id, started } = self;
+            return match arrival.read_body(length) {
+                Ok(()) => Intake::Awaited,
+                Err(arrival) => Intake::Refused(
+                    Exchange { arrival, request_id, started },
+                    Error::Unavailable("too many bodies are on their way"),
+                ),
+            };
+        }
+        // In memory: tiny_http has it whole, or the request would not be here.
+        let _ = self.arrival.request.as_reader().read_to_end(buffer);
+        Intake::Read(self)
+    }
+
+    /// RFC 9112 §6, without what a webhook does not need: no Transfer-Encoding at all, at most one
+    /// Content-Length, in plain digits.
+    fn content_length(&self) -> Result<usize, Error> {
+        if self.arrival.request.headers().len() > HEADERS_MAX {
+            return Err(Error::Framing("too many headers"));
+        }
+        if self.headers("Transfer-Encoding").next().is_some() {
+            return Err(Error::Framing("Transfer-Encoding is not supported, send Content-Length"));
+        }
+        if self.headers("Connection").any(|value| value.to_ascii_lowercase().contains("upgrade")) {
+            return Err(Error::Framing("Connection: upgrade is not supported"));
+        }
+        let mut lengths = self.headers("Content-Length");
+        match (lengths.next(), lengths.next()) {
+            (None, _) => Ok(0),
+            (Some(_), Some(_)) => Err(Error::Framing("more than one Content-Length")),
+            (Some(digits), None) if is_digits(digits) => {
+                // More digits than a usize holds are more bytes than any limit.
+                Ok(digits.parse().unwrap_or(usize::MAX))
+            }
+            _ => Err(Error::Framing("Content-Length is not a number")),
+        }
+    }
+
+    /// Sends the answer; the connection goes on.
+    pub(crate) fn answer(self, response: &Response) {
+        let bytes = self.bytes(response, self.is_last());
+        self.arrival.answer(&bytes);
+    }
+
+    /// Sends the answer without reading what the client is still sending, and ends the connection.
+    pub(crate) fn refuse(self, response: &Response) {
+        let bytes = self.bytes(response, true);
+        self.arrival.refuse(bytes);
+    }
+
+    /// Whether tiny_http will end the connection after this answer, or we want the client to.
+    fn is_last(&self) -> bool {
+        let asked = |word: &str| {
+            self.headers("Connection").any(|value| value.to_ascii_lowercase().contains(word))
+        };
+        self.arrival.is_draining()
+            || asked("close")
+            || (*self.arrival.request.http_version() < (1, 1) && !asked("keep-alive"))
+    }
+
+    /// Head and body as one write (H12).
+    fn bytes(&self, response: &Response, is_last: bool) -> Vec<u8> {
+        let Response { status, content_type, body, header, .. } = response;
+        let mut head = String::with_capacity(256 + body.len());
+        let _ = write!(
+            head,
+            "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nX-Request-ID: {}\r\n",
+            reason(*status),
+            httpdate::HttpDate::from(SystemTime::now()),
+            body.len(),
+            self.request_id,
+        );
+        if let Some((name, value)) = header {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        if is_last {
+            head.push_str("Connection: close\r\n");
+        } else if *self.arrival.request.http_version() < (1, 1) {
+            head.push_str("Connection: keep-alive\r\n");
+        }
+        head.push_str("\r\n");
+        let mut bytes = head.into_bytes();
+        if *self.method() != Method::Head {
+            bytes.extend_from_slice(body);
+        }
+        bytes
+    }
+}
+
+/// True for RFC 9110's `1*DIGIT`.
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The reason phrases of the statuses that error.rs knows.
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        413 => "Content Too Large",
+        422 => "Unprocessable Content",
+        503 => "Service Unavailable",
+        _ => "Internal Server Error",
+    }
+}
+
+/// The client's own, if it is one sane header, or a new one: unique among all processes on this
+/// machine's clock. It is for finding a line in a log, not a secret.
+fn request_id(request: &tiny_http::Request) -> String {
+    let mut given = request.headers().iter().filter(|header| header.field.equiv("X-Request-ID"));
+    if let (Some(header), None) = (given.next(), given.next()) {
+        let id = header.value.as_str();
+        let is_sane = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte);
+        if (1..=REQUEST_ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(is_sane) {
+            return id.to_owned();
+        }
+    }
+    static EPOCH_NS: std::sync::LazyLock<u128> = std::sync::LazyLock::new(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+    });
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{:x}-{:x}", *EPOCH_NS, COUNT.fetch_add(1, Relaxed))
+}

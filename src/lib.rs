@@ -1,0 +1,18 @@
+//! mailslot: a webhook inbox. Signed messages in, stored exactly once, read back.
+//!
+//! The modules, outermost first: each uses only what stands below it, and
+//! `tests/it/tidy.rs` holds them to it. docs/ARCHITECTURE.md is the map.
+
+pub mod server; // threads: who they are, how they start and stop, a request's life
+mod routes; // the table of endpoints
+mod api; // one file per endpoint
+mod http; // Request, Response, Exchange: strict framing, one write per answer
+mod listener; // the socket, tiny_http, one request at a time per connection
+mod socket; // finding a connection's socket from outside tiny_http
+mod store; // every line of SQL, and the group commit
+mod message; // the domain: a Message that exists is valid
+mod signature; // HMAC: a SignedBody that exists is verified
+mod metrics; // counters and histograms as Prometheus text
+mod error; // every refusal, its status and its body
+pub mod config; // what the operator decides, read once
+pub mod logging; // one JSON object a line

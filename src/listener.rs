@@ -1,0 +1,351 @@
+//! The listening socket and tiny_http behind it.
+//!
+//! Owns the rule that keeps tiny_http's pipelining from deadlocking the workers: a connection has
+//! one request in hand at a time, the next ones wait here without a thread (H6). And the rule that
+//! workers never wait for a client: bodies that tiny_http has not buffered are read by a few body
+//! readers (H5b). The hazards H1 to H15 are research/tiny_http.md's.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, Read, Write},
+    mem::ManuallyDrop,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::socket;
+
+/// Pipelined requests that wait on one connection; with one more it is cut off.
+pub(crate) const PIPELINED_MAX: usize = 16;
+/// Threads that wait for bodies to arrive.
+pub(crate) const BODY_READERS: usize = 8;
+/// Requests that wait for a body reader; with one more the client is told 503.
+pub(crate) const BODIES_WAITING_MAX: usize = 64;
+/// Bodies up to this size are in memory before a worker sees the request (tiny_http's request.rs).
+pub(crate) const BODY_BUFFERED_BYTES: usize = 1024;
+/// How long a client may go on sending what was refused, so that it reads the refusal.
+const LINGER_MS_MAX: u64 = 1_000;
+/// How much of it is read, at most.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// tiny_http allocates the unread rest of a declared body when the request is dropped (H1). Up to
+/// here that is address space only; beyond, the request is never dropped.
+const DECLARED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+pub(crate) struct Listener {
+    /// Our handle on the socket. `server` has its own.
+    socket: TcpListener,
+    address: SocketAddr,
+    /// Never dropped: its drop connects to itself, blocking (H13). The process ends instead.
+    server: ManuallyDrop<tiny_http::Server>,
+    /// Connections with a request in hand.
+    connections: Mutex<HashMap<SocketAddr, Connection>>,
+    /// What a worker takes up after [`tiny_http::Server::unblock`].
+    ready: Mutex<VecDeque<Arrival>>,
+    bodies: SyncSender<Slow>,
+    draining: AtomicBool,
+    stopping: AtomicBool,
+}
+
+#[derive(Default)]
+struct Connection {
+    /// Requests behind the one in hand, in order.
+    waiting: VecDeque<tiny_http::Request>,
+    /// Refused for good: nothing more of it is ever processed.
+    refused: bool,
+}
+
+/// A request whose turn it is on its connection.
+pub(crate) struct Arrival {
+    pub(crate) request: tiny_http::Request,
+    /// Read already, because tiny_http had not buffered it.
+    pub(crate) body: Option<Vec<u8>>,
+    /// Dropped after the request, which answers 500 if it is dropped unanswered.
+    turn: Turn,
+}
+
+/// The right to be answered, which passes to the connection's next request when it is dropped.
+struct Turn {
+    peer: SocketAddr,
+    listener: Arc<Listener>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.listener.release(self.peer);
+    }
+}
+
+/// What the body readers do.
+enum Slow {
+    Body(Arrival, usize),
+    Refusal(Arrival, Vec<u8>),
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listener({})", self.address)
+    }
+}
+
+impl Listener {
+    /// Listens, and starts tiny_http and the body readers on it.
+    pub(crate) fn start(socket: TcpListener) -> io::Result<Arc<Listener>> {
+        let (bodies, slow) = sync_channel(BODIES_WAITING_MAX);
+        let server = tiny_http::Server::from_listener(socket.try_clone()?, None)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let listener = Arc::new(Listener {
+            address: socket.local_addr()?,
+            socket,
+            server: ManuallyDrop::new(server),
+            connections: Mutex::default(),
+            ready: Mutex::default(),
+            bodies,
+            draining: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        });
+        let slow = Arc::new(Mutex::new(slow));
+        for number in 0..BODY_READERS {
+            let slow = Arc::clone(&slow);
+            thread::Builder::new().name(format!("body-{number}")).spawn(move || read_slowly(&slow))?;
+        }
+        Ok(listener)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Blocks until there is a request for a worker; `None` means that the worker may go.
+    pub(crate) fn next(self: &Arc<Self>) -> Option<Arrival> {
+        loop {
+            match self.server.recv() {
+                Ok(request) => {
+                    if let Some(arrival) = self.admit(request) {
+                        return Some(arrival);
+                    }
+                }
+                Err(error) => {
+                    if let Some(arrival) = lock(&self.ready).pop_front() {
+                        return Some(arrival);
+                    }
+                    if self.stopping.load(SeqCst) {
+                        return None;
+                    }
+                    // `Other` is how tiny_http says "unblocked"; the rest ends its accept loop (H3).
+                    if error.kind() != io::ErrorKind::Other && !self.draining.load(SeqCst) {
+                        log::error!(error:% = error; "accepting connections failed: restart mailslot");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes no more connections; answers from now on say that they are the last.
+    pub(crate) fn drain(&self) -> io::Result<()> {
+        self.draining.store(true, SeqCst);
+        socket::stop_listening(&self.socket)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(SeqCst)
+    }
+
+    /// True while a request is in hand, waiting or being answered.
+    pub(crate) fn is_busy(&self) -> bool {
+        !lock(&self.connections).is_empty()
+    }
+
+    /// Lets `workers` threads out of [`Listener::next`], each after what was queued before.
+    pub(crate) fn stop(&self, workers: usize) {
+        self.stopping.store(true, SeqCst);
+        for _ in 0..workers {
+            self.server.unblock();
+        }
+    }
+
+    fn admit(self: &Arc<Self>, request: tiny_http::Request) -> Option<Arrival> {
+        // Always there for TCP.
+        let peer = *request.remote_addr()?;
+        let mut connections = lock(&self.connections);
+        let Some(connection) = connections.get_mut(&peer) else {
+            connections.insert(peer, Connection::default());
+            drop(connections);
+            return Some(self.arrival(request, peer));
+        };
+        connection.waiting.push_back(request);
+        if connection.waiting.len() > PIPELINED_MAX && !connection.refused {
+            connection.refused = true;
+            drop(connections);
+            self.cut(peer);
+        }
+        None
+    }
+
+    fn arrival(self: &Arc<Self>, request: tiny_http::Request, peer: SocketAddr) -> Arrival {
+        Arrival { request, body: None, turn: Turn { peer, listener: Arc::clone(self) } }
+    }
+
+    /// The connection's turn passes to its next request, or the connection is idle.
+    fn release(self: &Arc<Self>, peer: SocketAddr) {
+        loop {
+            let mut connections = lock(&self.connections);
+            let Some(connection) = connections.get_mut(&peer) else { return };
+            let refused = connection.refused;
+            let Some(request) = connection.waiting.pop_front() else {
+                connections.remove(&peer);
+                return;
+            };
+            drop(connections);
+            if refused {
+                // The socket is shut: answering into it is quick and reaches nobody.
+                drop(request);
+                continue;
+            }
+            self.hand_over(self.arrival(request, peer));
+            return;
+        }
+    }
+
+    /// To the next worker that is free.
+    fn hand_over(&self, arrival: Arrival) {
+        lock(&self.ready).push_back(arrival);
+        self.server.unblock();
+    }
+
+    fn refuse(&self, peer: SocketAddr) {
+        if let Some(connection) = lock(&self.connections).get_mut(&peer) {
+            connection.refused = true;
+        }
+    }
+
+    fn cut(&self, peer: SocketAddr) {
+        if let Some(stream) = socket::connection(self.address.port(), peer) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Arrival {
+    pub(crate) fn is_draining(&self) -> bool {
+        self.turn.listener.is_draining()
+    }
+
+    /// Sends the whole answer in one write and gives the connection's turn on.
+    pub(crate) fn answer(self, bytes: &[u8]) {
+        let Arrival { request, turn, .. } = self;
+        let mut writer = request.into_writer();
+        let sent = writer.write_all(bytes).and_then(|()| writer.flush());
+        // The next answer on this connection waits for this drop.
+        drop(writer);
+        if sent.is_err() {
+            // Half an answer may be out: nothing may follow it.
+            turn.end_connection();
+        }
+    }
+
+    /// The body is not in memory: it comes back through [`Listener::next`] when it is, or is given
+    /// back here when too many wait already.
+    pub(crate) fn read_body(self, length: usize) -> Result<(), Arrival> {
+        let bodies = self.turn.listener.bodies.clone();
+        bodies.try_send(Slow::Body(self, length)).map_err(unsent)
+    }
+
+    /// Sends an answer after which this connection is over, without reading what the client sends
+    /// (H8): straight to the socket, since tiny_http would first read the body to its end.
+    pub(crate) fn refuse(self, bytes: Vec<u8>) {
+        self.turn.listener.refuse(self.turn.peer);
+        let bodies = self.turn.listener.bodies.clone();
+        if let Err(error) = bodies.try_send(Slow::Refusal(self, bytes)) {
+            unsent(error).abandon();
+        }
+    }
+
+    fn send_refusal(self, bytes: &[u8]) {
+        if let Some(mut stream) = self.turn.socket()
+            && stream.write_all(bytes).is_ok()
+        {
+            linger(&mut stream);
+        }
+        self.abandon();
+    }
+
+    /// Ends the connection without an answer.
+    fn abandon(self) {
+        let Arrival { request, turn, .. } = self;
+        turn.end_connection();
+        if request.body_length().is_some_and(|length| length > DECLARED_BYTES_MAX) {
+            log::warn!(peer:% = turn.peer; "absurd Content-Length: a thread of tiny_http is lost");
+            std::mem::forget(request);
+        }
+    }
+
+    fn receive_body(mut self, length: usize) {
+        let mut body = Vec::with_capacity(length);
+        let read = self.request.as_reader().take(length as u64).read_to_end(&mut body);
+        if read.is_ok() && body.len() == length {
+            self.body = Some(body);
+            let listener = Arc::clone(&self.turn.listener);
+            listener.hand_over(self);
+        } else {
+            self.abandon();
+        }
+    }
+}
+
+impl Turn {
+    fn socket(&self) -> Option<TcpStream> {
+        socket::connection(self.listener.address.port(), self.peer)
+    }
+
+    /// Nothing more is read from the connection, written to it, or processed of it.
+    fn end_connection(&self) {
+        self.listener.refuse(self.peer);
+        self.listener.cut(self.peer);
+    }
+}
+
+/// The request that found no body reader.
+fn unsent(error: TrySendError<Slow>) -> Arrival {
+    let (TrySendError::Full(slow) | TrySendError::Disconnected(slow)) = error;
+    match slow {
+        Slow::Body(arrival, _) | Slow::Refusal(arrival, _) => arrival,
+    }
+}
+
+fn read_slowly(slow: &Mutex<Receiver<Slow>>) {
+    loop {
+        let next = lock(slow).recv();
+        match next {
+            Ok(Slow::Body(arrival, length)) => arrival.receive_body(length),
+            Ok(Slow::Refusal(arrival, bytes)) => arrival.send_refusal(&bytes),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Closing a socket with unread bytes resets it, and the client would never read the refusal.
+fn linger(stream: &mut TcpStream) {
+    let _ = stream.shutdown(Shutdown::Write);
+    let end = Instant::now() + Duration::from_millis(LINGER_MS_MAX);
+    let (mut buffer, mut total) = ([0; 16 * 1024], 0);
+    while total < LINGER_BYTES_MAX {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(length) => total += length,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,244 @@
+//! One JSON object a line on stdout, whoever wrote the record, and nothing else.
+//!
+//! Owns the queue of lines and the thread that writes them: a reader of the log that stops
+//! reading (a paused terminal, a stuck log driver) must not stop a worker, so lines wait in a
+//! bounded buffer, and are dropped and counted when it is full.
+
+use std::{
+    io::Write,
+    mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use log::{
+    Level, LevelFilter, Log, Metadata, Record,
+    kv::{Error, Key, Value, VisitSource, VisitValue},
+};
+use serde::Serialize;
+use simplelog::{CombinedLogger, SharedLogger};
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+/// Bytes of log lines that may wait for a slow reader of stdout.
+pub const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// How long the end of the process waits for a slow reader of stdout.
+const FLUSH_MS_MAX: u64 = 1000;
+
+/// RFC 3339, UTC, milliseconds: the form of every time that mailslot writes.
+const TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// The present as `2026-11-22T10:00:00.123Z`.
+#[must_use]
+pub fn now() -> String {
+    OffsetDateTime::now_utc().format(TIME).unwrap_or_default()
+}
+
+/// What stops the lines that still wait from being lost when the process ends.
+#[derive(Debug, Clone)]
+pub struct Flush(Arc<Sink>);
+
+impl Flush {
+    /// Returns when stdout has every line, or after a second.
+    pub fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+/// Installs the logger and the panic hook. Later calls of [`log`] and all panics become lines.
+///
+/// # Errors
+/// When the thread that writes cannot be started.
+pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
+    let sink = Arc::new(Sink::default());
+    let writer = Arc::clone(&sink);
+    thread::Builder::new().name("log".into()).spawn(move || writer.write_forever())?;
+    // Fails only if a logger is installed already, which then stays.
+    let _ = CombinedLogger::init(vec![Box::new(JsonLines { level, sink: Arc::clone(&sink) })]);
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = thread::current();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("");
+        log::error!(thread = thread.name().unwrap_or(""), place = place.as_str(), panic = message; "panic");
+    }));
+    Ok(Flush(sink))
+}
+
+#[derive(Debug, Default)]
+struct Sink {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    lines: Vec<u8>,
+    dropped: u64,
+    writing: bool,
+}
+
+impl Sink {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut queue = self.lock();
+        if queue.lines.len() + line.len() > QUEUE_BYTES_MAX {
+            queue.dropped += 1;
+            return;
+        }
+        let was_empty = queue.lines.is_empty();
+        queue.lines.extend_from_slice(line);
+        // While lines wait, the writer is awake or on its way.
+        if was_empty && !queue.writing {
+            self.changed.notify_all();
+        }
+    }
+
+    fn write_forever(&self) {
+        let mut lines = Vec::new();
+        loop {
+            let mut queue = self.lock();
+            queue.writing = false;
+            self.changed.notify_all();
+            while queue.lines.is_empty() {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            mem::swap(&mut lines, &mut queue.lines);
+            let dropped = mem::take(&mut queue.dropped);
+            queue.writing = true;
+            drop(queue);
+            // Nobody is left to tell that stdout is gone; the service matters more than its log.
+            let _ = std::io::stdout().write_all(&lines);
+            lines.clear();
+            if dropped > 0 {
+                log::warn!(dropped; "log lines dropped: stdout is read too slowly");
+            }
+        }
+    }
+
+    fn flush(&self) {
+        let queue = self.lock();
+        let _ = self.changed.wait_timeout_while(queue, Duration::from_millis(FLUSH_MS_MAX), |queue| {
+            queue.writing || !queue.lines.is_empty()
+        });
+    }
+}
+
+#[derive(Debug)]
+struct JsonLines {
+    level: LevelFilter,
+    sink: Arc<Sink>,
+}
+
+impl JsonLines {
+    /// tiny_http reports as errors what its guard here expects and handles.
+    fn level_of(metadata: &Metadata<'_>) -> Level {
+        if metadata.target().starts_with("tiny_http") { Level::Debug } else { metadata.level() }
+    }
+}
+
+impl Log for JsonLines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        Self::level_of(metadata) <= self.level
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut line = Line(Vec::with_capacity(384));
+        line.0.extend_from_slice(b"{\"ts\":");
+        line.value(&now());
+        line.field("level", Self::level_of(record.metadata()).as_str());
+        if !record.target().starts_with("mailslot") {
+            line.field("target", record.target());
+        }
+        line.field("msg", &record.args());
+        let _ = record.key_values().visit(&mut line);
+        line.0.extend_from_slice(b"}\n");
+        self.sink.push(&line.0);
+    }
+
+    fn flush(&self) {
+        self.sink.flush();
+    }
+}
+
+impl SharedLogger for JsonLines {
+    fn level(&self) -> LevelFilter {
+        self.level
+    }
+
+    fn config(&self) -> Option<&simplelog::Config> {
+        None
+    }
+
+    fn as_log(self: Box<Self>) -> Box<dyn Log> {
+        self
+    }
+}
+
+/// One object, built member by member. serde_json escapes whatever a client sent.
+struct Line(Vec<u8>);
+
+impl Line {
+    fn field(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        self.0.push(b',');
+        self.value(name);
+        self.0.push(b':');
+        self.value(value);
+    }
+
+    fn value(&mut self, value: &(impl Serialize + ?Sized)) {
+        let _ = serde_json::to_writer(&mut self.0, value);
+    }
+}
+
+impl<'kvs> VisitSource<'kvs> for Line {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        self.0.push(b',');
+        self.value(key.as_str());
+        self.0.push(b':');
+        value.visit(self)
+    }
+}
+
+impl VisitValue<'_> for Line {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), Error> {
+        self.value(&value.to_string());
+        Ok(())
+    }
+
+    fn visit_null(&mut self) -> Result<(), Error> {
+        self.value(&());
+        Ok(())
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), Error> {
+        self.value(&value);
+        Ok(())
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), Error> {
+        self.value(&value);
+        Ok(())
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), Error> {
+        self.value(&value);
+        Ok(())
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), Error> {
+        self.value(&value);
+        Ok(())
+    }
+
+    fn visit_str(&mut self, value: &str) -> Result<(), Error> {
+        self.value(value);
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! Threads: who they are, how they start, how they stop; and the life of a request.
+//!
+//! A worker takes a request up, lets its route answer, and answers; or parks it for the next
+//! commit and takes the next one up. It waits for the disk only.
+
+use std::{
+    any::Any,
+    io::{self, Read, Write},
+    mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use log::{Level, Record, kv::Value};
+
+use crate::{
+    api::{Answer, Context},
+    config::Config,
+    error::Error,
+    http::{Exchange, Intake, Method, Response},
+    listener::Listener,
+    metrics::{Metrics, WebhookResult, milliseconds},
+    routes,
+    signature::Verifier,
+    socket,
+    store::{Entry, GroupCommit, Outcome, Reader, Writer},
+};
+
+/// How long a stop waits for requests in hand before it goes on without them.
+pub const DRAIN_MS_MAX: u64 = 10_000;
+/// How often it looks, and how often in a row it must see nothing in hand.
+const DRAIN_TICK_MS: u64 = 20;
+const DRAIN_QUIET_TICKS: u32 = 3;
+/// Characters of a client's path or method in a log line.
+const LOGGED_CHARS_MAX: usize = 512;
+
+/// A request that waits for its commit, with what it wants committed and how to tell it.
+struct Parked {
+    exchange: Exchange,
+    entry: Entry,
+    then: fn(Outcome) -> Result<Response, Error>,
+}
+
+type Store = GroupCommit<Writer, Parked>;
+
+/// The running service. [`Server::stop`] ends it; dropping it ends nothing.
+pub struct Server {
+    listener: Arc<Listener>,
+    store: Arc<Store>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Server({:?})", self.listener)
+    }
+}
+
+impl Server {
+    /// Opens the database, listens, and starts the workers.
+    ///
+    /// # Errors
+    /// Every reason at once, each a sentence for the operator.
+    pub fn start(config: &Config) -> Result<Server, Vec<String>> {
+        let started = Instant::now();
+        let writer = Writer::open(&config.database);
+        let socket = socket::listen(config.listen)
+            .map_err(|error| format!("LISTEN={}: cannot listen there: {error}", config.listen));
+        let (writer, socket) = match (writer, socket) {
+            (Ok(writer), Ok(socket)) => (writer, socket),
+            (writer, socket) => return Err([writer.err(), socket.err()].into_iter().flatten().collect()),
+        };
+        let one = |problem: String| vec![problem];
+        let metrics = Arc::new(Metrics::new(routes::ROUTES.iter().map(|(_, path, _)| *path)));
+        let mut contexts = Vec::with_capacity(config.workers);
+        for _ in 0..config.workers {
+            contexts.push(Context {
+                verifier: Verifier::new(&config.webhook_secret),
+                reader: Reader::open(&config.database).map_err(|error| {
+                    one(format!("database {}: {error}", config.database.display()))
+                })?,
+                metrics: Arc::clone(&metrics),
+            });
+        }
+        let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
+        let listener = Listener::start(socket).map_err(no_thread)?;
+        let store = Arc::new(Store::new(writer));
+        let mut workers = Vec::with_capacity(contexts.len());
+        for (number, context) in contexts.into_iter().enumerate() {
+            let mut worker = Worker {
+                context,
+                listener: Arc::clone(&listener),
+                store: Arc::clone(&store),
+                metrics: Arc::clone(&metrics),
+            };
+            let thread = thread::Builder::new().name(format!("worker-{number}"));
+            workers.push(thread.spawn(move || worker.run()).map_err(no_thread)?);
+        }
+        log::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            address:% = listener.address(),
+            database:% = config.database.display(),
+            workers = config.workers,
+            start_ms = milliseconds(started.elapsed());
+            "listening"
+        );
+        Ok(Server { listener, store, workers })
+    }
+
+    /// Takes no more connections, answers what is in hand, makes it durable, moves the write-ahead
+    /// log into the database. Takes at most [`DRAIN_MS_MAX`] and the time of a checkpoint.
+    pub fn stop(self) {
+        if let Err(error) = self.listener.drain() {
+            log::warn!(error:% = error; "cannot stop listening");
+        }
+        let started = Instant::now();
+        let mut quiet_ticks = 0;
+        while quiet_ticks < DRAIN_QUIET_TICKS && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX) {
+            thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
+            quiet_ticks = if self.listener.is_busy() { 0 } else { quiet_ticks + 1 };
+        }
+        self.listener.stop(self.workers.len());
+        // Not joined: a worker may still hang on a client, and the process ends anyway.
+        match self.store.close() {
+            Some(writer) => writer.checkpoint(),
+            None => log::warn!(parked = self.store.parked(); "stopped with requests in hand"),
+        }
+        log::info!(drain_ms = milliseconds(started.elapsed()); "stopped");
+        // tiny_http's threads and the readers' connections end with the process.
+        mem::forget(self.listener);
+    }
+}
+
+struct Worker {
+    context: Context,
+    listener: Arc<Listener>,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut buffer = Vec::new();
+        while let Some(arrival) = self.listener.next() {
+            match Exchange::new(arrival).read_body(&mut buffer) {
+                Intake::Read(exchange) => self.serve(exchange, &buffer),
+                Intake::Awaited => {}
+                Intake::Refused(exchange, error) => {
+                    let response = Response::from(&error);
+                    record(&self.metrics, &exchange, &response, None);
+                    exchange.refuse(&response);
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, exchange: Exchange, body: &[u8]) {
+        let answer = catch_unwind(AssertUnwindSafe(|| self.route(&exchange, body)));
+        match answer.unwrap_or_else(|panic| Err(contained(&self.metrics, &*panic))) {
+            Ok(Answer::Now(response)) => reply(&self.metrics, exchange, &response, None),
+            Ok(Answer::AfterCommit(entry, then)) => self.park(Parked { exchange, entry, then }),
+            Err(error) => {
+                let message_id = match &error {
+                    Error::Invalid { message_id, .. } => message_id.as_deref(),
+                    _ => None,
+                };
+                reply(&self.metrics, exchange, &Response::from(&error), message_id);
+            }
+        }
+    }
+
+    fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
+        let handler = routes::find(exchange.method(), exchange.path())?;
+        handler(&mut self.context, &exchange.request(body))
+    }
+
+    fn park(&self, parked: Parked) {
+        let metrics = &*self.metrics;
+        metrics.parked(1);
+        let refused = self.store.submit(
+            parked,
+            |writer, batch| {
+                let started = Instant::now();
+                let outcomes = writer.commit(batch.iter().map(|parked| &parked.entry));
+                metrics.committed(batch.len(), started.elapsed());
+                if outcomes.iter().all(Result::is_err) {
+                    metrics.commit_failed();
+                }
+                outcomes
+            },
+            |parked, outcome| answer(metrics, parked, outcome),
+            |panic| {
+                contained(metrics, panic);
+            },
+        );
+        if let Err(parked) = refused {
+            answer(metrics, parked, Err(Error::Unavailable("too many requests wait, try again later")));
+        }
+    }
+}
+
+/// Tells a parked request what became of it.
+fn answer(metrics: &Metrics, Parked { exchange, entry, then }: Parked, outcome: Outcome) {
+    metrics.parked(-1);
+    let response = then(outcome).unwrap_or_else(|error| Response::from(&error));
+    let message_id = match &entry {
+        Entry::Message(message) => Some(message.message_id.as_str()),
+        Entry::Probe => None,
+    };
+    reply(metrics, exchange, &response, message_id);
+}
+
+/// Counts, logs, and sends an answer: in this order, so that whoever has it finds it counted.
+fn reply(metrics: &Metrics, exchange: Exchange, response: &Response, message_id: Option<&str>) {
+    record(metrics, &exchange, response, message_id);
+    exchange.answer(response);
+}
+
+fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_id: Option<&str>) {
+    let (method, path, status) = (exchange.method(), exchange.path(), response.status);
+    let latency = exchange.elapsed();
+    metrics.answered(path, status, latency);
+    let level = if status == 401 || status >= 500 { Level::Error } else { Level::Info };
+    let result = response.result.filter(|_| path == "/webhook" && *method == Method::Post);
+    if let Some(result) = result {
+        metrics.delivered(result);
+    }
+    if level > log::max_level() {
+        return;
+    }
+    let mut fields: Vec<(&str, Value<'_>)> = vec![
+        ("request_id", Value::from(exchange.request_id.as_str())),
+        ("method", Value::from(cut(method.as_str()))),
+        ("path", Value::from(cut(path))),
+        ("status", Value::from(status)),
+        ("latency_ms", Value::from((milliseconds(latency) * 1e3).round() / 1e3)),
+    ];
+    if let Some(result) = result {
+        fields.extend(message_id.map(|id| ("message_id", Value::from(id))));
+        fields.push(("dup", Value::from(result == WebhookResult::Duplicate)));
+        fields.push(("result", Value::from(result.label())));
+    }
+    let mut record = Record::builder();
+    let record = record.level(level).target(module_path!()).key_values(&fields);
+    log::logger().log(&record.args(format_args!("request")).build());
+}
+
+/// A client's bytes in a log line are bounded. They are ASCII: tiny_http takes nothing else.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LOGGED_CHARS_MAX)]
+}
+
+/// A panic costs one request. The panic hook has logged it.
+fn contained(metrics: &Metrics, _: &(dyn Any + Send)) -> Error {
+    metrics.panicked();
+    Error::Internal
+}
+
+/// One `GET /health/ready`, as a client would ask it.
+///
+/// # Errors
+/// What stands in the way of a 200.
+pub fn ask_ready(address: SocketAddr, wait_max: Duration) -> Result<(), String> {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&(ip, address.port()).into(), wait_max)?;
+        stream.set_read_timeout(Some(wait_max))?;
+        stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.take(4096).read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|error| error.to_string())?;
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    if status == "200" { Ok(()) } else { Err(answer.lines().last().unwrap_or_default().to_owned()) }
+}

@@ -1,0 +1,119 @@
+//! Every line of SQL: the schema, one writer, a reader for each worker, the group commit.
+//!
+//! This process touches the database, its -wal and its -shm through SQLite alone. One other
+//! `File::open` and close of them would drop SQLite's locks, and a passing `sqlite3` would then
+//! delete the live WAL with acknowledged messages in it (research/storage.md §4).
+
+mod commit;
+mod reader;
+mod schema;
+mod writer;
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::{error::Error, message::Message};
+
+pub(crate) use commit::GroupCommit;
+pub(crate) use reader::{Filter, Reader};
+pub(crate) use writer::Writer;
+
+/// What a commit can be asked to carry.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Message(Message),
+    /// Nothing but the commit itself: would a message be taken?
+    Probe,
+}
+
+/// What became of it, once it is on disk.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Stored {
+    Created,
+    /// The id was there before; the first version stays.
+    Duplicate,
+}
+
+pub(crate) type Outcome = Result<Stored, Error>;
+
+/// How long SQLite waits for another process's lock.
+const BUSY_MS_MAX: u32 = 5_000;
+/// Prepared statements that a connection keeps.
+const STATEMENTS_MAX: usize = 32;
+
+/// Trouble of the disk or of another process is the sender's to retry; the rest is ours.
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Error {
+        log::error!(error:% = error; "the database failed");
+        match error.sqlite_error_code() {
+            Some(
+                ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::NotADatabase
+                | ErrorCode::OutOfMemory
+                | ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::SchemaChanged,
+            ) => Error::Unavailable("storage is unavailable, try again later"),
+            _ => Error::Internal,
+        }
+    }
+}
+
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.execute_batch(&format!("PRAGMA busy_timeout = {BUSY_MS_MAX}"))?;
+    Ok(connection)
+}
+
+/// Every PRAGMA that a connection depends on, written out, defaults too.
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;          -- a commit is on disk when it returns
+         PRAGMA wal_autocheckpoint = 1000;   -- pages; bounds the WAL and the commit's tail
+         PRAGMA journal_size_limit = 67108864;
+         PRAGMA cache_size = -2000;          -- KiB
+         PRAGMA mmap_size = 0;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA foreign_keys = OFF;          -- the schema has none
+         PRAGMA trusted_schema = OFF;
+         PRAGMA cell_size_check = ON;
+         PRAGMA locking_mode = NORMAL;       -- sqlite3 may read meanwhile",
+    )
+}
+
+/// Which file was opened, so that a deleted or replaced one is noticed: SQLite would go on
+/// writing to the old one, and the next start would not find what was acknowledged.
+#[derive(Debug)]
+struct Identity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    fn of(path: &Path) -> std::io::Result<Identity> {
+        let metadata = fs::metadata(path)?;
+        Ok(Identity { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    fn is_still_there(&self) -> bool {
+        fs::metadata(&self.path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode))
+    }
+}

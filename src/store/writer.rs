@@ -1,0 +1,107 @@
+//! The one connection that writes.
+
+use std::{fs, path::Path};
+
+use rusqlite::{CachedStatement, Connection, ErrorCode, TransactionBehavior, params};
+
+use super::{Entry, Identity, Outcome, Stored, configure, open, schema};
+use crate::{error::Error, logging, message::Message};
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    connection: Connection,
+    identity: Identity,
+}
+
+impl Writer {
+    /// Opens the database, or creates it and its folder, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// A sentence that tells the operator what to do.
+    pub(crate) fn open(path: &Path) -> Result<Writer, String> {
+        let named = |problem: String| format!("database {}: {problem}", path.display());
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|error| {
+                named(format!("its folder cannot be created: {error}"))
+            })?;
+        }
+        let sentence = |error: rusqlite::Error| named(schema::sentence(&error));
+        let mut connection = open(path).map_err(sentence)?;
+        schema::check(&connection).map_err(named)?;
+        configure(&connection).map_err(sentence)?;
+        schema::migrate(&mut connection).map_err(named)?;
+        let identity = Identity::of(path).map_err(|error| named(error.to_string()))?;
+        Ok(Writer { connection, identity })
+    }
+
+    /// Makes a batch durable in one transaction, and says for each entry what became of it.
+    pub(crate) fn commit<'a>(&mut self, batch: impl Iterator<Item = &'a Entry> + Clone) -> Vec<Outcome> {
+        let length = batch.clone().count();
+        if !self.identity.is_still_there() {
+            log::error!(path:% = self.identity.path.display(); "the database file was removed or replaced: restart mailslot");
+            return vec![Err(Error::Unavailable("the database file was removed or replaced")); length];
+        }
+        self.insert_all(batch).unwrap_or_else(|error| vec![Err(Error::from(error)); length])
+    }
+
+    fn insert_all<'a>(
+        &mut self,
+        batch: impl Iterator<Item = &'a Entry>,
+    ) -> rusqlite::Result<Vec<Outcome>> {
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut outcomes = Vec::new();
+        {
+            let now = logging::now();
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO messages
+                     (message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (message_id) DO NOTHING",
+            )?;
+            for entry in batch {
+                outcomes.push(match entry {
+                    Entry::Message(message) => insert_one(&mut insert, message, &now)?,
+                    Entry::Probe => {
+                        // Writes a page though nothing changes, so that the commit is a real one.
+                        transaction.pragma_update(None, "user_version", schema::VERSION)?;
+                        Ok(Stored::Duplicate)
+                    }
+                });
+            }
+        }
+        transaction.commit()?;
+        Ok(outcomes)
+    }
+
+    /// Moves all of the WAL into the database, which is then one file.
+    pub(crate) fn checkpoint(&self) {
+        let done = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| {
+            row.get::<_, i64>(0).map(|busy| busy == 0)
+        });
+        // No harm: the WAL stays, and the next start reads it.
+        if !matches!(done, Ok(true)) {
+            log::warn!("the write-ahead log stays: another process reads the database");
+        }
+    }
+}
+
+/// # Errors
+/// What concerns the transaction, and so everybody in it. A constraint that one row violates undoes
+/// that row's statement alone.
+fn insert_one(
+    insert: &mut CachedStatement<'_>,
+    message: &Message,
+    now: &str,
+) -> rusqlite::Result<Outcome> {
+    let Message { message_id, from, to, ts, text, instant } = message;
+    let row = params![message_id, from, to, ts, instant.seconds, instant.nanoseconds, text, now];
+    match insert.execute(row) {
+        Ok(1) => Ok(Ok(Stored::Created)),
+        Ok(_) => Ok(Ok(Stored::Duplicate)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Ok(Err(Error::from(error)))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,160 @@
+"""Turns the figures into a table, ratios and verdicts."""
+FASTAPI_RATIO_MIN = 50
+BARE_RATIO_MIN = 0.3
+MEMORY_MB_MAX = 40
+READY_MS_MAX = 50
+STATIC_BYTES_MAX = 5_000_000
+
+NOT_RUN = "not run (BASELINE=1 runs it)"
+
+EXPLANATION = """\
+How to read it. All servers ran in turn on this machine, and so did wrk. Each line is a new process
+on a new database; the GETs read the database that 64 connections filled. An answered message is on
+disk, and after each POST run of mailslot and fastapi the rows were counted. The milliseconds are
+wrk's, which corrects them for coordinated omission. cpu us is the server's processor time for a
+request, in microseconds: the steadiest column on a busy machine.
+tiny_http can leave some of a burst of connections without a thread. Here eight connections occupied
+its idle threads before wrk came, for all servers alike, so that none should be left. `stranded`
+shows it: connections that went unread for half a second but were served later / never served.
+What happens without that care is below, under bursts."""
+
+COLUMNS = (
+    ("server", "{server}"),
+    ("request", "{method} {request}"),
+    ("conns", "{connections}"),
+    ("rps", "{rps:.0f}"),
+    ("p50 ms", "{p50_ms:.2f}"),
+    ("p99 ms", "{p99_ms:.2f}"),
+    ("p99.9 ms", "{p999_ms:.2f}"),
+    ("max ms", "{max_ms:.1f}"),
+    ("cpu us", "{cpu_us:.0f}"),
+    ("peak MB", "{peak_memory_mb:.1f}"),
+    ("non-2xx", "{non_2xx}"),
+    ("sock err", "{socket_errors}"),
+    ("stranded", "{rescued}/{left}"),
+)
+SERVERS = ("mailslot", "bare", "bare raw", "fastapi")
+
+
+def add_conclusions(result):
+    """The ratios and the targets, from the rows."""
+    rows = {(row["server"], row["request"], row["connections"]): row for row in result["rows"]}
+    mailslot = rows["mailslot", "/webhook", 64]
+    bare = max((rows[name, "/webhook", 64] for name in ("bare", "bare raw")),
+               key=lambda row: row["rps"])
+    result["ratios"] = {
+        "bare_form": bare["server"],
+        "bare": mailslot["rps"] / bare["rps"],
+        "bare_cpu": mailslot["cpu_us"] / bare["cpu_us"],
+        "mailslot_p99_ms": mailslot["p99_ms"],
+    }
+    for connections in (16, 64):
+        if fastapi := rows.get(("fastapi", "/webhook", connections)):
+            ours = rows["mailslot", "/webhook", connections]
+            result["ratios"][f"fastapi_{connections}"] = ours["rps"] / fastapi["rps"]
+    result["targets"] = targets(result)
+
+
+def targets(result):
+    ratios, size = result["ratios"], result["binary_bytes"]["static"]
+    memory = max(row["peak_memory_mb"] for row in result["rows"] if row["server"] == "mailslot")
+    ready = result["start_to_ready_ms"]["best"]
+    fastapi = ratios.get("fastapi_64")
+    return [
+        target(f"at least {FASTAPI_RATIO_MIN} times FastAPI", fastapi, "{:.1f}",
+               lambda ratio: ratio >= FASTAPI_RATIO_MIN, NOT_RUN),
+        target(f"at least {BARE_RATIO_MIN} of bare tiny_http", ratios["bare"], "{:.2f}",
+               lambda ratio: ratio >= BARE_RATIO_MIN),
+        target(f"peak memory at most {MEMORY_MB_MAX} MB", memory, "{:.1f} MB",
+               lambda megabytes: megabytes <= MEMORY_MB_MAX),
+        target(f"start to ready at most {READY_MS_MAX} ms", ready, "{:.1f} ms",
+               lambda milliseconds: milliseconds <= READY_MS_MAX),
+        target(f"static binary at most {STATIC_BYTES_MAX // 10**6} MB", size and size / 1e6,
+               "{:.2f} MB", lambda megabytes: megabytes * 1e6 <= STATIC_BYTES_MAX, "not built"),
+    ]
+
+
+def target(name, value, form, met, otherwise=None):
+    if value is None:
+        return {"target": name, "verdict": "-", "measured": otherwise}
+    return {"target": name, "verdict": "PASS" if met(value) else "MISS",
+            "measured": form.format(value)}
+
+
+def text(result):
+    parts = [EXPLANATION, machine_lines(result), table(result), ratio_lines(result),
+             burst_lines(result), start_lines(result), target_lines(result)]
+    if result["problems"]:
+        parts.append("\n".join(f"PROBLEM {problem}" for problem in result["problems"]))
+    return "\n\n".join(parts)
+
+
+def machine_lines(result):
+    machine, settings = result["machine"], result["settings"]
+    return "\n".join((
+        f"machine   {machine['cores']} x {machine['processor']}, Linux {machine['kernel']}, "
+        f"load average {machine['load_average']:.1f}",
+        f"database  in {machine['database_folder']} on {machine['file_system']}; writing and "
+        f"syncing 4 KiB takes {machine['sync_ms']:.2f} ms there",
+        f"settings  {settings['seconds_per_run']} s a run, {settings['repeat']} of each (medians), "
+        f"wrk with {settings['wrk_threads']} thread(s), bare with {settings['bare_workers']} "
+        "workers as mailslot",
+    ))
+
+
+def table(result):
+    rows = sorted(result["rows"], key=lambda row: SERVERS.index(row["server"]))
+    lines = [[title for title, _ in COLUMNS]]
+    for row in rows:
+        method = "POST" if row["request"] == "/webhook" else "GET"
+        lines.append([form.format(method=method, **row) for _, form in COLUMNS])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    aligned = [aligned_line(line, widths) for line in lines]
+    if not result["settings"]["baseline"]:
+        aligned.append(f"{'fastapi':{widths[0]}}  {NOT_RUN}")
+    return "\n".join(aligned)
+
+
+def aligned_line(cells, widths):
+    """Names to the left, numbers to the right."""
+    return "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
+                     for column, (cell, width) in enumerate(zip(cells, widths)))
+
+
+def ratio_lines(result):
+    ratios = result["ratios"]
+    faster = f"{ratios['bare_form']}, the faster form"
+    lines = ["ratios", entry("mailslot / bare, POST at 64", f"{ratios['bare']:.2f}  ({faster})"),
+             entry("the same in cpu us", f"{ratios['bare_cpu']:.2f}")]
+    for connections in (64, 16):
+        ratio = ratios.get(f"fastapi_{connections}")
+        lines.append(entry(f"mailslot / fastapi, POST at {connections}",
+                           f"{ratio:.1f}" if ratio else NOT_RUN))
+    lines.append(entry("mailslot p99, POST at 64", f"{ratios['mailslot_p99_ms']:.2f} ms"))
+    return "\n".join(lines)
+
+
+def burst_lines(result):
+    return "\n".join(["bursts of connections on a server just started"] + [
+        entry(burst["server"], f"{burst['answered']} of {burst['connections']} answered within "
+                               f"{burst['seconds']} s, the slowest after {burst['slowest_ms']:.0f} ms")
+        for burst in result["bursts"]])
+
+
+def start_lines(result):
+    times, sizes = result["start_to_ready_ms"], result["binary_bytes"]
+    return "\n".join([
+        "start and size",
+        entry("start to ready, best of 5", f"{times['best']:.1f} ms  (worst {max(times['all']):.1f})"),
+        entry("binary", f"{sizes['mailslot'] / 1e6:.2f} MB"),
+    ])
+
+
+def target_lines(result):
+    return "\n".join(["targets"] + [
+        f"  {each['verdict']:4}  {each['target']:34}  {each['measured']}"
+        for each in result["targets"]])
+
+
+def entry(name, value):
+    return f"  {name:34}  {value}"

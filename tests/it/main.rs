@@ -1,0 +1,13 @@
+//! Every test starts the real binary on a port of its own and talks to it as a client would.
+
+#![allow(clippy::unwrap_used, unreachable_pub, missing_debug_implementations)]
+
+mod harness;
+mod webhook;
+mod messages;
+mod stats;
+mod service;
+mod commit;
+mod lifecycle;
+mod framing;
+mod tidy;

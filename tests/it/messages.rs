@@ -1,0 +1,192 @@
+//! `GET /messages`, line by line of spec.md.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Inbox, message_with};
+
+fn ids(page: &Value) -> Vec<&str> {
+    page["data"].as_array().unwrap().iter().map(|message| message["message_id"].as_str().unwrap()).collect()
+}
+
+fn fill(inbox: &Inbox, messages: &[(&str, Value)]) {
+    for (id, fields) in messages {
+        assert_eq!(inbox.deliver(&message_with(id, fields)).status, 200, "{id}");
+    }
+}
+
+#[test]
+fn the_body_is_exactly_what_the_contract_says() {
+    let inbox = Inbox::start();
+    assert_eq!(inbox.get("/messages").text, r#"{"data":[],"total":0,"limit":50,"offset":0}"#);
+    fill(&inbox, &[("m1", json!({ "text": null }))]);
+    let reply = inbox.get("/messages?limit=7&offset=0");
+    assert_eq!(
+        reply.text,
+        r#"{"data":[{"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"2025-01-15T10:00:00Z","text":null}],"total":1,"limit":7,"offset":0}"#
+    );
+    assert_eq!(reply.header("Content-Type"), Some("application/json"));
+    assert_eq!(reply.header("Content-Length"), Some(reply.text.len().to_string().as_str()));
+}
+
+#[test]
+fn the_order_is_by_instant_and_then_by_id_as_bytes() {
+    let inbox = Inbox::start();
+    let at = |ts: &str| json!({ "ts": ts });
+    fill(&inbox, &[
+        ("z", at("2025-01-15T10:00:00.000000001Z")),
+        ("é", at("2025-01-15T10:00:00Z")),
+        ("b", at("2025-01-15T10:00:00Z")),
+        ("a", at("2025-01-15T10:00:00.0Z")),
+        ("B", at("2025-01-15T10:00:00.000Z")),
+        ("y", at("2025-01-15T10:00:00.5Z")),
+        ("x", at("2025-01-15T10:00:00.45Z")),
+        ("last", at("9999-12-31T23:59:59Z")),
+        ("first", at("0001-01-01T00:00:00Z")),
+        ("w", at("1969-12-31T23:59:59.9Z")),
+    ]);
+    let expected = ["first", "w", "B", "a", "b", "é", "z", "x", "y", "last"];
+    assert_eq!(ids(&inbox.get("/messages").json), expected);
+    for offset in 0..=expected.len() {
+        let page = inbox.get(&format!("/messages?limit=3&offset={offset}")).json;
+        let end = (offset + 3).min(expected.len());
+        assert_eq!((ids(&page), &page["total"]), (expected[offset..end].to_vec(), &json!(10)));
+    }
+}
+
+#[test]
+fn since_is_inclusive_and_compares_instants() {
+    let inbox = Inbox::start();
+    let at = |ts: &str| json!({ "ts": ts });
+    fill(&inbox, &[("a", at("2025-01-15T10:00:00Z")), ("b", at("2025-01-15T10:00:00.5Z")), ("c", at("2025-01-15T10:00:01Z"))]);
+    for (since, expected) in [
+        ("2025-01-15T10:00:00Z", vec!["a", "b", "c"]),
+        ("2025-01-15T10:00:00.000Z", vec!["a", "b", "c"]),
+        ("2025-01-15T10:00:00.1Z", vec!["b", "c"]),
+        ("2025-01-15T10:00:00.50Z", vec!["b", "c"]),
+        ("2025-01-15T10:00:00.500000001Z", vec!["c"]),
+        ("2025-01-15T10:00:02Z", vec![]),
+        ("", vec!["a", "b", "c"]),
+    ] {
+        let page = inbox.get(&format!("/messages?since={since}")).json;
+        assert_eq!((ids(&page), &page["total"]), (expected.clone(), &json!(expected.len())), "{since}");
+    }
+    for since in ["yesterday", "2025-01-15", "2025-02-30T10:00:00Z", "2025-01-15T10:00:00", "2025-01-15T10:00:00%2B05:30"] {
+        let reply = inbox.get(&format!("/messages?since={since}"));
+        assert_eq!(reply.status, 422);
+        assert_eq!(reply.problems()[0].1, json!(["query", "since"]));
+    }
+}
+
+#[test]
+fn a_sender_is_found_however_its_plus_is_typed() {
+    let inbox = Inbox::start();
+    fill(&inbox, &[("a", json!({ "from": "+911" })), ("b", json!({ "from": "+9112" })), ("c", json!({ "from": "+911" }))]);
+    for from in ["+911", "%2B911", "%20911"] {
+        let page = inbox.get(&format!("/messages?from={from}")).json;
+        assert_eq!((ids(&page), &page["total"]), (vec!["a", "c"], &json!(2)), "{from}");
+    }
+    assert_eq!(inbox.get("/messages?from=").json["total"], 3);
+    assert_eq!(inbox.get("/messages?from=911").json["total"], 0);
+    assert_eq!(inbox.get("/messages?from=+9").json["total"], 0);
+}
+
+#[test]
+fn a_search_is_literal_and_ignores_case_in_every_script() {
+    let inbox = Inbox::start();
+    let text = |text: Value| json!({ "text": text });
+    fill(&inbox, &[
+        ("a", text(json!("100% off_sale"))),
+        ("b", text(json!("1000 offXsale"))),
+        ("c", text(json!("À l'ÉCOLE, straße, ΣΊΣΥΦΟΣ"))),
+        ("d", text(Value::Null)),
+        ("e", text(json!(""))),
+        ("f", text(json!("nul\u{0}byte null"))),
+        ("g", text(json!("a+b c"))),
+    ]);
+    for (q, expected) in [
+        ("0%25", vec!["a"]),
+        ("%25", vec!["a"]),
+        ("off_", vec!["a"]),
+        ("_", vec!["a"]),
+        ("OFF", vec!["a", "b"]),
+        ("%C3%A9cole", vec!["c"]),
+        ("STRASSE", vec!["c"]),
+        ("%CF%83%CE%AF%CF%83%CF%85%CF%86%CE%BF%CF%82", vec!["c"]),
+        ("null", vec!["f"]),
+        ("l%00B", vec!["f"]),
+        ("a%2Bb+C", vec!["g"]),
+        ("+", vec!["a", "b", "c", "f", "g"]),
+        ("%FF", vec![]),
+        ("%", vec!["a"]),
+        ("nothing like it", vec![]),
+        ("", vec!["a", "b", "c", "d", "e", "f", "g"]),
+    ] {
+        let reply = inbox.get(&format!("/messages?q={}", q.replace(' ', "%20")));
+        assert_eq!((reply.status, ids(&reply.json), &reply.json["total"]), (200, expected.clone(), &json!(expected.len())), "{q}");
+    }
+}
+
+#[test]
+fn all_filters_hold_at_once_and_total_counts_what_they_match() {
+    let inbox = Inbox::start();
+    for number in 0..60 {
+        let fields = json!({
+            "from": format!("+{}", number % 3), "ts": format!("2025-01-15T10:00:{number:02}Z"),
+            "text": if number % 2 == 0 { "even" } else { "odd" }
+        });
+        assert_eq!(inbox.deliver(&message_with(&format!("m{number:02}"), &fields)).status, 200);
+    }
+    let page = inbox.get("/messages?from=+1&since=2025-01-15T10:00:30Z&q=EVEN&limit=2&offset=1").json;
+    assert_eq!((ids(&page), &page["total"], &page["limit"], &page["offset"]), (vec!["m40", "m46"], &json!(5), &json!(2), &json!(1)));
+    let beyond = inbox.get("/messages?offset=9223372036854775807");
+    assert_eq!((beyond.status, &beyond.json["data"], &beyond.json["total"]), (200, &json!([]), &json!(60)));
+    assert_eq!(ids(&inbox.get("/messages?limit=1&unknown=x&limit=2").json).len(), 2);
+    assert_eq!(ids(&inbox.get("/messages").json).len(), 50);
+}
+
+#[test]
+fn numbers_out_of_range_are_422_in_fastapis_words() {
+    let inbox = Inbox::start();
+    let reply = inbox.get("/messages?limit=abc&offset=-1");
+    assert_eq!(reply.status, 422);
+    assert_eq!(reply.json, json!({ "detail": [
+        { "type": "int_parsing", "loc": ["query", "limit"], "input": "abc",
+          "msg": "Input should be a valid integer, unable to parse string as an integer" },
+        { "type": "greater_than_equal", "loc": ["query", "offset"], "input": "-1", "ctx": { "ge": 0 },
+          "msg": "Input should be greater than or equal to 0" },
+    ]}));
+    for (query, kind) in [
+        ("limit=0", "greater_than_equal"), ("limit=101", "less_than_equal"), ("limit=", "int_parsing"),
+        ("limit=1.5", "int_parsing"), ("limit=%00", "int_parsing"), ("limit=%FF", "int_parsing"),
+        ("offset=100000000000000000000", "less_than_equal"), ("limit=99999999999999999999", "less_than_equal"),
+    ] {
+        let reply = inbox.get(&format!("/messages?{query}"));
+        assert_eq!((reply.status, &*reply.problems()[0].0), (422, kind), "{query}");
+    }
+}
+
+#[test]
+fn readers_see_whole_batches_while_messages_arrive() {
+    let inbox = Inbox::start();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut pages = 0;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let page = inbox.get("/messages?limit=100").json;
+                // One snapshot: with everything on one page, the page is the total.
+                assert_eq!(page["data"].as_array().unwrap().len(), page["total"].as_u64().unwrap() as usize);
+                pages += 1;
+            }
+            pages
+        });
+        crate::harness::at_once(8, |thread| {
+            for number in 0..12 {
+                assert_eq!(inbox.deliver(&message_with(&format!("{thread}-{number}"), &json!({}))).status, 200);
+            }
+        });
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(reader.join().unwrap() > 0);
+    });
+    assert_eq!(inbox.get("/messages").json["total"], 96);
+}
