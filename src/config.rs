@@ -82,9 +82,11 @@ impl std::error::Error for ConfigError {}
 /// `variable` gives an environment variable, `credential` a file of systemd's
 /// `$CREDENTIALS_DIRECTORY`; both say what is wrong if it is there and cannot be used.
 pub struct Source<'a> {
-    pub variable: &'a dyn Fn(&str) -> Result<Option<String>, String>,
-    pub credential: &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, String>,
+    pub variable: Lookup<'a, String>,
+    pub credential: Lookup<'a, Vec<u8>>,
 }
+
+type Lookup<'a, T> = &'a dyn Fn(&str) -> Result<Option<T>, String>;
 
 impl fmt::Debug for Source<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -255,8 +257,15 @@ mod tests {
     #[test]
     fn what_is_no_file_is_refused() {
         for url in [
-            "postgres://db/app", "sqlite://", "sqlite:///", "sqlite:///:memory:", ":memory:",
-            "sqlite:///app.db?mode=ro", "file:app.db", "mysql:///x", "sqlite:///data/",
+            "postgres://db/app",
+            "sqlite://",
+            "sqlite:///",
+            "sqlite:///:memory:",
+            ":memory:",
+            "sqlite:///app.db?mode=ro",
+            "file:app.db",
+            "mysql:///x",
+            "sqlite:///data/",
         ] {
             let error = read(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)]).map(|_| ());
             let Err(ConfigError(problems)) = error else { panic!("{url} was accepted") };
@@ -266,13 +275,20 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once() {
-        let Err(ConfigError(problems)) =
-            read(&[("LISTEN", "localhost:80"), ("LOG_LEVEL", "loud"), ("WORKERS", "0"), ("DATABASE_URL", "x://y")])
-        else {
+        let Err(ConfigError(problems)) = read(&[
+            ("LISTEN", "localhost:80"),
+            ("LOG_LEVEL", "loud"),
+            ("WORKERS", "0"),
+            ("DATABASE_URL", "x://y"),
+        ]) else {
             panic!("accepted")
         };
         for name in ["WEBHOOK_SECRET", "LISTEN", "LOG_LEVEL", "WORKERS", "DATABASE_URL"] {
-            assert_eq!(problems.iter().filter(|problem| problem.starts_with(name)).count(), 1, "{name}");
+            assert_eq!(
+                problems.iter().filter(|problem| problem.starts_with(name)).count(),
+                1,
+                "{name}"
+            );
         }
     }
 

@@ -3,8 +3,6 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::metrics::WebhookResult;
-
 /// What a client is told instead of what it asked for. Statuses and bodies are spec.md's.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Error {
@@ -112,20 +110,6 @@ impl Error {
             Error::MethodNotAllowed { allow } => Some(("Allow", allow.clone())),
             Error::Unavailable(_) | Error::NotReady(_) => Some(("Retry-After", "1".to_owned())),
             _ => None,
-        }
-    }
-
-    /// What /webhook's metric and log line call this.
-    pub(crate) fn webhook_result(&self) -> WebhookResult {
-        match self {
-            Error::InvalidSignature => WebhookResult::InvalidSignature,
-            Error::Invalid { .. } => WebhookResult::ValidationError,
-            Error::TooLarge { .. } => WebhookResult::TooLarge,
-            Error::Unavailable(_) | Error::NotReady(_) => WebhookResult::Unavailable,
-            Error::Internal => WebhookResult::InternalError,
-            Error::Framing(_) | Error::NotFound | Error::MethodNotAllowed { .. } => {
-                WebhookResult::BadRequest
-            }
         }
     }
 }

@@ -7,7 +7,10 @@
 use std::{
     borrow::Cow,
     fmt::Write as _,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -81,7 +84,7 @@ impl From<&Error> for Response {
             content_type: JSON,
             body: error.body(),
             header: error.header(),
-            result: Some(error.webhook_result()),
+            result: Some(WebhookResult::of(error)),
         }
     }
 }
@@ -272,6 +275,10 @@ fn reason(status: u16) -> &'static str {
 /// The client's own, if it is one sane header, or a new one: unique among all processes on this
 /// machine's clock. It is for finding a line in a log, not a secret.
 fn request_id(request: &tiny_http::Request) -> String {
+    static STARTED_NS: LazyLock<u128> = LazyLock::new(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+    });
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut given = request.headers().iter().filter(|header| header.field.equiv("X-Request-ID"));
     if let (Some(header), None) = (given.next(), given.next()) {
         let id = header.value.as_str();
@@ -280,9 +287,5 @@ fn request_id(request: &tiny_http::Request) -> String {
             return id.to_owned();
         }
     }
-    static EPOCH_NS: std::sync::LazyLock<u128> = std::sync::LazyLock::new(|| {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
-    });
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!("{:x}-{:x}", *EPOCH_NS, COUNT.fetch_add(1, Relaxed))
+    format!("{:x}-{:x}", *STARTED_NS, COUNT.fetch_add(1, Relaxed))
 }

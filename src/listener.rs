@@ -112,7 +112,9 @@ impl Listener {
         let slow = Arc::new(Mutex::new(slow));
         for number in 0..BODY_READERS {
             let slow = Arc::clone(&slow);
-            thread::Builder::new().name(format!("body-{number}")).spawn(move || read_slowly(&slow))?;
+            thread::Builder::new()
+                .name(format!("body-{number}"))
+                .spawn(move || read_slowly(&slow))?;
         }
         Ok(listener)
     }
@@ -154,6 +156,11 @@ impl Listener {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(SeqCst)
+    }
+
+    /// True while a request of this connection is in hand.
+    pub(crate) fn has_in_hand(&self, peer: SocketAddr) -> bool {
+        lock(&self.connections).contains_key(&peer)
     }
 
     /// True while a request is in hand, waiting or being answered.
@@ -224,8 +231,13 @@ impl Listener {
         }
     }
 
+    fn stream(&self, peer: SocketAddr) -> Option<TcpStream> {
+        let mut connections = socket::connections(self.address.port());
+        connections.find(|connection| connection.peer == peer).map(|connection| connection.stream)
+    }
+
     fn cut(&self, peer: SocketAddr) {
-        if let Some(stream) = socket::connection(self.address.port(), peer) {
+        if let Some(stream) = self.stream(peer) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -267,7 +279,7 @@ impl Arrival {
     }
 
     fn send_refusal(self, bytes: &[u8]) {
-        if let Some(mut stream) = self.turn.socket()
+        if let Some(mut stream) = self.turn.listener.stream(self.turn.peer)
             && stream.write_all(bytes).is_ok()
         {
             linger(&mut stream);
@@ -299,10 +311,6 @@ impl Arrival {
 }
 
 impl Turn {
-    fn socket(&self) -> Option<TcpStream> {
-        socket::connection(self.listener.address.port(), self.peer)
-    }
-
     /// Nothing more is read from the connection, written to it, or processed of it.
     fn end_connection(&self) {
         self.listener.refuse(self.peer);

@@ -121,9 +121,10 @@ impl Sink {
 
     fn flush(&self) {
         let queue = self.lock();
-        let _ = self.changed.wait_timeout_while(queue, Duration::from_millis(FLUSH_MS_MAX), |queue| {
-            queue.writing || !queue.lines.is_empty()
-        });
+        let _ =
+            self.changed.wait_timeout_while(queue, Duration::from_millis(FLUSH_MS_MAX), |queue| {
+                queue.writing || !queue.lines.is_empty()
+            });
     }
 }
 

@@ -1,9 +1,9 @@
 //! The command line: serve, or one of the few other verbs.
 
-use std::{env, ffi::OsString, io::Write, process::ExitCode, time::Duration};
+use std::{env, ffi::OsString, fmt::Write as _, io::Write, process::ExitCode, time::Duration};
 
 use mailslot::{
-    config::{Config, SETTINGS, Source},
+    config::{Config, SETTINGS, Setting, Source},
     logging,
     server::Server,
 };
@@ -103,9 +103,8 @@ fn notify(state: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&path),
     };
-    let sent = address.and_then(|address| {
-        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)
-    });
+    let sent = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
     if let Err(error) = sent {
         log::warn!(error:% = error; "systemd cannot be told {state}");
     }
@@ -142,7 +141,8 @@ fn help() -> String {
          Settings, from the environment:\n",
     );
     for setting in SETTINGS {
-        help.push_str(&format!("  {:<15} {} [{}]\n", setting.name, setting.meaning, setting.default));
+        let Setting { name, meaning, default } = setting;
+        let _ = writeln!(help, "  {name:<15} {meaning} [{default}]");
     }
     help.push_str(
         "\nExit status: 0 stopped as asked, 1 cannot start or not ready, 2 wrong settings.\n\

@@ -23,6 +23,7 @@ const TS_PATTERN: &str = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([
 
 /// As it came and as it is shown: `ts` verbatim, an absent text as null.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the contract's own name")]
 pub(crate) struct Message {
     pub(crate) message_id: String,
     pub(crate) from: String,
@@ -48,10 +49,8 @@ impl Message {
     /// # Errors
     /// [`Error::Invalid`] with an entry for every bad field.
     pub(crate) fn from_signed(body: &SignedBody<'_>) -> Result<Message, Error> {
-        let mut object = parse(body.bytes()).map_err(|problem| Error::Invalid {
-            problems: vec![problem],
-            message_id: None,
-        })?;
+        let mut object = parse(body.bytes())
+            .map_err(|problem| Error::Invalid { problems: vec![problem], message_id: None })?;
         let mut problems = Vec::new();
         let message_id = field(&object, &mut problems, "message_id", check_message_id);
         let from = field(&object, &mut problems, "from", check_msisdn);
@@ -170,7 +169,9 @@ fn check_message_id(text: &str) -> Result<(), Breach> {
 fn check_msisdn(text: &str) -> Result<(), Breach> {
     at_most(text, MSISDN_CHARS_MAX)?;
     match text.strip_prefix('+') {
-        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Ok(())
+        }
         _ => Err(mismatch(MSISDN_PATTERN)),
     }
 }
@@ -240,9 +241,8 @@ pub(crate) fn fold_case(text: &str) -> String {
         match c {
             'ı' => folded.push(c),
             _ if c.is_ascii() => folded.push(c.to_ascii_lowercase()),
-            _ => folded.extend(
-                c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase),
-            ),
+            _ => folded
+                .extend(c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase)),
         }
     }
     folded
@@ -256,20 +256,45 @@ mod tests {
     #[test]
     fn only_real_utc_timestamps_are_instants() {
         for good in [
-            "2025-01-15T10:00:00Z", "2024-02-29T23:59:59Z", "2025-01-15T10:00:00.5Z",
-            "2025-01-15T10:00:00.123456789Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z",
+            "2025-01-15T10:00:00Z",
+            "2024-02-29T23:59:59Z",
+            "2025-01-15T10:00:00.5Z",
+            "2025-01-15T10:00:00.123456789Z",
+            "0001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.999999999Z",
             "2000-02-29T00:00:00Z",
         ] {
             assert!(Instant::parse(good).is_some(), "{good}");
         }
         for bad in [
-            "", "Z", "2025-01-15", "2025-01-15T10:00:00", "2025-01-15t10:00:00Z", "2025-01-15T10:00:00z",
-            "2025-01-15T10:00:00+00:00", "2025-02-30T10:00:00Z", "2025-02-29T10:00:00Z", "1900-02-29T00:00:00Z",
-            "2025-13-01T10:00:00Z", "2025-00-01T10:00:00Z", "2025-01-00T10:00:00Z", "2025-01-15T24:00:00Z",
-            "2025-01-15T25:00:00Z", "2025-01-15T10:60:00Z", "2025-01-15T10:00:60Z", "2025-01-15T10:00:00.Z",
-            "2025-01-15T10:00:00.1234567890Z", "2025-01-15T10:00:00,5Z", "2025-01-15 10:00:00Z",
-            "2025-01-15T10:00:00Z\n", " 2025-01-15T10:00:00Z", "٢٠٢٥-01-15T10:00:00Z", "0000-01-01T00:00:00Z",
-            "+2025-01-15T10:00:00Z", "2025-1-15T10:00:00Z", "2025-01-15T10:00:00.5",
+            "",
+            "Z",
+            "2025-01-15",
+            "2025-01-15T10:00:00",
+            "2025-01-15t10:00:00Z",
+            "2025-01-15T10:00:00z",
+            "2025-01-15T10:00:00+00:00",
+            "2025-02-30T10:00:00Z",
+            "2025-02-29T10:00:00Z",
+            "1900-02-29T00:00:00Z",
+            "2025-13-01T10:00:00Z",
+            "2025-00-01T10:00:00Z",
+            "2025-01-00T10:00:00Z",
+            "2025-01-15T24:00:00Z",
+            "2025-01-15T25:00:00Z",
+            "2025-01-15T10:60:00Z",
+            "2025-01-15T10:00:60Z",
+            "2025-01-15T10:00:00.Z",
+            "2025-01-15T10:00:00.1234567890Z",
+            "2025-01-15T10:00:00,5Z",
+            "2025-01-15 10:00:00Z",
+            "2025-01-15T10:00:00Z\n",
+            " 2025-01-15T10:00:00Z",
+            "٢٠٢٥-01-15T10:00:00Z",
+            "0000-01-01T00:00:00Z",
+            "+2025-01-15T10:00:00Z",
+            "2025-1-15T10:00:00Z",
+            "2025-01-15T10:00:00.5",
         ] {
             assert_eq!(Instant::parse(bad), None, "{bad}");
         }
@@ -278,21 +303,37 @@ mod tests {
     #[test]
     fn instants_are_ordered_as_time_is() {
         let texts = [
-            "0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999999999Z", "1970-01-01T00:00:00Z",
-            "2025-01-15T10:00:00Z", "2025-01-15T10:00:00.000000001Z", "2025-01-15T10:00:00.09Z",
-            "2025-01-15T10:00:00.1Z", "2025-01-15T10:00:00.5Z", "2025-01-15T10:00:01Z", "9999-12-31T23:59:59Z",
+            "0001-01-01T00:00:00Z",
+            "1969-12-31T23:59:59.999999999Z",
+            "1970-01-01T00:00:00Z",
+            "2025-01-15T10:00:00Z",
+            "2025-01-15T10:00:00.000000001Z",
+            "2025-01-15T10:00:00.09Z",
+            "2025-01-15T10:00:00.1Z",
+            "2025-01-15T10:00:00.5Z",
+            "2025-01-15T10:00:01Z",
+            "9999-12-31T23:59:59Z",
         ];
         let instants: Vec<_> = texts.iter().map(|text| Instant::parse(text)).collect();
         assert!(instants.is_sorted() && instants.iter().all(Option::is_some));
-        assert_eq!(Instant::parse("2025-01-15T10:00:00.50Z"), Instant::parse("2025-01-15T10:00:00.5Z"));
+        assert_eq!(
+            Instant::parse("2025-01-15T10:00:00.50Z"),
+            Instant::parse("2025-01-15T10:00:00.5Z")
+        );
         assert_eq!(instants[2], Some(Instant { seconds: 0, nanoseconds: 0 }));
     }
 
     #[test]
     fn case_folds_beyond_ascii() {
         for (a, b) in [
-            ("École", "ÉCOLE"), ("ΣΊΣΥΦΟΣ", "σίσυφος"), ("straße", "STRASSE"), ("ẞ", "ß"), ("ПРИВЕТ", "привет"),
-            ("İ", "i̇"), ("Å", "å"), ("ﬀ", "FF"),
+            ("École", "ÉCOLE"),
+            ("ΣΊΣΥΦΟΣ", "σίσυφος"),
+            ("straße", "STRASSE"),
+            ("ẞ", "ß"),
+            ("ПРИВЕТ", "привет"),
+            ("İ", "i̇"),
+            ("Å", "å"),
+            ("ﬀ", "FF"),
         ] {
             assert_eq!(fold_case(a), fold_case(b), "{a} {b}");
         }
@@ -303,7 +344,13 @@ mod tests {
     #[test]
     fn the_offset_of_broken_json_is_where_it_breaks() {
         for (body, at) in [
-            ("", 0), ("{", 1), ("nope", 1), ("{\"a\":1,}", 7), ("{\n\"a\": x}", 7), ("{} x", 3), ("[1,2", 4),
+            ("", 0),
+            ("{", 1),
+            ("nope", 1),
+            ("{\"a\":1,}", 7),
+            ("{\n\"a\": x}", 7),
+            ("{} x", 3),
+            ("[1,2", 4),
         ] {
             let Err(problem) = parse(body.as_bytes()) else { panic!("{body} parsed") };
             let found = problem.loc[1].as_u64().unwrap_or(u64::MAX);
@@ -315,8 +362,14 @@ mod tests {
     fn hostile_json_is_refused_and_never_panics() {
         let deep = "[".repeat(100_000);
         let bodies: [&[u8]; 8] = [
-            b"NaN", b"{\"a\":NaN}", b"\xff", b"{\"message_id\":\"\\ud800\"}", b"{\"x\":\"\xc3\x28\"}",
-            deep.as_bytes(), b"{}{}", b"\xef\xbb\xbf{}",
+            b"NaN",
+            b"{\"a\":NaN}",
+            b"\xff",
+            b"{\"message_id\":\"\\ud800\"}",
+            b"{\"x\":\"\xc3\x28\"}",
+            deep.as_bytes(),
+            b"{}{}",
+            b"\xef\xbb\xbf{}",
         ];
         for body in bodies {
             let Err(Error::Invalid { problems, .. }) = Message::from_signed(&signed(body)) else {

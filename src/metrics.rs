@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::error::Error;
+
 /// Upper bounds of the latency histograms' buckets.
 const LATENCY_BUCKETS_MS: [f64; 13] =
     [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 10000.0];
@@ -41,6 +43,19 @@ impl WebhookResult {
         WebhookResult::Unavailable,
         WebhookResult::InternalError,
     ];
+
+    pub(crate) fn of(error: &Error) -> WebhookResult {
+        match error {
+            Error::InvalidSignature => WebhookResult::InvalidSignature,
+            Error::Invalid { .. } => WebhookResult::ValidationError,
+            Error::TooLarge { .. } => WebhookResult::TooLarge,
+            Error::Unavailable(_) | Error::NotReady(_) => WebhookResult::Unavailable,
+            Error::Internal => WebhookResult::InternalError,
+            Error::Framing(_) | Error::NotFound | Error::MethodNotAllowed { .. } => {
+                WebhookResult::BadRequest
+            }
+        }
+    }
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -98,8 +113,10 @@ impl Metrics {
 
     /// Called before the answer leaves, so that whoever has the answer finds it counted.
     pub(crate) fn answered(&self, path: &str, status: u16, latency: Duration) {
-        let path = self.paths.iter().position(|known| *known == path).unwrap_or(self.paths.len() - 1);
-        let status = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
+        let path =
+            self.paths.iter().position(|known| *known == path).unwrap_or(self.paths.len() - 1);
+        let status =
+            STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
         self.requests[path][status].fetch_add(1, Relaxed);
         self.latency_ms.observe(milliseconds(latency));
     }
@@ -147,7 +164,11 @@ impl Metrics {
         }
         let help = "From a worker taking the request up to its answer, in milliseconds.";
         self.latency_ms.render(text, "request_latency_ms", help);
-        self.commit_ms.render(text, "commit_latency_ms", "One commit with its fsync, in milliseconds.");
+        self.commit_ms.render(
+            text,
+            "commit_latency_ms",
+            "One commit with its fsync, in milliseconds.",
+        );
         self.batch.render(text, "commit_batch_size", "Requests that one commit carried.");
         for (name, kind, help, value) in [
             (
@@ -156,14 +177,24 @@ impl Metrics {
                 "Commits that failed; their senders were told 503.",
                 self.commit_failures.load(Relaxed),
             ),
-            ("panics_total", "counter", "Panics contained, each one answer of 500.", self.panics.load(Relaxed)),
+            (
+                "panics_total",
+                "counter",
+                "Panics contained, each one answer of 500.",
+                self.panics.load(Relaxed),
+            ),
             (
                 "parked_requests",
                 "gauge",
                 "Requests that wait for their commit now.",
                 u64::try_from(self.parked.load(Relaxed)).unwrap_or(0),
             ),
-            ("uptime_seconds", "gauge", "Since the process started.", self.started.elapsed().as_secs()),
+            (
+                "uptime_seconds",
+                "gauge",
+                "Since the process started.",
+                self.started.elapsed().as_secs(),
+            ),
         ] {
             family(text, name, kind, help);
             sample(text, name, "", value);

@@ -7,7 +7,7 @@ use std::{
     any::Any,
     io::{self, Read, Write},
     mem,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -20,6 +20,7 @@ use crate::{
     api::{Answer, Context},
     config::Config,
     error::Error,
+    guard,
     http::{Exchange, Intake, Method, Response},
     listener::Listener,
     metrics::{Metrics, WebhookResult, milliseconds},
@@ -71,7 +72,9 @@ impl Server {
             .map_err(|error| format!("LISTEN={}: cannot listen there: {error}", config.listen));
         let (writer, socket) = match (writer, socket) {
             (Ok(writer), Ok(socket)) => (writer, socket),
-            (writer, socket) => return Err([writer.err(), socket.err()].into_iter().flatten().collect()),
+            (writer, socket) => {
+                return Err([writer.err(), socket.err()].into_iter().flatten().collect());
+            }
         };
         let one = |problem: String| vec![problem];
         let metrics = Arc::new(Metrics::new(routes::ROUTES.iter().map(|(_, path, _)| *path)));
@@ -87,6 +90,7 @@ impl Server {
         }
         let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
         let listener = Listener::start(socket).map_err(no_thread)?;
+        guard::start(Arc::clone(&listener)).map_err(no_thread)?;
         let store = Arc::new(Store::new(writer));
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
@@ -118,7 +122,9 @@ impl Server {
         }
         let started = Instant::now();
         let mut quiet_ticks = 0;
-        while quiet_ticks < DRAIN_QUIET_TICKS && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX) {
+        while quiet_ticks < DRAIN_QUIET_TICKS
+            && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX)
+        {
             thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
             quiet_ticks = if self.listener.is_busy() { 0 } else { quiet_ticks + 1 };
         }
@@ -197,7 +203,11 @@ impl Worker {
             },
         );
         if let Err(parked) = refused {
-            answer(metrics, parked, Err(Error::Unavailable("too many requests wait, try again later")));
+            answer(
+                metrics,
+                parked,
+                Err(Error::Unavailable("too many requests wait, try again later")),
+            );
         }
     }
 }
@@ -264,13 +274,8 @@ fn contained(metrics: &Metrics, _: &(dyn Any + Send)) -> Error {
 /// # Errors
 /// What stands in the way of a 200.
 pub fn ask_ready(address: SocketAddr, wait_max: Duration) -> Result<(), String> {
-    let ip = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
     let ask = || -> io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&(ip, address.port()).into(), wait_max)?;
+        let mut stream = TcpStream::connect_timeout(&guard::reachable(address), wait_max)?;
         stream.set_read_timeout(Some(wait_max))?;
         stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();

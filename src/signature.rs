@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 use crate::{config::Secret, error::Error};
 
 /// A body whose signature has been checked. There is no other way to make one, and no other way
-/// to a [`Message`](crate::message::Message): what is not verified cannot be parsed.
+/// to a `Message`: what is not verified cannot be parsed.
 #[derive(Debug)]
 pub(crate) struct SignedBody<'a>(&'a [u8]);
 
@@ -45,7 +45,11 @@ impl Verifier {
         hex::decode_to_slice(header.unwrap_or_default(), &mut given)
             .map_err(|_| Error::InvalidSignature)?;
         let expected: [u8; 32] = self.0.clone().chain_update(body).finalize().into_bytes().into();
-        if expected.ct_eq(&given).into() { Ok(SignedBody(body)) } else { Err(Error::InvalidSignature) }
+        if expected.ct_eq(&given).into() {
+            Ok(SignedBody(body))
+        } else {
+            Err(Error::InvalidSignature)
+        }
     }
 }
 
@@ -65,14 +69,22 @@ mod tests {
             variable: &|name| Ok((name == "WEBHOOK_SECRET").then(|| "Jefe".to_owned())),
             credential: &|_| Ok(None),
         });
-        let verifier = Verifier::new(&config.unwrap_or_else(|error| panic!("{error}")).webhook_secret);
+        let verifier =
+            Verifier::new(&config.unwrap_or_else(|error| panic!("{error}")).webhook_secret);
         let (body, hex) = (
             b"what do ya want for nothing?",
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
         );
         assert!(verifier.verify(Some(hex), body).is_ok());
         assert!(verifier.verify(Some(&hex.to_uppercase()), body).is_ok());
-        for wrong in ["", &hex[..62], &format!("{hex}00"), &format!("sha256={hex}"), &hex.replace('5', "6"), "é"] {
+        for wrong in [
+            "",
+            &hex[..62],
+            &format!("{hex}00"),
+            &format!("sha256={hex}"),
+            &hex.replace('5', "6"),
+            "é",
+        ] {
             assert!(verifier.verify(Some(wrong), body).is_err(), "{wrong}");
         }
         assert!(verifier.verify(None, body).is_err());

@@ -1,17 +1,18 @@
-//! A connection's socket, found from outside tiny_http, which gives no access to it.
+//! Sockets as tiny_http does not show them: the listening one with its options, and the accepted
+//! ones, found from outside.
 //!
 //! The one module with `unsafe`, in one line: a descriptor's number is borrowed to duplicate it.
 
 use std::{
-    fs,
-    io,
-    mem::ManuallyDrop,
-    net::{SocketAddr, TcpStream},
+    collections::HashSet,
+    fs, io,
+    mem::{ManuallyDrop, MaybeUninit},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{BorrowedFd, OwnedFd, RawFd},
+    time::Duration,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use std::{net::TcpListener, time::Duration};
 
 /// Connections that the kernel holds until tiny_http accepts them.
 pub(crate) const BACKLOG_MAX: i32 = 1024;
@@ -43,25 +44,42 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Makes a blocked `accept` of ours return and refuses whoever connects from now on.
 pub(crate) fn stop_listening(listener: &TcpListener) -> io::Result<()> {
-    SockRef::from(listener).shutdown(std::net::Shutdown::Read)
+    SockRef::from(listener).shutdown(Shutdown::Read)
 }
 
-/// A second handle on the connection from `peer` to our `port`, if it is still open.
-pub(crate) fn connection(port: u16, peer: SocketAddr) -> Option<TcpStream> {
-    let is_socket = |entry: &fs::DirEntry| {
-        fs::read_link(entry.path())
-            .is_ok_and(|target| target.to_str().is_some_and(|target| target.starts_with("socket:")))
-    };
-    fs::read_dir("/proc/self/fd")
-        .ok()?
-        .filter_map(Result::ok)
-        .filter(is_socket)
-        .filter_map(|entry| duplicate(entry.file_name().to_str()?.parse().ok()?))
-        .map(TcpStream::from)
-        .find(|stream| {
-            stream.peer_addr().is_ok_and(|address| address == peer)
-                && stream.local_addr().is_ok_and(|address| address.port() == port)
-        })
+/// A second handle on an accepted connection; dropping it closes nothing.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    /// The kernel's name for the socket, unique while it is open.
+    pub(crate) inode: String,
+}
+
+impl Connection {
+    /// Bytes have arrived that nobody has read.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        SockRef::from(&self.stream).recv_with_flags(&mut byte, flags).is_ok_and(|length| length > 0)
+    }
+}
+
+/// The open connections to our `port`.
+pub(crate) fn connections(port: u16) -> impl Iterator<Item = Connection> {
+    // tiny_http holds two descriptors of each socket.
+    let mut seen = HashSet::new();
+    fs::read_dir("/proc/self/fd").into_iter().flatten().filter_map(move |entry| {
+        let entry = entry.ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        let inode = target.to_str()?.strip_prefix("socket:")?.to_owned();
+        if !seen.insert(inode.clone()) {
+            return None;
+        }
+        let stream = TcpStream::from(duplicate(entry.file_name().to_str()?.parse().ok()?)?);
+        let peer = stream.peer_addr().ok()?;
+        (stream.local_addr().ok()?.port() == port).then_some(Connection { stream, peer, inode })
+    })
 }
 
 /// A duplicate of `number`, if that is a socket.

@@ -21,6 +21,7 @@ pub(crate) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Er
     Ok(Answer::AfterCommit(Entry::Probe, report))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the type of every answer to an outcome")]
 fn report(outcome: Outcome) -> Result<Response, Error> {
     match outcome {
         Ok(_) => Ok(Response::json(&json!({ "status": "ready" }))),

@@ -33,9 +33,7 @@ pub(crate) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answe
 }
 
 /// Of a repeated parameter the last counts; an empty filter is none; unknown ones are ignored.
-fn parse<'a>(
-    query: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>,
-) -> Result<Filter, Error> {
+fn parse<'a>(query: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Result<Filter, Error> {
     let (mut limit, mut offset, mut from, mut since, mut q) = (None, None, None, None, None);
     for (name, value) in query {
         match &*name {
@@ -54,7 +52,9 @@ fn parse<'a>(
         from: from.filter(|from| !from.is_empty()).map(|from| plus(&from)),
         since: since.filter(|since| !since.is_empty()).and_then(|since| {
             message::check_ts(&since)
-                .map_err(|(kind, msg, ctx)| problems.push(problem(kind, "since", msg, &since, Some(ctx))))
+                .map_err(|(kind, msg, ctx)| {
+                    problems.push(problem(kind, "since", msg, &since, Some(ctx)));
+                })
                 .ok()
         }),
         q: q.filter(|q| !q.is_empty()).map(|q| message::fold_case(&q)),
@@ -116,7 +116,9 @@ mod tests {
 
     fn read(query: &str) -> Result<Filter, Vec<&'static str>> {
         parse(form_urlencoded::parse(query.as_bytes())).map_err(|error| match error {
-            Error::Invalid { problems, .. } => problems.iter().map(|problem| problem.r#type).collect(),
+            Error::Invalid { problems, .. } => {
+                problems.iter().map(|problem| problem.r#type).collect()
+            }
             other => panic!("{other:?}"),
         })
     }
@@ -146,9 +148,14 @@ mod tests {
     #[test]
     fn a_typed_plus_is_a_plus() {
         for query in ["from=+919876543210", "from=%2B919876543210", "from=%20919876543210"] {
-            assert!(read(query).is_ok_and(|f| f.from.as_deref() == Some("+919876543210")), "{query}");
+            assert!(
+                read(query).is_ok_and(|f| f.from.as_deref() == Some("+919876543210")),
+                "{query}"
+            );
         }
         assert!(read("q=a+b").is_ok_and(|f| f.q.as_deref() == Some("a b")));
-        assert!(read("from=&since=&q=").is_ok_and(|f| (f.from, f.since, f.q) == (None, None, None)));
+        assert!(
+            read("from=&since=&q=").is_ok_and(|f| (f.from, f.since, f.q) == (None, None, None))
+        );
     }
 }

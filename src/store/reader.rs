@@ -52,7 +52,8 @@ impl Reader {
         connection.execute_batch("PRAGMA query_only = ON")?;
         let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
         connection.create_scalar_function("contains_folded", 2, flags, |context| {
-            let (ValueRef::Text(text), ValueRef::Text(folded)) = (context.get_raw(0), context.get_raw(1))
+            let (ValueRef::Text(text), ValueRef::Text(folded)) =
+                (context.get_raw(0), context.get_raw(1))
             else {
                 return Ok(false);
             };
@@ -87,9 +88,8 @@ impl Reader {
             "SELECT from_msisdn, count(*) AS n FROM messages
              GROUP BY from_msisdn ORDER BY n DESC, from_msisdn LIMIT ?1",
         )?;
-        let top = senders.query_map([TOP_SENDERS], |row| {
-            Ok(Sender { from: row.get(0)?, count: row.get(1)? })
-        })?;
+        let top = senders
+            .query_map([TOP_SENDERS], |row| Ok(Sender { from: row.get(0)?, count: row.get(1)? }))?;
         Ok(Stats {
             total_messages: count("SELECT count(*) FROM messages")?,
             senders_count: count("SELECT count(DISTINCT from_msisdn) FROM messages")?,

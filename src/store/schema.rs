@@ -87,11 +87,15 @@ fn find(connection: &Connection) -> Result<Found, String> {
         };
     }
     let tables = names(connection, "SELECT name FROM sqlite_schema WHERE type = 'table'")?;
-    let columns = names(connection, "SELECT name FROM pragma_table_info('messages') ORDER BY name")?;
+    let columns =
+        names(connection, "SELECT name FROM pragma_table_info('messages') ORDER BY name")?;
     match (application, version, &*tables) {
         (0, 0, []) => Ok(Found::Empty),
         (0, 0, [table]) if table == "messages" && columns == SEED_COLUMNS => Ok(Found::Seed),
-        _ => Err("it is a SQLite database of another program: give mailslot a file of its own".into()),
+        _ => {
+            Err("it is a SQLite database of another program: give mailslot a file of its own"
+                .into())
+        }
     }
 }
 
@@ -125,7 +129,8 @@ fn upgrade(transaction: &Transaction<'_>, found: Found) -> Result<(), String> {
 /// is none here either: it has no place in the order.
 fn adopt(transaction: &Transaction<'_>) -> Result<(), String> {
     let copy_all = || -> rusqlite::Result<Option<String>> {
-        let mut read = transaction.prepare("SELECT rowid, message_id, ts FROM seed_messages ORDER BY rowid")?;
+        let mut read = transaction
+            .prepare("SELECT rowid, message_id, ts FROM seed_messages ORDER BY rowid")?;
         let mut copy = transaction.prepare(
             "INSERT INTO messages
                  (message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
@@ -157,9 +162,13 @@ pub(super) fn sentence(error: &rusqlite::Error) -> String {
             "another process holds a lock on it".to_owned()
         }
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            format!("it cannot be opened or created: check that this user may write it and its folder ({error})")
+            format!(
+                "it cannot be opened or created: check that this user may write it and its folder ({error})"
+            )
         }
-        Some(ErrorCode::ReadOnly) => format!("it cannot be written: check the permissions of it and its folder ({error})"),
+        Some(ErrorCode::ReadOnly) => {
+            format!("it cannot be written: check the permissions of it and its folder ({error})")
+        }
         Some(ErrorCode::DiskFull) => "the disk is full".to_owned(),
         _ => error.to_string(),
     }

@@ -21,9 +21,8 @@ impl Writer {
     pub(crate) fn open(path: &Path) -> Result<Writer, String> {
         let named = |problem: String| format!("database {}: {problem}", path.display());
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|error| {
-                named(format!("its folder cannot be created: {error}"))
-            })?;
+            fs::create_dir_all(folder)
+                .map_err(|error| named(format!("its folder cannot be created: {error}")))?;
         }
         let sentence = |error: rusqlite::Error| named(schema::sentence(&error));
         let mut connection = open(path).map_err(sentence)?;
@@ -35,11 +34,17 @@ impl Writer {
     }
 
     /// Makes a batch durable in one transaction, and says for each entry what became of it.
-    pub(crate) fn commit<'a>(&mut self, batch: impl Iterator<Item = &'a Entry> + Clone) -> Vec<Outcome> {
+    pub(crate) fn commit<'a>(
+        &mut self,
+        batch: impl Iterator<Item = &'a Entry> + Clone,
+    ) -> Vec<Outcome> {
         let length = batch.clone().count();
         if !self.identity.is_still_there() {
             log::error!(path:% = self.identity.path.display(); "the database file was removed or replaced: restart mailslot");
-            return vec![Err(Error::Unavailable("the database file was removed or replaced")); length];
+            return vec![
+                Err(Error::Unavailable("the database file was removed or replaced"));
+                length
+            ];
         }
         self.insert_all(batch).unwrap_or_else(|error| vec![Err(Error::from(error)); length])
     }

@@ -17,7 +17,8 @@ fn messages_that_arrive_together_share_a_commit() {
     assert_eq!(replies, [200; 48]);
     inbox.fault("slow_fsync", false);
     assert_eq!(inbox.rows(), 48);
-    let (commits, rows) = (inbox.metric("commit_batch_size_count"), inbox.metric("commit_batch_size_sum"));
+    let (commits, rows) =
+        (inbox.metric("commit_batch_size_count"), inbox.metric("commit_batch_size_sum"));
     assert_eq!(rows, 48);
     // Four workers; had each waited for its own commit, there would be 48 of 30 ms.
     assert!(commits <= 16, "{commits} commits");
@@ -42,10 +43,12 @@ fn identical_and_distinct_ids_in_one_batch_have_each_their_own_outcome() {
 fn one_bad_row_fails_nobody_elses() {
     let inbox = Inbox::start_with_faults();
     let other = rusqlite::Connection::open(database(inbox.folder.path())).unwrap();
-    other.execute_batch(
-        "CREATE TRIGGER refuse BEFORE INSERT ON messages WHEN NEW.message_id LIKE 'bad%'
+    other
+        .execute_batch(
+            "CREATE TRIGGER refuse BEFORE INSERT ON messages WHEN NEW.message_id LIKE 'bad%'
          BEGIN SELECT RAISE(ABORT, 'refused by a test'); END",
-    ).unwrap();
+        )
+        .unwrap();
     inbox.fault("slow_fsync", true);
     let replies = at_once(32, |number| {
         let is_bad = number % 4 == 0;
@@ -75,25 +78,43 @@ fn disk_trouble(fault: &str) {
     inbox.fault(fault, true);
     let replies = at_once(16, |number| inbox.deliver(&message(&format!("during{number}"))));
     for reply in &replies {
-        assert_eq!(reply.status, 503);
+        assert_eq!(reply.status, 503, "{:?}", inbox.request_log(reply));
         assert_eq!(reply.header("Retry-After"), Some("1"));
         assert!(reply.json["detail"].is_string());
-        assert!(!reply.text.to_lowercase().contains("sqlite"), "the cause is the operator's: {}", reply.text);
+        assert!(
+            !reply.text.to_lowercase().contains("sqlite"),
+            "the cause is the operator's: {}",
+            reply.text
+        );
     }
     let ready = inbox.get("/health/ready");
     assert_eq!((ready.status, &ready.json["status"]), (503, &json!("not ready")));
     assert_eq!(inbox.get("/health/live").status, 200);
-    assert_eq!(inbox.get("/messages").json["total"], 1, "reading goes on, and nothing is half-stored");
+    assert_eq!(
+        inbox.get("/messages").json["total"],
+        1,
+        "reading goes on, and nothing is half-stored"
+    );
     assert!(inbox.metric("commit_failures_total") > 0);
     assert_eq!(inbox.metric("webhook_requests_total{result=\"unavailable\"}"), 16);
     inbox.fault(fault, false);
     assert_eq!(inbox.get("/health/ready").status, 200);
     for number in 0..16 {
-        assert_eq!(inbox.deliver(&message(&format!("during{number}"))).status, 200, "the retry succeeds");
+        assert_eq!(
+            inbox.deliver(&message(&format!("during{number}"))).status,
+            200,
+            "the retry succeeds"
+        );
     }
     let folder = inbox.kill();
     assert_eq!(count(folder.path(), "SELECT count(*) FROM messages"), 17);
-    assert_eq!(count(folder.path(), "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert_eq!(
+        count(
+            folder.path(),
+            "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"
+        ),
+        1
+    );
 }
 
 /// research/storage.md §4: one `File::open` and close of the database in the serving process, and
@@ -110,7 +131,8 @@ fn a_passing_sqlite3_takes_nothing_with_it() {
     }
     inbox.post(b"x", &[]);
     inbox.deliver(&json!({}));
-    let refused = inbox.raw(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n");
+    let refused =
+        inbox.raw(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n");
     assert!(refused.starts_with("HTTP/1.1 413"));
     assert_eq!(inbox.rows(), 50);
     let wal = inbox.folder.path().join("mailslot.db-wal");
@@ -133,29 +155,40 @@ fn what_was_acknowledged_survives_sigkill() {
         let stop = AtomicBool::new(false);
         let progress = AtomicUsize::new(0);
         let ids = std::thread::scope(|scope| {
-            let senders: Vec<_> = (0..8).map(|sender| {
-                let (inbox, stop, progress) = (&inbox, &stop, &progress);
-                scope.spawn(move || {
-                    let mut acknowledged = Vec::new();
-                    let agent = crate::harness::agent();
-                    for number in 0.. {
-                        if stop.load(SeqCst) { break }
-                        // One in eight is sent by all senders: a race for the same id.
-                        let id = if number % 8 == 0 { format!("{round}-{number}") } else { format!("{round}-{sender}-{number}") };
-                        let body = message(&id).to_string();
-                        let sent = agent.post(inbox.url("/webhook")).header("X-Signature", crate::harness::sign(body.as_bytes())).send(&body);
-                        match sent {
-                            Ok(response) => {
-                                assert_eq!(response.status(), 200);
-                                acknowledged.push(id);
-                                progress.fetch_add(1, SeqCst);
+            let senders: Vec<_> = (0..8)
+                .map(|sender| {
+                    let (inbox, stop, progress) = (&inbox, &stop, &progress);
+                    scope.spawn(move || {
+                        let mut acknowledged = Vec::new();
+                        let agent = crate::harness::agent();
+                        for number in 0.. {
+                            if stop.load(SeqCst) {
+                                break;
                             }
-                            Err(_) => break,
+                            // One in eight is sent by all senders: a race for the same id.
+                            let id = if number % 8 == 0 {
+                                format!("{round}-{number}")
+                            } else {
+                                format!("{round}-{sender}-{number}")
+                            };
+                            let body = message(&id).to_string();
+                            let sent = agent
+                                .post(inbox.url("/webhook"))
+                                .header("X-Signature", crate::harness::sign(body.as_bytes()))
+                                .send(&body);
+                            match sent {
+                                Ok(response) => {
+                                    assert_eq!(response.status(), 200);
+                                    acknowledged.push(id);
+                                    progress.fetch_add(1, SeqCst);
+                                }
+                                Err(_) => break,
+                            }
                         }
-                    }
-                    acknowledged
+                        acknowledged
+                    })
                 })
-            }).collect();
+                .collect();
             while progress.load(SeqCst) < 40 + 13 * round {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -168,15 +201,28 @@ fn what_was_acknowledged_survives_sigkill() {
         let wal = folder.path().join("mailslot.db-wal");
         with_live_wal += usize::from(std::fs::metadata(wal).is_ok_and(|wal| wal.len() > 0));
     }
-    assert!(with_live_wal > ROUNDS / 2, "most kills came while the WAL held what the database did not");
+    assert!(
+        with_live_wal > ROUNDS / 2,
+        "most kills came while the WAL held what the database did not"
+    );
     let connection = rusqlite::Connection::open(database(folder.path())).unwrap();
-    let mut find = connection.prepare("SELECT count(*) FROM messages WHERE message_id = ?1").unwrap();
+    let mut find =
+        connection.prepare("SELECT count(*) FROM messages WHERE message_id = ?1").unwrap();
     for id in &acknowledged {
         let found: i64 = find.query_row([id], |row| row.get(0)).unwrap();
         assert_eq!(found, 1, "{id} was acknowledged");
     }
-    assert_eq!(count(folder.path(), "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert_eq!(
+        count(
+            folder.path(),
+            "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"
+        ),
+        1
+    );
     let inbox = Inbox::start_in(folder);
-    assert_eq!(inbox.deliver(&message_with(&acknowledged[0], &json!({ "text": "again" }))).status, 200);
+    assert_eq!(
+        inbox.deliver(&message_with(&acknowledged[0], &json!({ "text": "again" }))).status,
+        200
+    );
     assert_eq!(inbox.metric("webhook_requests_total{result=\"duplicate\"}"), 1);
 }

@@ -47,7 +47,8 @@ impl Reply {
     /// `type` and `loc` of each entry of FastAPI's list.
     pub fn problems(&self) -> Vec<(String, Value)> {
         let detail = self.json["detail"].as_array().unwrap_or_else(|| panic!("no list: {self:?}"));
-        let problem = |entry: &Value| (entry["type"].as_str().unwrap().to_owned(), entry["loc"].clone());
+        let problem =
+            |entry: &Value| (entry["type"].as_str().unwrap().to_owned(), entry["loc"].clone());
         detail.iter().map(problem).collect()
     }
 }
@@ -86,7 +87,8 @@ impl Inbox {
         let log_reader = std::thread::spawn(move || {
             for line in stdout.lines() {
                 let line = line.map_err(|error| error.to_string())?;
-                let value: Value = serde_json::from_str(&line).map_err(|_| format!("no JSON: {line}"))?;
+                let value: Value =
+                    serde_json::from_str(&line).map_err(|_| format!("no JSON: {line}"))?;
                 if !value.is_object() || value["ts"].is_null() || value["level"].is_null() {
                     return Err(format!("no log line: {line}"));
                 }
@@ -150,7 +152,8 @@ impl Inbox {
 
     pub fn request(&self, method: &str, path: &str) -> Reply {
         let request = ureq::http::Request::builder().method(method).uri(self.url(path));
-        reply(self.agent.run(request.body(()).unwrap()))
+        // A body of no bytes rather than none, for which ureq would send Transfer-Encoding.
+        reply(self.agent.run(request.body("").unwrap()))
     }
 
     pub fn deliver(&self, message: &Value) -> Reply {
@@ -206,8 +209,7 @@ impl Inbox {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([name, &self.pid().to_string()]).status();
-        assert!(status.unwrap().success());
+        signal(self.pid(), name);
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -245,6 +247,12 @@ impl Drop for Inbox {
     }
 }
 
+/// By the shell's own `kill`: a new machine may have no other.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill {name} {pid}")]).status();
+    assert!(status.unwrap().success());
+}
+
 pub fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder().http_status_as_error(false);
     ureq::Agent::new_with_config(config.timeout_global(Some(WAIT)).build())
@@ -253,7 +261,8 @@ pub fn agent() -> ureq::Agent {
 pub fn reply(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Reply {
     let mut response = result.unwrap();
     let headers = response.headers().iter();
-    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    let headers =
+        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
     let headers = headers.collect();
     let text = response.body_mut().read_to_string().unwrap();
     let json = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -328,9 +337,15 @@ pub fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec
 fn fault_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fault.so");
+        // A name of its own: another test process may be loading the library just now.
+        let library = format!("{}/fault-{}.so", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+        let library = PathBuf::from(library);
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fault.c");
-        let status = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+        let status = Command::new("cc")
+            .args(["-O1", "-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(source)
+            .status();
         assert!(status.unwrap().success());
         library
     })

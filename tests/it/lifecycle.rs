@@ -24,16 +24,31 @@ fn is_root() -> bool {
 #[test]
 fn every_wrong_setting_is_reported_at_once_with_exit_status_2() {
     let output = refused(|command| {
-        command.env("WEBHOOK_SECRET", "").env("LISTEN", "localhost:80").env("LOG_LEVEL", "loud").env("WORKERS", "many").env("DATABASE_URL", "postgres://x/y");
+        command
+            .env("WEBHOOK_SECRET", "")
+            .env("LISTEN", "localhost:80")
+            .env("LOG_LEVEL", "loud")
+            .env("WORKERS", "many")
+            .env("DATABASE_URL", "postgres://x/y");
     });
     assert_eq!(output.status.code(), Some(2));
     let text = stderr(&output);
     for name in ["WEBHOOK_SECRET", "LISTEN", "LOG_LEVEL", "WORKERS", "DATABASE_URL"] {
-        let line = text.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name} is not in {text}"));
+        let line = text
+            .lines()
+            .find(|line| line.contains(name))
+            .unwrap_or_else(|| panic!("{name} is not in {text}"));
         assert!(line.contains("expected"), "{line}");
     }
     assert_eq!(output.stdout, b"", "nothing is logged as if it had started");
-    assert_eq!(refused(|command| { command.env_remove("WEBHOOK_SECRET"); }).status.code(), Some(2));
+    assert_eq!(
+        refused(|command| {
+            command.env_remove("WEBHOOK_SECRET");
+        })
+        .status
+        .code(),
+        Some(2)
+    );
 }
 
 #[test]
@@ -41,12 +56,19 @@ fn it_refuses_a_database_that_it_cannot_use_and_a_port_in_use_in_one_go() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let output = refused(|command| {
         let folder = command.get_current_dir().unwrap().to_owned();
-        fs::write(database(&folder), "not a database, but long enough to be read as one".repeat(100)).unwrap();
+        fs::write(
+            database(&folder),
+            "not a database, but long enough to be read as one".repeat(100),
+        )
+        .unwrap();
         command.env("LISTEN", taken.local_addr().unwrap().to_string());
     });
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains("it is not a SQLite database") && text.contains("cannot listen"), "{text}");
+    assert!(
+        text.contains("it is not a SQLite database") && text.contains("cannot listen"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -106,16 +128,30 @@ fn it_refuses_a_locked_database_and_a_folder_it_may_not_write() {
 #[test]
 fn the_seeds_database_is_taken_over_with_every_row() {
     let folder = tempfile::tempdir().unwrap();
-    seed(folder.path(), &["2025-01-15T10:00:00Z", "2025-01-15T10:00:00.25Z", "1969-12-31T23:59:59.999999999Z"]);
+    seed(
+        folder.path(),
+        &["2025-01-15T10:00:00Z", "2025-01-15T10:00:00.25Z", "1969-12-31T23:59:59.999999999Z"],
+    );
     let inbox = Inbox::start_in(folder);
     let page = inbox.get("/messages").json;
-    let order: Vec<_> = page["data"].as_array().unwrap().iter().map(|m| m["message_id"].as_str().unwrap().to_owned()).collect();
+    let order: Vec<_> = page["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["message_id"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(order, ["seed2", "seed0", "seed1"]);
-    assert_eq!(page["data"][1], json!({ "message_id": "seed0", "from": "+1", "to": "+2", "ts": "2025-01-15T10:00:00Z", "text": null }));
+    assert_eq!(
+        page["data"][1],
+        json!({ "message_id": "seed0", "from": "+1", "to": "+2", "ts": "2025-01-15T10:00:00Z", "text": null })
+    );
     assert_eq!(inbox.deliver(&message("seed1")).status, 200);
     assert_eq!(inbox.rows(), 3);
     assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE created_at = 'then'"), 3);
-    assert_eq!(inbox.count("SELECT ts_s * 1000000000 + ts_ns FROM messages WHERE message_id = 'seed2'"), -1);
+    assert_eq!(
+        inbox.count("SELECT ts_s * 1000000000 + ts_ns FROM messages WHERE message_id = 'seed2'"),
+        -1
+    );
     let folder = inbox.stop();
     let inbox = Inbox::start_in(folder);
     assert_eq!(inbox.rows(), 3);
@@ -123,7 +159,13 @@ fn the_seeds_database_is_taken_over_with_every_row() {
 
 #[test]
 fn a_seed_database_with_a_ts_that_is_none_is_refused_unchanged() {
-    for bad in ["2025-02-30T10:00:00Z", "2025-01-15T10:00:00+00:00", "2025-01-15T10:00:00.x5Z", "2025-01-15T10:00:00.1234567891Z", "yesterday"] {
+    for bad in [
+        "2025-02-30T10:00:00Z",
+        "2025-01-15T10:00:00+00:00",
+        "2025-01-15T10:00:00.x5Z",
+        "2025-01-15T10:00:00.1234567891Z",
+        "yesterday",
+    ] {
         let folder = tempfile::tempdir().unwrap();
         seed(folder.path(), &["2025-01-15T10:00:00Z", bad]);
         let output = refused_in(folder.path(), |_| {});
@@ -142,15 +184,23 @@ fn seed(folder: &Path, timestamps: &[&str]) {
          CREATE INDEX ix_messages_ts ON messages (ts);",
     ).unwrap();
     for (number, ts) in timestamps.iter().enumerate() {
-        connection.execute("INSERT INTO messages VALUES ('seed' || ?1, '+1', '+2', ?2, NULL, 'then')", (i64::try_from(number).unwrap(), ts)).unwrap();
+        connection
+            .execute(
+                "INSERT INTO messages VALUES ('seed' || ?1, '+1', '+2', ?2, NULL, 'then')",
+                (i64::try_from(number).unwrap(), ts),
+            )
+            .unwrap();
     }
 }
 
 #[test]
 fn every_form_of_database_url_finds_its_file() {
     for (url, path) in [
-        ("sqlite:///./data/app.db", "data/app.db"), ("sqlite:///deep/er/app.db", "deep/er/app.db"),
-        ("sqlite+aiosqlite:///app.db", "app.db"), ("bare.db", "bare.db"), ("", "mailslot.db"),
+        ("sqlite:///./data/app.db", "data/app.db"),
+        ("sqlite:///deep/er/app.db", "deep/er/app.db"),
+        ("sqlite+aiosqlite:///app.db", "app.db"),
+        ("bare.db", "bare.db"),
+        ("", "mailslot.db"),
     ] {
         let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
             command.env("DATABASE_URL", url);
@@ -166,8 +216,14 @@ fn the_start_line_says_what_runs_where() {
         command.env("WORKERS", "3").env("LISTEN", "[::1]:0");
     });
     let line = &inbox.started;
-    assert_eq!((&line["level"], &line["version"]), (&json!("INFO"), &json!(env!("CARGO_PKG_VERSION"))));
-    assert_eq!((&line["workers"], &line["address"]), (&json!(3), &json!(inbox.address.to_string())));
+    assert_eq!(
+        (&line["level"], &line["version"]),
+        (&json!("INFO"), &json!(env!("CARGO_PKG_VERSION")))
+    );
+    assert_eq!(
+        (&line["workers"], &line["address"]),
+        (&json!(3), &json!(inbox.address.to_string()))
+    );
     assert_eq!(line["database"], json!(database(inbox.folder.path())));
     assert!(inbox.address.is_ipv6());
     assert_eq!(inbox.get("/health/live").status, 200);
@@ -188,7 +244,10 @@ fn sigterm_and_sigint_answer_what_is_in_hand_and_leave_one_file() {
             let mut stream = inbox.connect();
             let body = message(&format!("m{number}")).to_string();
             let signature = crate::harness::sign(body.as_bytes());
-            let head = format!("POST /webhook HTTP/1.1\r\nHost: x\r\nX-Signature: {signature}\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "POST /webhook HTTP/1.1\r\nHost: x\r\nX-Signature: {signature}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
             let mut answer = [0; 12];
             stream.read_exact(&mut answer).unwrap();
@@ -208,21 +267,28 @@ fn a_stop_under_load_loses_nothing_acknowledged_and_exits_0_in_time() {
     let inbox = Inbox::start();
     let address = inbox.address;
     let (acknowledged, folder) = std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..8).map(|sender| scope.spawn(move || {
-            let agent = crate::harness::agent();
-            let mut acknowledged = 0;
-            for number in 0..100_000 {
-                let body = message(&format!("{sender}-{number}")).to_string();
-                let sent = agent.post(format!("http://{address}/webhook")).header("X-Signature", crate::harness::sign(body.as_bytes())).send(&body);
-                match sent {
-                    Ok(response) if response.status() == 200 => acknowledged += 1,
-                    Ok(response) => panic!("{}", response.status()),
-                    // Refused once it no longer listens; never a broken answer.
-                    Err(_) => break,
-                }
-            }
-            acknowledged
-        })).collect();
+        let senders: Vec<_> = (0..8)
+            .map(|sender| {
+                scope.spawn(move || {
+                    let agent = crate::harness::agent();
+                    let mut acknowledged = 0;
+                    for number in 0..100_000 {
+                        let body = message(&format!("{sender}-{number}")).to_string();
+                        let sent = agent
+                            .post(format!("http://{address}/webhook"))
+                            .header("X-Signature", crate::harness::sign(body.as_bytes()))
+                            .send(&body);
+                        match sent {
+                            Ok(response) if response.status() == 200 => acknowledged += 1,
+                            Ok(response) => panic!("{}", response.status()),
+                            // Refused once it no longer listens; never a broken answer.
+                            Err(_) => break,
+                        }
+                    }
+                    acknowledged
+                })
+            })
+            .collect();
         std::thread::sleep(Duration::from_millis(300));
         let started = Instant::now();
         let folder = inbox.stop();
@@ -235,9 +301,14 @@ fn a_stop_under_load_loses_nothing_acknowledged_and_exits_0_in_time() {
 
 #[test]
 fn the_command_line_explains_itself() {
-    let run = |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_mailslot")).env_clear().args(arguments).output().unwrap();
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_mailslot")).env_clear().args(arguments).output().unwrap()
+    };
     let version = run(&["--version"]);
-    assert_eq!(String::from_utf8(version.stdout).unwrap(), format!("mailslot {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        String::from_utf8(version.stdout).unwrap(),
+        format!("mailslot {}\n", env!("CARGO_PKG_VERSION"))
+    );
     let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
     for setting in mailslot::config::SETTINGS {
         assert!(help.contains(setting.name) && help.contains(setting.default), "{}", setting.name);
@@ -274,7 +345,9 @@ fn systemd_is_told_and_gives_the_secret() {
     fs::write(folder.path().join("credentials/webhook_secret"), "testsecret\n").unwrap();
     let inbox = Inbox::start_with(folder, |command| {
         let folder = command.get_current_dir().unwrap().to_owned();
-        command.env_remove("WEBHOOK_SECRET").env("CREDENTIALS_DIRECTORY", folder.join("credentials"));
+        command
+            .env_remove("WEBHOOK_SECRET")
+            .env("CREDENTIALS_DIRECTORY", folder.join("credentials"));
         command.env("NOTIFY_SOCKET", folder.join("notify"));
     });
     let mut told = [0; 64];

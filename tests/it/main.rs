@@ -1,6 +1,7 @@
 //! Every test starts the real binary on a port of its own and talks to it as a client would.
 
 #![allow(clippy::unwrap_used, unreachable_pub, missing_debug_implementations)]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::too_many_lines)]
 
 mod harness;
 mod webhook;

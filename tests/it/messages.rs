@@ -5,7 +5,12 @@ use serde_json::{Value, json};
 use crate::harness::{Inbox, message_with};
 
 fn ids(page: &Value) -> Vec<&str> {
-    page["data"].as_array().unwrap().iter().map(|message| message["message_id"].as_str().unwrap()).collect()
+    page["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| message["message_id"].as_str().unwrap())
+        .collect()
 }
 
 fn fill(inbox: &Inbox, messages: &[(&str, Value)]) {
@@ -32,18 +37,21 @@ fn the_body_is_exactly_what_the_contract_says() {
 fn the_order_is_by_instant_and_then_by_id_as_bytes() {
     let inbox = Inbox::start();
     let at = |ts: &str| json!({ "ts": ts });
-    fill(&inbox, &[
-        ("z", at("2025-01-15T10:00:00.000000001Z")),
-        ("é", at("2025-01-15T10:00:00Z")),
-        ("b", at("2025-01-15T10:00:00Z")),
-        ("a", at("2025-01-15T10:00:00.0Z")),
-        ("B", at("2025-01-15T10:00:00.000Z")),
-        ("y", at("2025-01-15T10:00:00.5Z")),
-        ("x", at("2025-01-15T10:00:00.45Z")),
-        ("last", at("9999-12-31T23:59:59Z")),
-        ("first", at("0001-01-01T00:00:00Z")),
-        ("w", at("1969-12-31T23:59:59.9Z")),
-    ]);
+    fill(
+        &inbox,
+        &[
+            ("z", at("2025-01-15T10:00:00.000000001Z")),
+            ("é", at("2025-01-15T10:00:00Z")),
+            ("b", at("2025-01-15T10:00:00Z")),
+            ("a", at("2025-01-15T10:00:00.0Z")),
+            ("B", at("2025-01-15T10:00:00.000Z")),
+            ("y", at("2025-01-15T10:00:00.5Z")),
+            ("x", at("2025-01-15T10:00:00.45Z")),
+            ("last", at("9999-12-31T23:59:59Z")),
+            ("first", at("0001-01-01T00:00:00Z")),
+            ("w", at("1969-12-31T23:59:59.9Z")),
+        ],
+    );
     let expected = ["first", "w", "B", "a", "b", "é", "z", "x", "y", "last"];
     assert_eq!(ids(&inbox.get("/messages").json), expected);
     for offset in 0..=expected.len() {
@@ -57,7 +65,14 @@ fn the_order_is_by_instant_and_then_by_id_as_bytes() {
 fn since_is_inclusive_and_compares_instants() {
     let inbox = Inbox::start();
     let at = |ts: &str| json!({ "ts": ts });
-    fill(&inbox, &[("a", at("2025-01-15T10:00:00Z")), ("b", at("2025-01-15T10:00:00.5Z")), ("c", at("2025-01-15T10:00:01Z"))]);
+    fill(
+        &inbox,
+        &[
+            ("a", at("2025-01-15T10:00:00Z")),
+            ("b", at("2025-01-15T10:00:00.5Z")),
+            ("c", at("2025-01-15T10:00:01Z")),
+        ],
+    );
     for (since, expected) in [
         ("2025-01-15T10:00:00Z", vec!["a", "b", "c"]),
         ("2025-01-15T10:00:00.000Z", vec!["a", "b", "c"]),
@@ -68,9 +83,19 @@ fn since_is_inclusive_and_compares_instants() {
         ("", vec!["a", "b", "c"]),
     ] {
         let page = inbox.get(&format!("/messages?since={since}")).json;
-        assert_eq!((ids(&page), &page["total"]), (expected.clone(), &json!(expected.len())), "{since}");
+        assert_eq!(
+            (ids(&page), &page["total"]),
+            (expected.clone(), &json!(expected.len())),
+            "{since}"
+        );
     }
-    for since in ["yesterday", "2025-01-15", "2025-02-30T10:00:00Z", "2025-01-15T10:00:00", "2025-01-15T10:00:00%2B05:30"] {
+    for since in [
+        "yesterday",
+        "2025-01-15",
+        "2025-02-30T10:00:00Z",
+        "2025-01-15T10:00:00",
+        "2025-01-15T10:00:00%2B05:30",
+    ] {
         let reply = inbox.get(&format!("/messages?since={since}"));
         assert_eq!(reply.status, 422);
         assert_eq!(reply.problems()[0].1, json!(["query", "since"]));
@@ -80,7 +105,14 @@ fn since_is_inclusive_and_compares_instants() {
 #[test]
 fn a_sender_is_found_however_its_plus_is_typed() {
     let inbox = Inbox::start();
-    fill(&inbox, &[("a", json!({ "from": "+911" })), ("b", json!({ "from": "+9112" })), ("c", json!({ "from": "+911" }))]);
+    fill(
+        &inbox,
+        &[
+            ("a", json!({ "from": "+911" })),
+            ("b", json!({ "from": "+9112" })),
+            ("c", json!({ "from": "+911" })),
+        ],
+    );
     for from in ["+911", "%2B911", "%20911"] {
         let page = inbox.get(&format!("/messages?from={from}")).json;
         assert_eq!((ids(&page), &page["total"]), (vec!["a", "c"], &json!(2)), "{from}");
@@ -94,15 +126,18 @@ fn a_sender_is_found_however_its_plus_is_typed() {
 fn a_search_is_literal_and_ignores_case_in_every_script() {
     let inbox = Inbox::start();
     let text = |text: Value| json!({ "text": text });
-    fill(&inbox, &[
-        ("a", text(json!("100% off_sale"))),
-        ("b", text(json!("1000 offXsale"))),
-        ("c", text(json!("À l'ÉCOLE, straße, ΣΊΣΥΦΟΣ"))),
-        ("d", text(Value::Null)),
-        ("e", text(json!(""))),
-        ("f", text(json!("nul\u{0}byte null"))),
-        ("g", text(json!("a+b c"))),
-    ]);
+    fill(
+        &inbox,
+        &[
+            ("a", text(json!("100% off_sale"))),
+            ("b", text(json!("1000 offXsale"))),
+            ("c", text(json!("À l'ÉCOLE, straße, ΣΊΣΥΦΟΣ"))),
+            ("d", text(Value::Null)),
+            ("e", text(json!(""))),
+            ("f", text(json!("nul\u{0}byte null"))),
+            ("g", text(json!("a+b c"))),
+        ],
+    );
     for (q, expected) in [
         ("0%25", vec!["a"]),
         ("%25", vec!["a"]),
@@ -122,7 +157,11 @@ fn a_search_is_literal_and_ignores_case_in_every_script() {
         ("", vec!["a", "b", "c", "d", "e", "f", "g"]),
     ] {
         let reply = inbox.get(&format!("/messages?q={}", q.replace(' ', "%20")));
-        assert_eq!((reply.status, ids(&reply.json), &reply.json["total"]), (200, expected.clone(), &json!(expected.len())), "{q}");
+        assert_eq!(
+            (reply.status, ids(&reply.json), &reply.json["total"]),
+            (200, expected.clone(), &json!(expected.len())),
+            "{q}"
+        );
     }
 }
 
@@ -136,10 +175,17 @@ fn all_filters_hold_at_once_and_total_counts_what_they_match() {
         });
         assert_eq!(inbox.deliver(&message_with(&format!("m{number:02}"), &fields)).status, 200);
     }
-    let page = inbox.get("/messages?from=+1&since=2025-01-15T10:00:30Z&q=EVEN&limit=2&offset=1").json;
-    assert_eq!((ids(&page), &page["total"], &page["limit"], &page["offset"]), (vec!["m40", "m46"], &json!(5), &json!(2), &json!(1)));
+    let page =
+        inbox.get("/messages?from=+1&since=2025-01-15T10:00:30Z&q=EVEN&limit=2&offset=1").json;
+    assert_eq!(
+        (ids(&page), &page["total"], &page["limit"], &page["offset"]),
+        (vec!["m40", "m46"], &json!(5), &json!(2), &json!(1))
+    );
     let beyond = inbox.get("/messages?offset=9223372036854775807");
-    assert_eq!((beyond.status, &beyond.json["data"], &beyond.json["total"]), (200, &json!([]), &json!(60)));
+    assert_eq!(
+        (beyond.status, &beyond.json["data"], &beyond.json["total"]),
+        (200, &json!([]), &json!(60))
+    );
     assert_eq!(ids(&inbox.get("/messages?limit=1&unknown=x&limit=2").json).len(), 2);
     assert_eq!(ids(&inbox.get("/messages").json).len(), 50);
 }
@@ -149,16 +195,24 @@ fn numbers_out_of_range_are_422_in_fastapis_words() {
     let inbox = Inbox::start();
     let reply = inbox.get("/messages?limit=abc&offset=-1");
     assert_eq!(reply.status, 422);
-    assert_eq!(reply.json, json!({ "detail": [
-        { "type": "int_parsing", "loc": ["query", "limit"], "input": "abc",
-          "msg": "Input should be a valid integer, unable to parse string as an integer" },
-        { "type": "greater_than_equal", "loc": ["query", "offset"], "input": "-1", "ctx": { "ge": 0 },
-          "msg": "Input should be greater than or equal to 0" },
-    ]}));
+    assert_eq!(
+        reply.json,
+        json!({ "detail": [
+            { "type": "int_parsing", "loc": ["query", "limit"], "input": "abc",
+              "msg": "Input should be a valid integer, unable to parse string as an integer" },
+            { "type": "greater_than_equal", "loc": ["query", "offset"], "input": "-1", "ctx": { "ge": 0 },
+              "msg": "Input should be greater than or equal to 0" },
+        ]})
+    );
     for (query, kind) in [
-        ("limit=0", "greater_than_equal"), ("limit=101", "less_than_equal"), ("limit=", "int_parsing"),
-        ("limit=1.5", "int_parsing"), ("limit=%00", "int_parsing"), ("limit=%FF", "int_parsing"),
-        ("offset=100000000000000000000", "less_than_equal"), ("limit=99999999999999999999", "less_than_equal"),
+        ("limit=0", "greater_than_equal"),
+        ("limit=101", "less_than_equal"),
+        ("limit=", "int_parsing"),
+        ("limit=1.5", "int_parsing"),
+        ("limit=%00", "int_parsing"),
+        ("limit=%FF", "int_parsing"),
+        ("offset=100000000000000000000", "less_than_equal"),
+        ("limit=99999999999999999999", "less_than_equal"),
     ] {
         let reply = inbox.get(&format!("/messages?{query}"));
         assert_eq!((reply.status, &*reply.problems()[0].0), (422, kind), "{query}");
@@ -175,14 +229,20 @@ fn readers_see_whole_batches_while_messages_arrive() {
             while !done.load(std::sync::atomic::Ordering::SeqCst) {
                 let page = inbox.get("/messages?limit=100").json;
                 // One snapshot: with everything on one page, the page is the total.
-                assert_eq!(page["data"].as_array().unwrap().len(), page["total"].as_u64().unwrap() as usize);
+                assert_eq!(
+                    page["data"].as_array().unwrap().len(),
+                    page["total"].as_u64().unwrap() as usize
+                );
                 pages += 1;
             }
             pages
         });
         crate::harness::at_once(8, |thread| {
             for number in 0..12 {
-                assert_eq!(inbox.deliver(&message_with(&format!("{thread}-{number}"), &json!({}))).status, 200);
+                assert_eq!(
+                    inbox.deliver(&message_with(&format!("{thread}-{number}"), &json!({}))).status,
+                    200
+                );
             }
         });
         done.store(true, std::sync::atomic::Ordering::SeqCst);

@@ -31,19 +31,35 @@ fn a_database_that_was_removed_or_replaced_takes_nothing_more() {
     std::fs::remove_file(crate::harness::database(inbox.folder.path())).unwrap();
     assert_eq!(inbox.deliver(&message("m2")).status, 503);
     let reply = inbox.get("/health/ready");
-    assert_eq!((reply.status, &reply.json["detail"]), (503, &json!("the database file was removed or replaced")));
+    assert_eq!(
+        (reply.status, &reply.json["detail"]),
+        (503, &json!("the database file was removed or replaced"))
+    );
 }
 
 #[test]
 fn unknown_paths_are_404_and_wrong_methods_405() {
     let inbox = Inbox::start();
-    for path in ["/", "/nope", "/webhook/", "/Messages", "/messages/1", "//stats", "/%2e%2e/etc/passwd", "/%00"] {
+    for path in [
+        "/",
+        "/nope",
+        "/webhook/",
+        "/Messages",
+        "/messages/1",
+        "//stats",
+        "/%2e%2e/etc/passwd",
+        "/%00",
+    ] {
         let reply = inbox.get(path);
         assert_eq!((reply.status, &*reply.text), (404, r#"{"detail":"Not Found"}"#), "{path}");
     }
     for (method, path, allow) in [
-        ("GET", "/webhook", "POST"), ("DELETE", "/webhook", "POST"), ("HEAD", "/webhook", "POST"),
-        ("POST", "/messages", "GET, HEAD"), ("DELETE", "/stats", "GET, HEAD"), ("OPTIONS", "/metrics", "GET, HEAD"),
+        ("GET", "/webhook", "POST"),
+        ("DELETE", "/webhook", "POST"),
+        ("HEAD", "/webhook", "POST"),
+        ("PUT", "/messages", "GET, HEAD"),
+        ("DELETE", "/stats", "GET, HEAD"),
+        ("OPTIONS", "/metrics", "GET, HEAD"),
         ("PATCH", "/health/live", "GET, HEAD"),
     ] {
         let reply = inbox.request(method, path);
@@ -81,7 +97,8 @@ fn a_sane_request_id_is_kept_and_any_other_replaced() {
         assert_eq!(id_for(sane), sane);
     }
     let too_long = "x".repeat(129);
-    let replaced: Vec<_> = ["", "two words", "<script>", "a\"b", &too_long].iter().map(|id| id_for(id)).collect();
+    let replaced: Vec<_> =
+        ["", "two words", "<script>", "a\"b", &too_long].iter().map(|id| id_for(id)).collect();
     assert!(replaced.iter().all(|id| !id.is_empty() && id.len() < 40));
     assert_eq!(replaced.iter().collect::<std::collections::HashSet<_>>().len(), replaced.len());
 }
@@ -91,7 +108,16 @@ fn every_metric_is_there_from_the_start_and_counts() {
     let inbox = Inbox::start();
     let reply = inbox.get("/metrics");
     assert_eq!(reply.header("Content-Type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    for result in ["created", "duplicate", "invalid_signature", "validation_error", "too_large", "bad_request", "unavailable", "internal_error"] {
+    for result in [
+        "created",
+        "duplicate",
+        "invalid_signature",
+        "validation_error",
+        "too_large",
+        "bad_request",
+        "unavailable",
+        "internal_error",
+    ] {
         assert_eq!(inbox.metric(&format!("webhook_requests_total{{result=\"{result}\"}}")), 0);
     }
     inbox.deliver(&message("m1"));
@@ -138,7 +164,9 @@ fn check_exposition(text: &str) {
         }
         let (name, value) = line.rsplit_once(' ').unwrap();
         let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
-        assert!(name.split('{').next().unwrap().chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+        assert!(
+            name.split('{').next().unwrap().chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        );
         if name.contains("_bucket{") {
             assert!(value as u64 >= last_bucket, "buckets are cumulative: {line}");
             last_bucket = value as u64;
@@ -149,16 +177,29 @@ fn check_exposition(text: &str) {
 #[test]
 fn a_request_is_one_line_with_what_an_operator_needs_and_nothing_secret() {
     let inbox = Inbox::start();
-    let created = inbox.request_log(&inbox.deliver(&message_with("id-1", &json!({ "text": "private words" }))));
+    let created = inbox
+        .request_log(&inbox.deliver(&message_with("id-1", &json!({ "text": "private words" }))));
     assert_eq!(created["level"], "INFO");
-    assert_eq!((&created["method"], &created["path"], &created["status"]), (&json!("POST"), &json!("/webhook"), &json!(200)));
-    assert_eq!((&created["message_id"], &created["dup"], &created["result"]), (&json!("id-1"), &json!(false), &json!("created")));
+    assert_eq!(
+        (&created["method"], &created["path"], &created["status"]),
+        (&json!("POST"), &json!("/webhook"), &json!(200))
+    );
+    assert_eq!(
+        (&created["message_id"], &created["dup"], &created["result"]),
+        (&json!("id-1"), &json!(false), &json!("created"))
+    );
     let duplicate = inbox.request_log(&inbox.deliver(&message("id-1")));
     assert_eq!((&duplicate["dup"], &duplicate["result"]), (&json!(true), &json!("duplicate")));
-    let invalid = inbox.request_log(&inbox.deliver(&json!({ "message_id": "id-2", "text": "private words" })));
-    assert_eq!((&invalid["message_id"], &invalid["result"]), (&json!("id-2"), &json!("validation_error")));
+    let invalid = inbox
+        .request_log(&inbox.deliver(&json!({ "message_id": "id-2", "text": "private words" })));
+    assert_eq!(
+        (&invalid["message_id"], &invalid["result"]),
+        (&json!("id-2"), &json!("validation_error"))
+    );
     let signature = sign(b"other");
-    let unsigned = inbox.request_log(&inbox.post(message("id-3").to_string().as_bytes(), &[("X-Signature", &signature)]));
+    let unsigned = inbox.request_log(
+        &inbox.post(message("id-3").to_string().as_bytes(), &[("X-Signature", &signature)]),
+    );
     assert_eq!((&unsigned["level"], unsigned.get("message_id")), (&json!("ERROR"), None));
     let search = inbox.request_log(&inbox.get("/messages?q=private+words&from=+919876543210"));
     assert_eq!(search["path"], "/messages");
@@ -187,12 +228,17 @@ fn hostile_bytes_stay_within_their_line() {
 
 #[test]
 fn the_level_decides_which_lines_there_are() {
-    for (level, expected) in [("error", vec!["ERROR"]), ("Warn", vec!["ERROR"]), ("DEBUG", vec!["INFO", "ERROR"])] {
+    for (level, expected) in
+        [("error", vec!["ERROR"]), ("Warn", vec!["ERROR"]), ("DEBUG", vec!["INFO", "ERROR"])]
+    {
         // The line that tells the port is INFO, so this one is chosen here.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut command = crate::harness::command(folder.path());
-        command.env("LOG_LEVEL", level).env("LISTEN", free.to_string()).stdout(std::process::Stdio::piped());
+        command
+            .env("LOG_LEVEL", level)
+            .env("LISTEN", free.to_string())
+            .stdout(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
         let agent = crate::harness::agent();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -200,12 +246,15 @@ fn the_level_decides_which_lines_there_are() {
             assert!(std::time::Instant::now() < end);
         }
         agent.post(format!("http://{free}/webhook")).send("x").unwrap();
-        std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        crate::harness::signal(child.id(), "-TERM");
         let mut log = String::new();
         std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut log).unwrap();
         child.wait().unwrap();
         let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let mut levels: Vec<_> = lines.filter(|line| line["msg"] == "request").map(|line| line["level"].as_str().unwrap().to_owned()).collect();
+        let mut levels: Vec<_> = lines
+            .filter(|line| line["msg"] == "request")
+            .map(|line| line["level"].as_str().unwrap().to_owned())
+            .collect();
         levels.dedup();
         assert_eq!(levels, expected, "{level}");
     }

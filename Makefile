@@ -1,0 +1,57 @@
+# Everything there is to do with mailslot. `make help` lists it; CI calls `lint` and `test`.
+
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+# For trying things out on this machine only.
+DEVELOPMENT_SECRET := testsecret
+LISTEN ?= 127.0.0.1:8000
+SAMPLE := {"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"2025-01-15T10:00:00Z","text":"Hello"}
+
+export LISTEN
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench static up down logs image
+
+help: ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: export WEBHOOK_SECRET := $(or $(WEBHOOK_SECRET),$(DEVELOPMENT_SECRET))
+run: export SAMPLE := $(SAMPLE)
+run: ## Build and start an inbox here, with a development secret, and print a signed curl to paste
+	cargo build --release --locked --bin mailslot
+	@test "$$WEBHOOK_SECRET" != "$(DEVELOPMENT_SECRET)" || \
+		echo "Using the development secret \"$(DEVELOPMENT_SECRET)\": everybody knows it. Set WEBHOOK_SECRET to use another."
+	@echo "Messages go to $${DATABASE_URL:-mailslot.db}. In another terminal, paste this; stop with Ctrl-C."; echo
+	@signature=$$(printf %s "$$SAMPLE" | openssl dgst -sha256 -hmac "$$WEBHOOK_SECRET" | sed 's/^.* //'); \
+		echo "curl -i http://$(LISTEN)/webhook -H 'X-Signature: $$signature' -d '$$SAMPLE'"; echo
+	@exec ./target/release/mailslot
+
+test: ## Run every test: units, and the real binary from outside
+	cargo test --locked
+
+lint: ## Check formatting and lints, warnings denied
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+bench: ## Measure against a bare tiny_http in the same run (BASELINE=1: and the FastAPI seed)
+	@command -v wrk > /dev/null || { echo "wrk is not installed: apt-get install wrk" >&2; exit 2; }
+	cargo build --release --locked --bin mailslot --example bare
+	python3 tests/bench/bench.py
+
+static: export RUSTFLAGS := -C target-feature=+crt-static
+static: ## Build one static binary and check that it is static
+	cargo build --release --locked --bin mailslot --target $(HOST)
+	@ldd target/$(HOST)/release/mailslot 2>&1 | grep -qE 'statically linked|not a dynamic executable' \
+		|| { echo "not static:"; ldd target/$(HOST)/release/mailslot; exit 1; }
+	@ls -l target/$(HOST)/release/mailslot
+
+up: ## Start it with Docker Compose on http://localhost:8000
+	docker compose up -d --build
+
+down: ## Stop it and delete its volume
+	docker compose down -v
+
+logs: ## Follow its log
+	docker compose logs -f api
+
+image: ## Build the Docker image mailslot
+	docker build -t mailslot .
