@@ -7,7 +7,10 @@
 use std::{
     io::Write,
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -22,12 +25,21 @@ use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::forma
 
 /// Bytes of log lines that may wait for a slow reader of stdout.
 pub const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// How long a line waits for others, so that a busy log costs few system calls.
+const GATHER_MS: u64 = 5;
 /// How long the end of the process waits for a slow reader of stdout.
 const FLUSH_MS_MAX: u64 = 1000;
 
 /// RFC 3339, UTC, milliseconds: the form of every time that mailslot writes.
 const TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Panics since [`init`], in any thread.
+pub(crate) fn panics() -> u64 {
+    PANICS.load(Relaxed)
+}
 
 /// The present as `2026-11-22T10:00:00.123Z`.
 #[must_use]
@@ -57,6 +69,7 @@ pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
     // Fails only if a logger is installed already, which then stays.
     let _ = CombinedLogger::init(vec![Box::new(JsonLines { level, sink: Arc::clone(&sink) })]);
     std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Relaxed);
         let thread = thread::current();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("");
@@ -106,6 +119,9 @@ impl Sink {
             while queue.lines.is_empty() {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
+            drop(queue);
+            thread::sleep(Duration::from_millis(GATHER_MS));
+            let mut queue = self.lock();
             mem::swap(&mut lines, &mut queue.lines);
             let dropped = mem::take(&mut queue.dropped);
             queue.writing = true;

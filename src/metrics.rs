@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::error::Error;
+use crate::{error::Error, logging};
 
 /// Upper bounds of the latency histograms' buckets.
 const LATENCY_BUCKETS_MS: [f64; 13] =
@@ -82,7 +82,6 @@ pub(crate) struct Metrics {
     commit_ms: Histogram<{ LATENCY_BUCKETS_MS.len() }>,
     batch: Histogram<{ BATCH_BUCKETS.len() }>,
     commit_failures: AtomicU64,
-    panics: AtomicU64,
     /// Requests that wait for their commit now.
     parked: AtomicI64,
 }
@@ -106,7 +105,6 @@ impl Metrics {
             commit_ms: Histogram::new(LATENCY_BUCKETS_MS),
             batch: Histogram::new(BATCH_BUCKETS),
             commit_failures: AtomicU64::new(0),
-            panics: AtomicU64::new(0),
             parked: AtomicI64::new(0),
         }
     }
@@ -133,10 +131,6 @@ impl Metrics {
 
     pub(crate) fn commit_failed(&self) {
         self.commit_failures.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn panicked(&self) {
-        self.panics.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn parked(&self, change: i64) {
@@ -180,8 +174,8 @@ impl Metrics {
             (
                 "panics_total",
                 "counter",
-                "Panics contained, each one answer of 500.",
-                self.panics.load(Relaxed),
+                "Panics contained; one in a request is an answer of 500.",
+                logging::panics(),
             ),
             (
                 "parked_requests",

@@ -4,12 +4,14 @@
 //! commit and takes the next one up. It waits for the disk only.
 
 use std::{
-    any::Any,
     io::{self, Read, Write},
     mem,
     net::{SocketAddr, TcpStream},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -27,7 +29,7 @@ use crate::{
     routes,
     signature::Verifier,
     socket,
-    store::{Entry, GroupCommit, Outcome, Reader, Writer},
+    store::{Entry, GroupCommit, Leader, Outcome, Reader, Writer, answer_all},
 };
 
 /// How long a stop waits for requests in hand before it goes on without them.
@@ -92,13 +94,14 @@ impl Server {
         let listener = Listener::start(socket).map_err(no_thread)?;
         guard::start(Arc::clone(&listener)).map_err(no_thread)?;
         let store = Arc::new(Store::new(writer));
+        let replier = Replier::start(&metrics).map_err(no_thread)?;
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
             let mut worker = Worker {
                 context,
                 listener: Arc::clone(&listener),
                 store: Arc::clone(&store),
-                metrics: Arc::clone(&metrics),
+                replier: replier.clone(),
             };
             let thread = thread::Builder::new().name(format!("worker-{number}"));
             workers.push(thread.spawn(move || worker.run()).map_err(no_thread)?);
@@ -144,7 +147,7 @@ struct Worker {
     context: Context,
     listener: Arc<Listener>,
     store: Arc<Store>,
-    metrics: Arc<Metrics>,
+    replier: Replier,
 }
 
 impl Worker {
@@ -156,7 +159,7 @@ impl Worker {
                 Intake::Awaited => {}
                 Intake::Refused(exchange, error) => {
                     let response = Response::from(&error);
-                    record(&self.metrics, &exchange, &response, None);
+                    record(&self.replier.metrics, &exchange, &response, None);
                     exchange.refuse(&response);
                 }
             }
@@ -164,16 +167,17 @@ impl Worker {
     }
 
     fn serve(&mut self, exchange: Exchange, body: &[u8]) {
+        // The panic hook has logged it; a panic costs one request.
         let answer = catch_unwind(AssertUnwindSafe(|| self.route(&exchange, body)));
-        match answer.unwrap_or_else(|panic| Err(contained(&self.metrics, &*panic))) {
-            Ok(Answer::Now(response)) => reply(&self.metrics, exchange, &response, None),
+        match answer.unwrap_or(Err(Error::Internal)) {
+            Ok(Answer::Now(response)) => self.replier.reply(exchange, &response, None),
             Ok(Answer::AfterCommit(entry, then)) => self.park(Parked { exchange, entry, then }),
             Err(error) => {
                 let message_id = match &error {
                     Error::Invalid { message_id, .. } => message_id.as_deref(),
                     _ => None,
                 };
-                reply(&self.metrics, exchange, &Response::from(&error), message_id);
+                self.replier.reply(exchange, &Response::from(&error), message_id);
             }
         }
     }
@@ -184,49 +188,67 @@ impl Worker {
     }
 
     fn park(&self, parked: Parked) {
-        let metrics = &*self.metrics;
-        metrics.parked(1);
-        let refused = self.store.submit(
-            parked,
-            |writer, batch| {
-                let started = Instant::now();
-                let outcomes = writer.commit(batch.iter().map(|parked| &parked.entry));
-                metrics.committed(batch.len(), started.elapsed());
-                if outcomes.iter().all(Result::is_err) {
-                    metrics.commit_failed();
-                }
-                outcomes
-            },
-            |parked, outcome| answer(metrics, parked, outcome),
-            |panic| {
-                contained(metrics, panic);
-            },
-        );
-        if let Err(parked) = refused {
-            answer(
-                metrics,
-                parked,
-                Err(Error::Unavailable("too many requests wait, try again later")),
-            );
+        self.replier.metrics.parked(1);
+        if let Err(parked) = self.store.submit(parked, &self.replier) {
+            let error = Error::Unavailable("too many requests wait, try again later");
+            self.replier.answer(parked, Err(error));
         }
     }
 }
 
-/// Tells a parked request what became of it.
-fn answer(metrics: &Metrics, Parked { exchange, entry, then }: Parked, outcome: Outcome) {
-    metrics.parked(-1);
-    let response = then(outcome).unwrap_or_else(|error| Response::from(&error));
-    let message_id = match &entry {
-        Entry::Message(message) => Some(message.message_id.as_str()),
-        Entry::Probe => None,
-    };
-    reply(metrics, exchange, &response, message_id);
+/// Who tells requests what became of them: the worker that leads, or a thread beside it.
+#[derive(Clone)]
+struct Replier {
+    metrics: Arc<Metrics>,
+    /// To that thread.
+    answers: Sender<Vec<(Parked, Outcome)>>,
 }
 
-/// Counts, logs, and sends an answer: in this order, so that whoever has it finds it counted.
-fn reply(metrics: &Metrics, exchange: Exchange, response: &Response, message_id: Option<&str>) {
-    record(metrics, &exchange, response, message_id);
-    exchange.answer(response);
+impl Replier {
+    fn start(metrics: &Arc<Metrics>) -> io::Result<Replier> {
+        let (answers, handed_over) = channel();
+        let replier = Replier { metrics: Arc::clone(metrics), answers };
+        let own = replier.clone();
+        let run = move || {
+            while let Ok(answers) = handed_over.recv() {
+                answer_all(&own, answers);
+            }
+        };
+        thread::Builder::new().name("replier".into()).spawn(run).map(|_| replier)
+    }
+
+    /// Counts, logs, and sends an answer: in this order, so that whoever has it finds it counted.
+    fn reply(&self, exchange: Exchange, response: &Response, message_id: Option<&str>) {
+        record(&self.metrics, &exchange, response, message_id);
+        exchange.answer(response);
+    }
+}
+
+impl Leader<Writer, Parked> for Replier {
+    fn commit(&self, writer: &mut Writer, batch: &[Parked]) -> Vec<Outcome> {
+        let started = Instant::now();
+        let outcomes = writer.commit(batch.iter().map(|parked| &parked.entry));
+        self.metrics.committed(batch.len(), started.elapsed());
+        if outcomes.iter().all(Result::is_err) {
+            self.metrics.commit_failed();
+        }
+        outcomes
+    }
+
+    fn answer(&self, Parked { exchange, entry, then }: Parked, outcome: Outcome) {
+        self.metrics.parked(-1);
+        let response = then(outcome).unwrap_or_else(|error| Response::from(&error));
+        let message_id = match &entry {
+            Entry::Message(message) => Some(message.message_id.as_str()),
+            Entry::Probe => None,
+        };
+        self.reply(exchange, &response, message_id);
+    }
+
+    fn hand_over(&self, answers: Vec<(Parked, Outcome)>) {
+        // That thread ends with the process only.
+        let _ = self.answers.send(answers);
+    }
 }
 
 fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_id: Option<&str>) {
@@ -261,12 +283,6 @@ fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_i
 /// A client's bytes in a log line are bounded. They are ASCII: tiny_http takes nothing else.
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(LOGGED_CHARS_MAX)]
-}
-
-/// A panic costs one request. The panic hook has logged it.
-fn contained(metrics: &Metrics, _: &(dyn Any + Send)) -> Error {
-    metrics.panicked();
-    Error::Internal
 }
 
 /// One `GET /health/ready`, as a client would ask it.

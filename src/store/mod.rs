@@ -19,7 +19,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::{error::Error, message::Message};
 
-pub(crate) use commit::GroupCommit;
+pub(crate) use commit::{GroupCommit, Leader, answer_all};
 pub(crate) use reader::{Filter, Reader};
 pub(crate) use writer::Writer;
 

@@ -8,9 +8,9 @@ local file = os.getenv("REQUESTS")
 local thread_count = tonumber(os.getenv("WRK_THREADS") or "1")
 local threads = {}
 
--- wrk by itself opens and closes one connection before it starts. That leaves tiny_http with an idle
--- thread, and it is idle threads that make it strand the burst of connections that comes next
--- (see stranded.py). So take the first address on trust.
+-- wrk by itself opens and closes one connection before it starts. That leaves tiny_http with an
+-- idle thread, and it is idle threads that make it strand some of the burst of connections that
+-- comes next (see stranded.py). So take the first address on trust.
 function wrk.resolve(host, service)
   wrk.addrs = { wrk.lookup(host, service)[1] }
 end

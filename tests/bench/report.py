@@ -99,7 +99,15 @@ def machine_lines(result):
         f"settings  {settings['seconds_per_run']} s a run, {settings['repeat']} of each (medians), "
         f"wrk with {settings['wrk_threads']} thread(s), bare with {settings['bare_workers']} "
         "workers as mailslot",
+        f"messages  {stored_messages(result)} in the database that the GETs read",
     ))
+
+
+def stored_messages(result):
+    """After each POST run at 64 connections; the least and the most, if there were several."""
+    counts = sorted(run["stored"] for row in result["rows"] for run in row["runs"]
+                    if "stored" in run and (row["server"], row["connections"]) == ("mailslot", 64))
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def table(result):
@@ -135,17 +143,18 @@ def ratio_lines(result):
 
 
 def burst_lines(result):
+    form = ("{answered} of {connections} answered within {seconds} s, "
+            "the slowest after {slowest_ms:.0f} ms")
     return "\n".join(["bursts of connections on a server just started"] + [
-        entry(burst["server"], f"{burst['answered']} of {burst['connections']} answered within "
-                               f"{burst['seconds']} s, the slowest after {burst['slowest_ms']:.0f} ms")
-        for burst in result["bursts"]])
+        entry(burst["server"], form.format(**burst)) for burst in result["bursts"]])
 
 
 def start_lines(result):
     times, sizes = result["start_to_ready_ms"], result["binary_bytes"]
     return "\n".join([
         "start and size",
-        entry("start to ready, best of 5", f"{times['best']:.1f} ms  (worst {max(times['all']):.1f})"),
+        entry(f"start to ready, best of {len(times['all'])}",
+              f"{times['best']:.1f} ms  (worst {max(times['all']):.1f})"),
         entry("binary", f"{sizes['mailslot'] / 1e6:.2f} MB"),
     ])
 
