@@ -1,45 +1,118 @@
-//! A thread that looks at the connections from outside and mends what tiny_http gets wrong.
+//! A thread that looks at the connections from outside and does what tiny_http does not: it has no
+//! deadlines (H5), no cap on connections, and of a burst it may leave some without a thread until
+//! another connection ends (H4 in research/tiny_http.md).
 //!
-//! So far one thing: of a burst of connections tiny_http may leave some without a thread until
-//! another connection ends (H4 in research/tiny_http.md). One more connection makes it start one
-//! more thread, which then finds the one that was left.
+//! Deadlines are total, for the whole of a phase: one byte now and then gains nothing.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crate::{listener::Listener, socket};
+use crate::{
+    listener::{Listener, Phase},
+    metrics::{Cut, Metrics},
+    socket::{self, Connection},
+};
 
 /// How often it looks.
 const TICK_MS: u64 = 100;
+/// From the end of an answer, or from the start of a connection, to the end of the next head.
+const IDLE_MS_MAX: u64 = 30_000;
+/// From the end of a head to the end of its body.
+const BODY_MS_MAX: u64 = 10_000;
+/// Open connections; beyond, those that have been idle longest are cut.
+const CONNECTIONS_MAX: usize = 1024;
 /// Connections to ourselves in one look.
 const NUDGES_MAX: usize = 64;
 /// How long one may take: the backlog is full only under attack, and then the next look is soon.
 const NUDGE_MS_MAX: u64 = 50;
 
-pub(crate) fn start(listener: Arc<Listener>) -> io::Result<()> {
-    thread::Builder::new().name("guard".into()).spawn(move || watch(&listener)).map(|_| ())
+pub(crate) fn start(listener: Arc<Listener>, metrics: Arc<Metrics>) -> io::Result<()> {
+    let mut guard = Guard { listener, metrics, seen: HashMap::new() };
+    let watch = move || {
+        while !guard.listener.is_draining() {
+            thread::sleep(Duration::from_millis(TICK_MS));
+            guard.look();
+        }
+    };
+    thread::Builder::new().name("guard".into()).spawn(watch).map(|_| ())
 }
 
-fn watch(listener: &Listener) {
-    let address = reachable(listener.address());
-    let mut starved = HashSet::new();
-    while !listener.is_draining() {
-        thread::sleep(Duration::from_millis(TICK_MS));
-        let waiting: HashSet<String> = socket::connections(address.port())
-            .filter(|connection| !listener.has_in_hand(connection.peer) && connection.has_unread())
-            .map(|connection| connection.inode)
-            .collect();
-        // Twice in a row: tiny_http reads what arrives at once, if it reads at all.
-        for _ in waiting.intersection(&starved).take(NUDGES_MAX) {
+struct Guard {
+    listener: Arc<Listener>,
+    metrics: Arc<Metrics>,
+    /// What the last look found, by the socket's inode.
+    seen: HashMap<String, Seen>,
+}
+
+struct Seen {
+    first: Instant,
+    /// Had unread bytes, and nobody at them.
+    is_starved: bool,
+}
+
+impl Guard {
+    fn look(&mut self) {
+        let open: Vec<Connection> = socket::connections(self.listener.address().port()).collect();
+        let mut seen = HashMap::with_capacity(open.len());
+        let (mut idle, mut starved) = (Vec::new(), 0);
+        for connection in &open {
+            let last = self.seen.remove(&connection.inode);
+            let first = last.as_ref().map_or_else(Instant::now, |last| last.first);
+            let (phase, since) =
+                self.listener.phase(connection.peer).unwrap_or((Phase::Idle, first));
+            // A new connection may have an old one's address.
+            let elapsed = since.max(first).elapsed();
+            let is_starved = phase == Phase::Idle && connection.has_unread();
+            match phase {
+                Phase::Idle if elapsed > Duration::from_millis(IDLE_MS_MAX) => {
+                    self.cut(connection, Cut::Idle);
+                }
+                Phase::Body if elapsed > Duration::from_millis(BODY_MS_MAX) => {
+                    self.cut(connection, Cut::Body);
+                }
+                Phase::Idle => idle.push((elapsed, connection)),
+                Phase::Body | Phase::InHand => {}
+            }
+            // Twice in a row: tiny_http reads what arrives at once, if it reads at all.
+            starved += usize::from(is_starved && last.is_some_and(|last| last.is_starved));
+            seen.insert(connection.inode.clone(), Seen { first, is_starved });
+        }
+        self.seen = seen;
+        self.cap(open.len(), idle);
+        self.nudge(starved);
+        self.metrics.connections(open.len());
+        let peers: HashSet<SocketAddr> = open.iter().map(|connection| connection.peer).collect();
+        self.listener.forget_all_but(|peer| peers.contains(&peer));
+    }
+
+    fn cap(&self, open: usize, mut idle: Vec<(Duration, &Connection)>) {
+        let excess = open.saturating_sub(CONNECTIONS_MAX);
+        if excess > 0 {
+            idle.sort_unstable_by_key(|(elapsed, _)| std::cmp::Reverse(*elapsed));
+            for (_, connection) in idle.into_iter().take(excess) {
+                self.cut(connection, Cut::Cap);
+            }
+        }
+    }
+
+    /// One more connection makes tiny_http start one more thread, which then finds a starved one.
+    fn nudge(&self, starved: usize) {
+        let address = reachable(self.listener.address());
+        for _ in 0..starved.min(NUDGES_MAX) {
             let _ = TcpStream::connect_timeout(&address, Duration::from_millis(NUDGE_MS_MAX));
         }
-        starved = waiting;
+    }
+
+    fn cut(&self, connection: &Connection, reason: Cut) {
+        if connection.stream.shutdown(Shutdown::Both).is_ok() {
+            self.metrics.cut(reason);
+        }
     }
 }
 

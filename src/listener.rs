@@ -29,6 +29,9 @@ pub(crate) const BODY_READERS: usize = 8;
 pub(crate) const BODIES_WAITING_MAX: usize = 64;
 /// Bodies up to this size are in memory before a worker sees the request (tiny_http's request.rs).
 pub(crate) const BODY_BUFFERED_BYTES: usize = 1024;
+/// How long a refused connection is remembered after its socket is gone: longer than any request
+/// of it can have waited for a worker. Others are forgotten after a second.
+const REFUSED_MEMORY_MS: u64 = 60_000;
 /// How long a client may go on sending what was refused, so that it reads the refusal.
 const LINGER_MS_MAX: u64 = 1_000;
 /// How much of it is read, at most.
@@ -43,7 +46,6 @@ pub(crate) struct Listener {
     address: SocketAddr,
     /// Never dropped: its drop connects to itself, blocking (H13). The process ends instead.
     server: ManuallyDrop<tiny_http::Server>,
-    /// Connections with a request in hand.
     connections: Mutex<HashMap<SocketAddr, Connection>>,
     /// What a worker takes up after [`tiny_http::Server::unblock`].
     ready: Mutex<VecDeque<Arrival>>,
@@ -52,12 +54,27 @@ pub(crate) struct Listener {
     stopping: AtomicBool,
 }
 
-#[derive(Default)]
+/// One that has sent a request. It is forgotten when its socket has been gone for a while.
 struct Connection {
+    phase: Phase,
+    /// When this phase began.
+    since: Instant,
     /// Requests behind the one in hand, in order.
     waiting: VecDeque<tiny_http::Request>,
-    /// Refused for good: nothing more of it is ever processed.
+    /// Refused for good: nothing more of it is ever processed, not even what tiny_http had read
+    /// before the socket was shut.
     refused: bool,
+}
+
+/// Whom a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Phase {
+    /// The client, for the next request.
+    Idle,
+    /// The client, for a body.
+    Body,
+    /// Us.
+    InHand,
 }
 
 /// A request whose turn it is on its connection.
@@ -158,14 +175,25 @@ impl Listener {
         self.draining.load(SeqCst)
     }
 
-    /// True while a request of this connection is in hand.
-    pub(crate) fn has_in_hand(&self, peer: SocketAddr) -> bool {
-        lock(&self.connections).contains_key(&peer)
+    /// What the connection from `peer` waits for, and since when, if it has sent a request yet.
+    pub(crate) fn phase(&self, peer: SocketAddr) -> Option<(Phase, Instant)> {
+        lock(&self.connections).get(&peer).map(|connection| (connection.phase, connection.since))
+    }
+
+    /// Forgets connections whose socket is gone.
+    pub(crate) fn forget_all_but(&self, is_open: impl Fn(SocketAddr) -> bool) {
+        let memory = Duration::from_millis(REFUSED_MEMORY_MS);
+        lock(&self.connections).retain(|peer, connection| {
+            connection.phase != Phase::Idle
+                || is_open(*peer)
+                || connection.since.elapsed()
+                    < if connection.refused { memory } else { memory / 60 }
+        });
     }
 
     /// True while a request is in hand, waiting or being answered.
     pub(crate) fn is_busy(&self) -> bool {
-        !lock(&self.connections).is_empty()
+        lock(&self.connections).values().any(|connection| connection.phase != Phase::Idle)
     }
 
     /// Lets `workers` threads out of [`Listener::next`], each after what was queued before.
@@ -180,11 +208,17 @@ impl Listener {
         // Always there for TCP.
         let peer = *request.remote_addr()?;
         let mut connections = lock(&self.connections);
-        let Some(connection) = connections.get_mut(&peer) else {
-            connections.insert(peer, Connection::default());
+        let connection = connections.entry(peer).or_insert_with(Connection::new);
+        if connection.phase == Phase::Idle && !connection.refused {
+            connection.enter(Phase::InHand);
             drop(connections);
             return Some(self.arrival(request, peer));
-        };
+        }
+        if connection.phase == Phase::Idle {
+            drop(connections);
+            drop(request);
+            return None;
+        }
         connection.waiting.push_back(request);
         if connection.waiting.len() > PIPELINED_MAX && !connection.refused {
             connection.refused = true;
@@ -205,9 +239,10 @@ impl Listener {
             let Some(connection) = connections.get_mut(&peer) else { return };
             let refused = connection.refused;
             let Some(request) = connection.waiting.pop_front() else {
-                connections.remove(&peer);
+                connection.enter(Phase::Idle);
                 return;
             };
+            connection.enter(Phase::InHand);
             drop(connections);
             if refused {
                 // The socket is shut: answering into it is quick and reaches nobody.
@@ -225,6 +260,12 @@ impl Listener {
         self.server.unblock();
     }
 
+    fn enter(&self, peer: SocketAddr, phase: Phase) {
+        if let Some(connection) = lock(&self.connections).get_mut(&peer) {
+            connection.enter(phase);
+        }
+    }
+
     fn refuse(&self, peer: SocketAddr) {
         if let Some(connection) = lock(&self.connections).get_mut(&peer) {
             connection.refused = true;
@@ -240,6 +281,22 @@ impl Listener {
         if let Some(stream) = self.stream(peer) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+}
+
+impl Connection {
+    fn new() -> Connection {
+        Connection {
+            phase: Phase::Idle,
+            since: Instant::now(),
+            waiting: VecDeque::new(),
+            refused: false,
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
     }
 }
 
@@ -265,6 +322,7 @@ impl Arrival {
     /// back here when too many wait already.
     pub(crate) fn read_body(self, length: usize) -> Result<(), Arrival> {
         let bodies = self.turn.listener.bodies.clone();
+        self.turn.listener.enter(self.turn.peer, Phase::Body);
         bodies.try_send(Slow::Body(self, length)).map_err(unsent)
     }
 
@@ -302,6 +360,7 @@ impl Arrival {
         let read = self.request.as_reader().take(length as u64).read_to_end(&mut body);
         if read.is_ok() && body.len() == length {
             self.body = Some(body);
+            self.turn.listener.enter(self.turn.peer, Phase::InHand);
             let listener = Arc::clone(&self.turn.listener);
             listener.hand_over(self);
         } else {

@@ -71,6 +71,19 @@ impl WebhookResult {
     }
 }
 
+/// Why the guard ended a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Cut {
+    /// No request within its deadline.
+    Idle,
+    /// No body within its deadline.
+    Body,
+    /// Idle longest, and too many are open.
+    Cap,
+}
+
+const CUTS: [(Cut, &str); 3] = [(Cut::Idle, "idle"), (Cut::Body, "body"), (Cut::Cap, "cap")];
+
 #[derive(Debug)]
 pub(crate) struct Metrics {
     started: Instant,
@@ -84,6 +97,8 @@ pub(crate) struct Metrics {
     commit_failures: AtomicU64,
     /// Requests that wait for their commit now.
     parked: AtomicI64,
+    connections: AtomicU64,
+    cuts: [AtomicU64; CUTS.len()],
 }
 
 /// The label of every path that is no route's.
@@ -106,6 +121,8 @@ impl Metrics {
             batch: Histogram::new(BATCH_BUCKETS),
             commit_failures: AtomicU64::new(0),
             parked: AtomicI64::new(0),
+            connections: AtomicU64::new(0),
+            cuts: Default::default(),
         }
     }
 
@@ -135,6 +152,14 @@ impl Metrics {
 
     pub(crate) fn parked(&self, change: i64) {
         self.parked.fetch_add(change, Relaxed);
+    }
+
+    pub(crate) fn connections(&self, open: usize) {
+        self.connections.store(open as u64, Relaxed);
+    }
+
+    pub(crate) fn cut(&self, reason: Cut) {
+        self.cuts[reason as usize].fetch_add(1, Relaxed);
     }
 
     /// Prometheus text format 0.0.4.
@@ -184,6 +209,12 @@ impl Metrics {
                 u64::try_from(self.parked.load(Relaxed)).unwrap_or(0),
             ),
             (
+                "connections",
+                "gauge",
+                "Open connections, a tenth of a second ago.",
+                self.connections.load(Relaxed),
+            ),
+            (
                 "uptime_seconds",
                 "gauge",
                 "Since the process started.",
@@ -192,6 +223,12 @@ impl Metrics {
         ] {
             family(text, name, kind, help);
             sample(text, name, "", value);
+        }
+        let help = "Connections ended by the guard, by reason.";
+        family(text, "connections_cut_total", "counter", help);
+        for ((_, label), count) in CUTS.iter().zip(&self.cuts) {
+            let labels = format!("{{reason=\"{label}\"}}");
+            sample(text, "connections_cut_total", &labels, count.load(Relaxed));
         }
         family(text, "build_info", "gauge", "Always 1; the label is the version.");
         sample(text, "build_info", concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1);

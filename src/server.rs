@@ -92,7 +92,7 @@ impl Server {
         }
         let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
         let listener = Listener::start(socket).map_err(no_thread)?;
-        guard::start(Arc::clone(&listener)).map_err(no_thread)?;
+        guard::start(Arc::clone(&listener), Arc::clone(&metrics)).map_err(no_thread)?;
         let store = Arc::new(Store::new(writer));
         let replier = Replier::start(&metrics).map_err(no_thread)?;
         let mut workers = Vec::with_capacity(contexts.len());

@@ -112,14 +112,13 @@ fn pipelined_requests_are_answered_in_order_and_deadlock_nobody() {
 }
 
 #[test]
-fn slow_bodies_do_not_hold_the_workers() {
+fn slow_bodies_hold_neither_the_workers_nor_their_readers_for_long() {
     let inbox = Inbox::start();
-    let stalled: Vec<_> = (0..8)
+    let stalled: Vec<_> = (0..64)
         .map(|_| {
             let mut stream = inbox.connect();
-            stream
-                .write_all(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nslow")
-                .unwrap();
+            let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nslow";
+            stream.write_all(head.as_bytes()).unwrap();
             stream
         })
         .collect();
@@ -127,8 +126,34 @@ fn slow_bodies_do_not_hold_the_workers() {
     for number in 0..20 {
         assert_eq!(inbox.deliver(&message(&format!("m{number}"))).status, 200);
     }
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // Every byte comes in time for a deadline of one read; the deadline is one of the whole body.
+    for mut stream in &stalled {
+        let _ = stream.write_all(b"ly");
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let mut body = message("large").to_string().into_bytes();
+    body.resize(5000, b' ');
+    let end = Instant::now() + Duration::from_secs(20);
+    while inbox.deliver_raw(&body).status != 200 {
+        assert!(Instant::now() < end, "the readers are free again");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(inbox.metric("connections_cut_total{reason=\"body\"}") >= 8);
     drop(stalled);
+}
+
+#[test]
+fn what_follows_a_refused_request_is_never_processed() {
+    let inbox = Inbox::start();
+    // tiny_http reads up to 1 KiB at once: the second request is in its buffer with the first.
+    for _ in 0..20 {
+        let first =
+            "POST /webhook HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        inbox.raw(format!("{first}{0}{0}", post("smuggled")).as_bytes());
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(inbox.rows(), 0);
 }
 
 #[test]
