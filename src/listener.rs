@@ -47,6 +47,10 @@ pub(crate) struct Listener {
     /// Never dropped: its drop connects to itself, blocking (H13). The process ends instead.
     server: ManuallyDrop<tiny_http::Server>,
     connections: Mutex<HashMap<SocketAddr, Connection>>,
+    /// Held by the one worker that receives. Two requests of one connection must be admitted in
+    /// the order in which tiny_http queued them: it answers in that order only, so that the second,
+    /// taken in hand first, would wait for the first for ever, and the first for it.
+    receiving: Mutex<()>,
     /// What a worker takes up after [`tiny_http::Server::unblock`].
     ready: Mutex<VecDeque<Arrival>>,
     bodies: SyncSender<Slow>,
@@ -121,6 +125,7 @@ impl Listener {
             socket,
             server: ManuallyDrop::new(server),
             connections: Mutex::default(),
+            receiving: Mutex::default(),
             ready: Mutex::default(),
             bodies,
             draining: AtomicBool::new(false),
@@ -142,6 +147,7 @@ impl Listener {
 
     /// Blocks until there is a request for a worker; `None` means that the worker may go.
     pub(crate) fn next(self: &Arc<Self>) -> Option<Arrival> {
+        let _receiving = lock(&self.receiving);
         loop {
             match self.server.recv() {
                 Ok(request) => {

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use crate::store::Stored;
 
-    /// Commits numbers: the writer is a list. 13 panics in its commit, 1501 in its answer.
+    /// Commits numbers: the writer is a list. 13 panics in its commit, 5000 in its answer.
     #[derive(Default)]
     struct Numbers {
         answered: Mutex<Vec<(u32, Outcome)>>,
@@ -159,7 +159,7 @@ mod tests {
 
         fn answer(&self, job: u32, outcome: Outcome) {
             self.answered.lock().unwrap().push((job, outcome));
-            assert!(job != 1501, "an answer that panics");
+            assert!(job != 5000, "an answer that panics");
         }
 
         fn hand_over(&self, answers: Vec<(u32, Outcome)>) {
@@ -185,16 +185,17 @@ mod tests {
                 });
             }
         });
+        commit.submit(5000, &numbers).unwrap();
         let mut answered = numbers.answered.into_inner().unwrap();
         answered.sort_by_key(|(job, _)| *job);
         let jobs: Vec<_> = answered.iter().map(|(job, _)| *job).collect();
-        assert_eq!(jobs, (0..200 * THREADS).collect::<Vec<_>>());
+        assert_eq!(jobs, (0..200 * THREADS).chain([5000]).collect::<Vec<_>>());
         let mut written = commit.close().unwrap();
         written.sort_unstable();
         let created = answered.iter().filter(|(_, outcome)| *outcome == Ok(Stored::Created));
         assert_eq!(created.map(|(job, _)| *job).collect::<Vec<_>>(), written);
         assert!(!written.contains(&13), "its batch failed as one");
-        assert!(written.contains(&1501), "its answer's panic is not the commit's");
+        assert!(written.contains(&5000), "its answer's panic is not the commit's");
         assert!(numbers.handed_over.into_inner() > 0);
     }
 
