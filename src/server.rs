@@ -19,7 +19,7 @@ use std::{
 use log::{Level, Record, kv::Value};
 
 use crate::{
-    api::{Answer, Context},
+    api::{Answer, Context, Handler},
     config::Config,
     error::Error,
     guard,
@@ -47,6 +47,9 @@ struct Parked {
     then: fn(Outcome) -> Result<Response, Error>,
 }
 
+/// What answers a method and a path: [`routes::find`], but for the tests.
+type Find = fn(&Method, &str) -> Result<Handler, Error>;
+
 type Store = GroupCommit<Writer, Parked>;
 
 /// The running service. [`Server::stop`] ends it; dropping it ends nothing.
@@ -68,6 +71,10 @@ impl Server {
     /// # Errors
     /// Every reason at once, each a sentence for the operator.
     pub fn start(config: &Config) -> Result<Server, Vec<String>> {
+        Server::start_with(config, routes::find)
+    }
+
+    fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
         let started = Instant::now();
         let writer = Writer::open(&config.database);
         let socket = socket::listen(config.listen)
@@ -98,6 +105,7 @@ impl Server {
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
             let mut worker = Worker {
+                find,
                 context,
                 listener: Arc::clone(&listener),
                 store: Arc::clone(&store),
@@ -144,6 +152,7 @@ impl Server {
 }
 
 struct Worker {
+    find: Find,
     context: Context,
     listener: Arc<Listener>,
     store: Arc<Store>,
@@ -183,7 +192,7 @@ impl Worker {
     }
 
     fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
-        let handler = routes::find(exchange.method(), exchange.path())?;
+        let handler = (self.find)(exchange.method(), exchange.path())?;
         handler(&mut self.context, &exchange.request(body))
     }
 
@@ -301,4 +310,48 @@ pub fn ask_ready(address: SocketAddr, wait_max: Duration) -> Result<(), String> 
     let answer = ask().map_err(|error| error.to_string())?;
     let status = answer.split(' ').nth(1).unwrap_or_default();
     if status == "200" { Ok(()) } else { Err(answer.lines().last().unwrap_or_default().to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn find_or_panic(method: &Method, path: &str) -> Result<Handler, Error> {
+        if path == "/panic" { Ok(|_, _| panic!("asked to")) } else { routes::find(method, path) }
+    }
+
+    #[test]
+    fn a_panic_costs_one_request_and_not_its_worker() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("mailslot.db").display().to_string();
+        let config = Config::read(&Source {
+            variable: &|name| {
+                Ok(match name {
+                    "WEBHOOK_SECRET" => Some("secret".to_owned()),
+                    "DATABASE_URL" => Some(database.clone()),
+                    "LISTEN" => Some("127.0.0.1:0".to_owned()),
+                    "WORKERS" => Some("1".to_owned()),
+                    _ => None,
+                })
+            },
+            credential: &|_| Ok(None),
+        });
+        let server = Server::start_with(&config.unwrap(), find_or_panic).unwrap();
+        let mut stream = TcpStream::connect(server.listener.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut ask = |path: &str| {
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut answer = [0; 4096];
+            let length = stream.read(&mut answer).unwrap();
+            String::from_utf8_lossy(&answer[..length]).into_owned()
+        };
+        for _ in 0..3 {
+            let answer = ask("/panic");
+            assert!(answer.starts_with("HTTP/1.1 500 Internal Server Error\r\n"), "{answer}");
+            assert!(answer.ends_with(r#"{"detail":"Internal Server Error"}"#), "{answer}");
+            assert!(ask("/health/live").starts_with("HTTP/1.1 200 "), "on the same connection");
+        }
+        server.stop();
+    }
 }
