@@ -25,6 +25,8 @@ const TICK_MS: u64 = 100;
 const IDLE_MS_MAX: u64 = 30_000;
 /// From the end of a head to the end of its body.
 const BODY_MS_MAX: u64 = 10_000;
+/// From the first byte of an answer to its last.
+const ANSWER_MS_MAX: u64 = 5_000;
 /// Open connections; beyond, those that have been idle longest are cut.
 const CONNECTIONS_MAX: usize = 1024;
 /// Connections to ourselves in one look.
@@ -76,8 +78,11 @@ impl Guard {
                 Phase::Body if elapsed > Duration::from_millis(BODY_MS_MAX) => {
                     self.cut(connection, Cut::Body);
                 }
+                Phase::Answer if elapsed > Duration::from_millis(ANSWER_MS_MAX) => {
+                    self.cut(connection, Cut::Answer);
+                }
                 Phase::Idle => idle.push((elapsed, connection)),
-                Phase::Body | Phase::InHand => {}
+                Phase::Body | Phase::InHand | Phase::Answer => {}
             }
             // Twice in a row: tiny_http reads what arrives at once, if it reads at all.
             starved += usize::from(is_starved && last.is_some_and(|last| last.is_starved));

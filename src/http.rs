@@ -204,7 +204,7 @@ impl Exchange {
     /// Sends the answer; the connection goes on.
     pub(crate) fn answer(self, response: &Response) {
         let bytes = self.bytes(response, self.is_last());
-        self.arrival.answer(&bytes);
+        self.arrival.answer(bytes);
     }
 
     /// Sends the answer without reading what the client is still sending, and ends the connection.

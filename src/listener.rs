@@ -23,10 +23,14 @@ use crate::socket;
 
 /// Pipelined requests that wait on one connection; with one more it is cut off.
 pub(crate) const PIPELINED_MAX: usize = 16;
-/// Threads that wait for bodies to arrive.
+/// Threads that wait for clients: for bodies to arrive, for large answers to be read.
 pub(crate) const BODY_READERS: usize = 8;
-/// Requests that wait for a body reader; with one more the client is told 503.
+/// What waits for a body reader; with one more body the client is told 503, with one more answer
+/// it is cut off.
 pub(crate) const BODIES_WAITING_MAX: usize = 64;
+/// Answers up to this size are sent by whoever has them: they fit into the kernel's buffer. Larger
+/// ones wait for slow clients in a body reader.
+pub(crate) const ANSWER_BUFFERED_BYTES: usize = socket::SEND_BUFFER_BYTES / 2;
 /// Bodies up to this size are in memory before a worker sees the request (tiny_http's request.rs).
 pub(crate) const BODY_BUFFERED_BYTES: usize = 1024;
 /// How long a refused connection is remembered after its socket is gone: longer than any request
@@ -79,6 +83,8 @@ pub(crate) enum Phase {
     Body,
     /// Us.
     InHand,
+    /// The client, to read an answer.
+    Answer,
 }
 
 /// A request whose turn it is on its connection.
@@ -105,6 +111,7 @@ impl Drop for Turn {
 /// What the body readers do.
 enum Slow {
     Body(Arrival, usize),
+    Answer(Arrival, Vec<u8>),
     Refusal(Arrival, Vec<u8>),
 }
 
@@ -311,8 +318,19 @@ impl Arrival {
         self.turn.listener.is_draining()
     }
 
-    /// Sends the whole answer in one write and gives the connection's turn on.
-    pub(crate) fn answer(self, bytes: &[u8]) {
+    /// Sends the whole answer and gives the connection's turn on.
+    pub(crate) fn answer(self, bytes: Vec<u8>) {
+        self.turn.listener.enter(self.turn.peer, Phase::Answer);
+        if bytes.len() <= ANSWER_BUFFERED_BYTES {
+            return self.send(&bytes);
+        }
+        let bodies = self.turn.listener.bodies.clone();
+        if let Err(error) = bodies.try_send(Slow::Answer(self, bytes)) {
+            unsent(error).abandon();
+        }
+    }
+
+    fn send(self, bytes: &[u8]) {
         let Arrival { request, turn, .. } = self;
         let mut writer = request.into_writer();
         let sent = writer.write_all(bytes).and_then(|()| writer.flush());
@@ -387,7 +405,7 @@ impl Turn {
 fn unsent(error: TrySendError<Slow>) -> Arrival {
     let (TrySendError::Full(slow) | TrySendError::Disconnected(slow)) = error;
     match slow {
-        Slow::Body(arrival, _) | Slow::Refusal(arrival, _) => arrival,
+        Slow::Body(arrival, _) | Slow::Answer(arrival, _) | Slow::Refusal(arrival, _) => arrival,
     }
 }
 
@@ -396,6 +414,7 @@ fn read_slowly(slow: &Mutex<Receiver<Slow>>) {
         let next = lock(slow).recv();
         match next {
             Ok(Slow::Body(arrival, length)) => arrival.receive_body(length),
+            Ok(Slow::Answer(arrival, bytes)) => arrival.send(&bytes),
             Ok(Slow::Refusal(arrival, bytes)) => arrival.send_refusal(&bytes),
             Err(_) => return,
         }

@@ -78,11 +78,14 @@ pub(crate) enum Cut {
     Idle,
     /// No body within its deadline.
     Body,
+    /// An answer not read within its deadline.
+    Answer,
     /// Idle longest, and too many are open.
     Cap,
 }
 
-const CUTS: [(Cut, &str); 3] = [(Cut::Idle, "idle"), (Cut::Body, "body"), (Cut::Cap, "cap")];
+const CUTS: [(Cut, &str); 4] =
+    [(Cut::Idle, "idle"), (Cut::Body, "body"), (Cut::Answer, "answer"), (Cut::Cap, "cap")];
 
 #[derive(Debug)]
 pub(crate) struct Metrics {

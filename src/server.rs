@@ -24,7 +24,7 @@ use crate::{
     error::Error,
     guard,
     http::{Exchange, Intake, Method, Response},
-    listener::Listener,
+    listener::{Arrival, Listener},
     metrics::{Metrics, WebhookResult, milliseconds},
     routes,
     signature::Verifier,
@@ -163,14 +163,20 @@ impl Worker {
     fn run(&mut self) {
         let mut buffer = Vec::new();
         while let Some(arrival) = self.listener.next() {
-            match Exchange::new(arrival).read_body(&mut buffer) {
-                Intake::Read(exchange) => self.serve(exchange, &buffer),
-                Intake::Awaited => {}
-                Intake::Refused(exchange, error) => {
-                    let response = Response::from(&error);
-                    record(&self.replier.metrics, &exchange, &response, None);
-                    exchange.refuse(&response);
-                }
+            // A handler's own panic is answered in `serve`. Any other costs its request too, which
+            // is answered 500 when it is dropped, and not this thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.take_up(arrival, &mut buffer)));
+        }
+    }
+
+    fn take_up(&mut self, arrival: Arrival, buffer: &mut Vec<u8>) {
+        match Exchange::new(arrival).read_body(buffer) {
+            Intake::Read(exchange) => self.serve(exchange, buffer),
+            Intake::Awaited => {}
+            Intake::Refused(exchange, error) => {
+                let response = Response::from(&error);
+                record(&self.replier.metrics, &exchange, &response, None);
+                exchange.refuse(&response);
             }
         }
     }

@@ -18,6 +18,11 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 pub(crate) const BACKLOG_MAX: i32 = 1024;
 /// How long one write to a client that does not read may take.
 pub(crate) const SEND_MS_MAX: u64 = 5_000;
+/// What the kernel holds of answers that a client has not read. An answer of up to half of it never
+/// makes its writer wait for a client that reads.
+pub(crate) const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// What the kernel holds of requests that nobody has read.
+const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 /// A peer that vanished without a word is noticed after about a minute: 30 s of silence, then
 /// three probes 10 s apart.
 const KEEPALIVE_IDLE_MS: u64 = 30_000;
@@ -32,6 +37,8 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // Without it an answer in two segments waits 40 ms for the client's delayed ACK (H12).
     socket.set_tcp_nodelay(true)?;
     socket.set_write_timeout(Some(Duration::from_millis(SEND_MS_MAX)))?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_millis(KEEPALIVE_IDLE_MS))
         .with_interval(Duration::from_millis(KEEPALIVE_INTERVAL_MS))

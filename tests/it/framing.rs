@@ -205,3 +205,31 @@ fn a_burst_of_connections_is_served_to_the_last() {
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
 }
+
+#[test]
+fn slow_readers_of_large_pages_hold_no_worker() {
+    let inbox = Inbox::start();
+    at_once(8, |sender| {
+        for number in 0..13 {
+            let fields = serde_json::json!({ "text": "😀".repeat(4096) });
+            let message = crate::harness::message_with(&format!("{sender}-{number}"), &fields);
+            assert_eq!(inbox.deliver(&message).status, 200);
+        }
+    });
+    // 100 messages of 16 KiB each, and nobody reads them.
+    let slow: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = inbox.connect();
+            stream.write_all(b"GET /messages?limit=100 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    for number in 0..50 {
+        let started = Instant::now();
+        assert_eq!(inbox.deliver(&message(&format!("m{number}"))).status, 200);
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(inbox.get("/messages?limit=100").text.len() > 1024 * 1024, "who reads is served");
+    drop(slow);
+}
