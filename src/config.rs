@@ -141,7 +141,9 @@ impl Reading<'_> {
     fn or<T>(&mut self, name: &str, default: T, parse: fn(&str) -> Result<T, String>) -> T {
         let Some(text) = self.variable(name) else { return default };
         parse(&text).unwrap_or_else(|expected| {
-            self.problems.push(format!("{name}={text:?}: expected {expected}"));
+            // A URL with a user in it may have a password too.
+            let shown = if text.contains('@') { "…" } else { &text };
+            self.problems.push(format!("{name}={shown:?}: expected {expected}"));
             default
         })
     }

@@ -8,6 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
+    ops::RangeInclusive,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -29,6 +30,9 @@ const BODY_MS_MAX: u64 = 10_000;
 const ANSWER_MS_MAX: u64 = 5_000;
 /// Open connections; beyond, those that have been idle longest are cut.
 const CONNECTIONS_MAX: usize = 1024;
+/// The looks in which a connection counts as starved. Not the first: tiny_http reads at once what
+/// arrives, if it reads at all. And not for ever: some that it has given up cannot be helped (H2).
+const STARVED_LOOKS: RangeInclusive<u32> = 2..=20;
 /// Connections to ourselves in one look.
 const NUDGES_MAX: usize = 64;
 /// How long one may take: the backlog is full only under attack, and then the next look is soon.
@@ -54,8 +58,8 @@ struct Guard {
 
 struct Seen {
     first: Instant,
-    /// Had unread bytes, and nobody at them.
-    is_starved: bool,
+    /// Looks in a row in which it had unread bytes, and nobody at them.
+    starved_looks: u32,
 }
 
 impl Guard {
@@ -65,6 +69,9 @@ impl Guard {
         let (mut idle, mut starved) = (Vec::new(), 0);
         for connection in &open {
             let last = self.seen.remove(&connection.inode);
+            if last.is_none() {
+                self.listener.welcome(connection.peer);
+            }
             let first = last.as_ref().map_or_else(Instant::now, |last| last.first);
             let (phase, since) =
                 self.listener.phase(connection.peer).unwrap_or((Phase::Idle, first));
@@ -84,9 +91,10 @@ impl Guard {
                 Phase::Idle => idle.push((elapsed, connection)),
                 Phase::Body | Phase::InHand | Phase::Answer => {}
             }
-            // Twice in a row: tiny_http reads what arrives at once, if it reads at all.
-            starved += usize::from(is_starved && last.is_some_and(|last| last.is_starved));
-            seen.insert(connection.inode.clone(), Seen { first, is_starved });
+            let looks = last.map_or(0, |last| last.starved_looks);
+            let starved_looks = if is_starved { looks + 1 } else { 0 };
+            starved += usize::from(STARVED_LOOKS.contains(&starved_looks));
+            seen.insert(connection.inode.clone(), Seen { first, starved_looks });
         }
         self.seen = seen;
         self.cap(open.len(), idle);

@@ -131,8 +131,14 @@ impl Exchange {
         self.started.elapsed()
     }
 
+    /// Path and query, also of a target in absolute form (RFC 9112 §3.2.2).
     fn url(&self) -> (&str, &str) {
-        let url = self.arrival.request.url();
+        let mut url = self.arrival.request.url();
+        if let Some((scheme, rest)) = url.split_once("://")
+            && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+        {
+            url = rest.find('/').map_or("/", |slash| &rest[slash..]);
+        }
         url.split_once('?').unwrap_or((url, ""))
     }
 
@@ -203,8 +209,11 @@ impl Exchange {
 
     /// Sends the answer; the connection goes on.
     pub(crate) fn answer(self, response: &Response) {
-        let bytes = self.bytes(response, self.is_last());
-        self.arrival.answer(bytes);
+        let is_last = self.is_last();
+        let bytes = self.bytes(response, is_last);
+        // Where the client asked for it in a way that tiny_http understands, it ends by itself.
+        let is_ended_by_tiny_http = self.headers("Connection").next().is_some_and(is_close);
+        self.arrival.answer(bytes, is_last && !is_ended_by_tiny_http);
     }
 
     /// Sends the answer without reading what the client is still sending, and ends the connection.
@@ -250,6 +259,10 @@ impl Exchange {
         }
         bytes
     }
+}
+
+fn is_close(value: &str) -> bool {
+    value.to_ascii_lowercase().contains("close")
 }
 
 /// True for RFC 9110's `1*DIGIT`.

@@ -28,18 +28,23 @@ pub(crate) const BODY_READERS: usize = 8;
 /// What waits for a body reader; with one more body the client is told 503, with one more answer
 /// it is cut off.
 pub(crate) const BODIES_WAITING_MAX: usize = 64;
+/// How long one write of a larger answer may take.
+const LARGE_SEND_MS_MAX: u64 = 5_000;
 /// Answers up to this size are sent by whoever has them: they fit into the kernel's buffer. Larger
 /// ones wait for slow clients in a body reader.
 pub(crate) const ANSWER_BUFFERED_BYTES: usize = socket::SEND_BUFFER_BYTES / 2;
 /// Bodies up to this size are in memory before a worker sees the request (tiny_http's request.rs).
 pub(crate) const BODY_BUFFERED_BYTES: usize = 1024;
-/// How long a refused connection is remembered after its socket is gone: longer than any request
-/// of it can have waited for a worker. Others are forgotten after a second.
-const REFUSED_MEMORY_MS: u64 = 60_000;
-/// How long a client may go on sending what was refused, so that it reads the refusal.
-const LINGER_MS_MAX: u64 = 1_000;
+/// How long a connection is remembered after its socket is gone, since tiny_http may have queued
+/// requests of it: longer if it was refused.
+const MEMORY_MS: u64 = 1_000;
+const REFUSED_MEMORY_MS: u64 = 10_000;
+/// How long a client may go on sending what was refused, so that it reads the refusal: with a
+/// pause, and in all.
+const LINGER_PAUSE_MS_MAX: u64 = 1_000;
+const LINGER_MS_MAX: u64 = 10_000;
 /// How much of it is read, at most.
-const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// tiny_http allocates the unread rest of a declared body when the request is dropped (H1). Up to
 /// here that is address space only; beyond, the request is never dropped.
 const DECLARED_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -60,6 +65,7 @@ pub(crate) struct Listener {
     bodies: SyncSender<Slow>,
     draining: AtomicBool,
     stopping: AtomicBool,
+    failed: AtomicBool,
 }
 
 /// One that has sent a request. It is forgotten when its socket has been gone for a while.
@@ -108,10 +114,21 @@ impl Drop for Turn {
     }
 }
 
+/// What becomes of a request that tiny_http hands out.
+enum Admitted {
+    InHand(Arrival),
+    /// For its connection's turn.
+    Waits,
+    /// The same, and its connection is to be cut off.
+    TooMany(SocketAddr),
+    /// Its connection has been refused.
+    Refused(tiny_http::Request),
+}
+
 /// What the body readers do.
 enum Slow {
     Body(Arrival, usize),
-    Answer(Arrival, Vec<u8>),
+    Answer(Arrival, Vec<u8>, bool),
     Refusal(Arrival, Vec<u8>),
 }
 
@@ -137,6 +154,7 @@ impl Listener {
             bodies,
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         });
         let slow = Arc::new(Mutex::new(slow));
         for number in 0..BODY_READERS {
@@ -154,14 +172,10 @@ impl Listener {
 
     /// Blocks until there is a request for a worker; `None` means that the worker may go.
     pub(crate) fn next(self: &Arc<Self>) -> Option<Arrival> {
-        let _receiving = lock(&self.receiving);
         loop {
-            match self.server.recv() {
-                Ok(request) => {
-                    if let Some(arrival) = self.admit(request) {
-                        return Some(arrival);
-                    }
-                }
+            let receiving = lock(&self.receiving);
+            let admitted = match self.server.recv() {
+                Ok(request) => self.admit(request),
                 Err(error) => {
                     if let Some(arrival) = lock(&self.ready).pop_front() {
                         return Some(arrival);
@@ -169,13 +183,34 @@ impl Listener {
                     if self.stopping.load(SeqCst) {
                         return None;
                     }
-                    // `Other` is how tiny_http says "unblocked"; the rest ends its accept loop (H3).
-                    if error.kind() != io::ErrorKind::Other && !self.draining.load(SeqCst) {
-                        log::error!(error:% = error; "accepting connections failed: restart mailslot");
+                    // `Other` is how tiny_http says "unblocked".
+                    if error.kind() != io::ErrorKind::Other && !self.is_draining() {
+                        self.end_process(&error);
                     }
+                    continue;
                 }
+            };
+            drop(receiving);
+            match admitted {
+                Admitted::InHand(arrival) => return Some(arrival),
+                Admitted::Waits => {}
+                Admitted::TooMany(peer) => self.cut(peer),
+                Admitted::Refused(request) => discard(request),
             }
         }
+    }
+
+    /// tiny_http has ended its accept loop and will never start it again (H3). A process that
+    /// listens no more must not look alive: what is in hand is answered, and whoever watches over
+    /// mailslot starts it anew.
+    fn end_process(&self, error: &io::Error) {
+        log::error!(error:% = error; "no connection can be accepted any more: stopping");
+        self.failed.store(true, SeqCst);
+        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTERM);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(SeqCst)
     }
 
     /// Takes no more connections; answers from now on say that they are the last.
@@ -195,13 +230,20 @@ impl Listener {
 
     /// Forgets connections whose socket is gone.
     pub(crate) fn forget_all_but(&self, is_open: impl Fn(SocketAddr) -> bool) {
-        let memory = Duration::from_millis(REFUSED_MEMORY_MS);
         lock(&self.connections).retain(|peer, connection| {
+            let memory_ms = if connection.refused { REFUSED_MEMORY_MS } else { MEMORY_MS };
             connection.phase != Phase::Idle
                 || is_open(*peer)
-                || connection.since.elapsed()
-                    < if connection.refused { memory } else { memory / 60 }
+                || connection.since.elapsed() < Duration::from_millis(memory_ms)
         });
+    }
+
+    /// A new socket has this address: what an old one has done is not held against it.
+    pub(crate) fn welcome(&self, peer: SocketAddr) {
+        let mut connections = lock(&self.connections);
+        if connections.get(&peer).is_some_and(|old| old.refused && old.phase == Phase::Idle) {
+            connections.remove(&peer);
+        }
     }
 
     /// True while a request is in hand, waiting or being answered.
@@ -217,28 +259,22 @@ impl Listener {
         }
     }
 
-    fn admit(self: &Arc<Self>, request: tiny_http::Request) -> Option<Arrival> {
+    fn admit(self: &Arc<Self>, request: tiny_http::Request) -> Admitted {
         // Always there for TCP.
-        let peer = *request.remote_addr()?;
+        let Some(peer) = request.remote_addr().copied() else { return Admitted::Refused(request) };
         let mut connections = lock(&self.connections);
         let connection = connections.entry(peer).or_insert_with(Connection::new);
-        if connection.phase == Phase::Idle && !connection.refused {
-            connection.enter(Phase::InHand);
-            drop(connections);
-            return Some(self.arrival(request, peer));
+        if connection.phase != Phase::Idle {
+            connection.waiting.push_back(request);
+            let is_one_too_many = connection.waiting.len() == PIPELINED_MAX + 1;
+            connection.refused |= is_one_too_many;
+            return if is_one_too_many { Admitted::TooMany(peer) } else { Admitted::Waits };
         }
-        if connection.phase == Phase::Idle {
-            drop(connections);
-            drop(request);
-            return None;
+        if connection.refused {
+            return Admitted::Refused(request);
         }
-        connection.waiting.push_back(request);
-        if connection.waiting.len() > PIPELINED_MAX && !connection.refused {
-            connection.refused = true;
-            drop(connections);
-            self.cut(peer);
-        }
-        None
+        connection.enter(Phase::InHand);
+        Admitted::InHand(self.arrival(request, peer))
     }
 
     fn arrival(self: &Arc<Self>, request: tiny_http::Request, peer: SocketAddr) -> Arrival {
@@ -258,8 +294,7 @@ impl Listener {
             connection.enter(Phase::InHand);
             drop(connections);
             if refused {
-                // The socket is shut: answering into it is quick and reaches nobody.
-                drop(request);
+                discard(request);
                 continue;
             }
             self.hand_over(self.arrival(request, peer));
@@ -318,27 +353,34 @@ impl Arrival {
         self.turn.listener.is_draining()
     }
 
-    /// Sends the whole answer and gives the connection's turn on.
-    pub(crate) fn answer(self, bytes: Vec<u8>) {
+    /// Sends the whole answer and gives the connection's turn on, or ends it where `is_last`.
+    pub(crate) fn answer(self, bytes: Vec<u8>, is_last: bool) {
         self.turn.listener.enter(self.turn.peer, Phase::Answer);
         if bytes.len() <= ANSWER_BUFFERED_BYTES {
-            return self.send(&bytes);
+            return self.send(&bytes, is_last);
         }
         let bodies = self.turn.listener.bodies.clone();
-        if let Err(error) = bodies.try_send(Slow::Answer(self, bytes)) {
+        if let Err(error) = bodies.try_send(Slow::Answer(self, bytes, is_last)) {
             unsent(error).abandon();
         }
     }
 
-    fn send(self, bytes: &[u8]) {
+    fn send(self, bytes: &[u8], is_last: bool) {
         let Arrival { request, turn, .. } = self;
         let mut writer = request.into_writer();
         let sent = writer.write_all(bytes).and_then(|()| writer.flush());
         // The next answer on this connection waits for this drop.
         drop(writer);
-        if sent.is_err() {
+        if let Err(error) = sent {
             // Half an answer may be out: nothing may follow it.
-            turn.end_connection();
+            turn.listener.refuse(turn.peer);
+            let is_gone = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+            if !is_gone.contains(&error.kind()) {
+                turn.listener.cut(turn.peer);
+            }
+        } else if is_last && let Some(stream) = turn.listener.stream(turn.peer) {
+            // tiny_http sees the end of the stream, and ends the connection in good order.
+            let _ = stream.shutdown(Shutdown::Read);
         }
     }
 
@@ -356,7 +398,14 @@ impl Arrival {
         self.turn.listener.refuse(self.turn.peer);
         let bodies = self.turn.listener.bodies.clone();
         if let Err(error) = bodies.try_send(Slow::Refusal(self, bytes)) {
-            unsent(error).abandon();
+            let (TrySendError::Full(slow) | TrySendError::Disconnected(slow)) = error;
+            if let Slow::Refusal(arrival, bytes) = slow {
+                // No time to linger: whatever the client sends next may cost it the answer.
+                if let Some(stream) = arrival.turn.listener.stream(arrival.turn.peer) {
+                    socket::send_now(&stream, &bytes);
+                }
+                arrival.abandon();
+            }
         }
     }
 
@@ -373,10 +422,9 @@ impl Arrival {
     fn abandon(self) {
         let Arrival { request, turn, .. } = self;
         turn.end_connection();
-        if request.body_length().is_some_and(|length| length > DECLARED_BYTES_MAX) {
-            log::warn!(peer:% = turn.peer; "absurd Content-Length: a thread of tiny_http is lost");
-            std::mem::forget(request);
-        }
+        discard(request);
+        // Only now: the next request's answer would wait for this one's.
+        drop(turn);
     }
 
     fn receive_body(mut self, length: usize) {
@@ -401,11 +449,20 @@ impl Turn {
     }
 }
 
+/// Drops a request of a connection that has been shut: its answer, 500, reaches nobody.
+fn discard(request: tiny_http::Request) {
+    // To drop it, tiny_http would allocate the unread rest of the body (H1).
+    if request.body_length().is_some_and(|length| length > DECLARED_BYTES_MAX) {
+        log::warn!("absurd Content-Length: a thread of tiny_http is lost");
+        std::mem::forget(request);
+    }
+}
+
 /// The request that found no body reader.
 fn unsent(error: TrySendError<Slow>) -> Arrival {
     let (TrySendError::Full(slow) | TrySendError::Disconnected(slow)) = error;
     match slow {
-        Slow::Body(arrival, _) | Slow::Answer(arrival, _) | Slow::Refusal(arrival, _) => arrival,
+        Slow::Body(arrival, _) | Slow::Answer(arrival, ..) | Slow::Refusal(arrival, _) => arrival,
     }
 }
 
@@ -414,7 +471,13 @@ fn read_slowly(slow: &Mutex<Receiver<Slow>>) {
         let next = lock(slow).recv();
         match next {
             Ok(Slow::Body(arrival, length)) => arrival.receive_body(length),
-            Ok(Slow::Answer(arrival, bytes)) => arrival.send(&bytes),
+            Ok(Slow::Answer(arrival, bytes, is_last)) => {
+                if let Some(stream) = arrival.turn.listener.stream(arrival.turn.peer) {
+                    let patience = Duration::from_millis(LARGE_SEND_MS_MAX);
+                    let _ = stream.set_write_timeout(Some(patience));
+                }
+                arrival.send(&bytes, is_last);
+            }
             Ok(Slow::Refusal(arrival, bytes)) => arrival.send_refusal(&bytes),
             Err(_) => return,
         }
@@ -425,17 +488,17 @@ fn read_slowly(slow: &Mutex<Receiver<Slow>>) {
 fn linger(stream: &mut TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
     let end = Instant::now() + Duration::from_millis(LINGER_MS_MAX);
+    let pause = Duration::from_millis(LINGER_PAUSE_MS_MAX);
     let (mut buffer, mut total) = ([0; 16 * 1024], 0);
-    while total < LINGER_BYTES_MAX {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
-            return;
-        }
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return,
+    while total < LINGER_BYTES_MAX && Instant::now() < end {
+        match stream.set_read_timeout(Some(pause)).and_then(|()| stream.read(&mut buffer)) {
+            Ok(0) => return,
             Ok(length) => total += length,
+            Err(_) => break,
         }
     }
+    // It never ends: a reset rather than a close, which would leave the client's send hanging.
+    socket::reset_on_close(stream);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,7 +8,7 @@ use std::{
     io::Write,
     mem,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -34,6 +34,7 @@ const FLUSH_MS_MAX: u64 = 1000;
 const TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
+static SINK: OnceLock<Arc<Sink>> = OnceLock::new();
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// Panics since [`init`], in any thread.
@@ -45,6 +46,13 @@ pub(crate) fn panics() -> u64 {
 #[must_use]
 pub fn now() -> String {
     OffsetDateTime::now_utc().format(TIME).unwrap_or_default()
+}
+
+/// Writes a record whatever the level is.
+pub(crate) fn announce(record: &Record<'_>) {
+    if let Some(sink) = SINK.get() {
+        sink.push(&line(record));
+    }
 }
 
 /// What stops the lines that still wait from being lost when the process ends.
@@ -68,12 +76,19 @@ pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
     thread::Builder::new().name("log".into()).spawn(move || writer.write_forever())?;
     // Fails only if a logger is installed already, which then stays.
     let _ = CombinedLogger::init(vec![Box::new(JsonLines { level, sink: Arc::clone(&sink) })]);
-    std::panic::set_hook(Box::new(|panic| {
+    let _ = SINK.set(Arc::clone(&sink));
+    let at_panic = Arc::clone(&sink);
+    std::panic::set_hook(Box::new(move |panic| {
         PANICS.fetch_add(1, Relaxed);
         let thread = thread::current();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("");
+        let is_main = thread.name() == Some("main");
         log::error!(thread = thread.name().unwrap_or(""), place = place.as_str(), panic = message; "panic");
+        if is_main {
+            // The process ends with this thread.
+            at_panic.flush();
+        }
     }));
     Ok(Flush(sink))
 }
@@ -166,17 +181,7 @@ impl Log for JsonLines {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let mut line = Line(Vec::with_capacity(384));
-        line.0.extend_from_slice(b"{\"ts\":");
-        line.value(&now());
-        line.field("level", Self::level_of(record.metadata()).as_str());
-        if !record.target().starts_with("mailslot") {
-            line.field("target", record.target());
-        }
-        line.field("msg", &record.args());
-        let _ = record.key_values().visit(&mut line);
-        line.0.extend_from_slice(b"}\n");
-        self.sink.push(&line.0);
+        self.sink.push(&line(record));
     }
 
     fn flush(&self) {
@@ -195,6 +200,35 @@ impl SharedLogger for JsonLines {
 
     fn as_log(self: Box<Self>) -> Box<dyn Log> {
         self
+    }
+}
+
+fn line(record: &Record<'_>) -> Vec<u8> {
+    let mut line = Line(Vec::with_capacity(384));
+    line.0.extend_from_slice(b"{\"ts\":");
+    line.value(&now());
+    line.field("level", JsonLines::level_of(record.metadata()).as_str());
+    if !record.target().starts_with("mailslot") {
+        line.field("target", record.target());
+    }
+    line.field("msg", &record.args());
+    let _ = record.key_values().visit(&mut line);
+    line.0.extend_from_slice(b"}\n");
+    escaped(line.0)
+}
+
+/// What JSON may leave as it is and a terminal or a line splitter may not: controls beyond ASCII,
+/// line separators, changes of direction.
+fn escaped(line: Vec<u8>) -> Vec<u8> {
+    let is_hostile = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    match str::from_utf8(&line) {
+        Ok(text) if text.contains(is_hostile) => {
+            let escape = |c: char| {
+                if is_hostile(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() }
+            };
+            text.chars().map(escape).collect::<String>().into_bytes()
+        }
+        _ => line,
     }
 }
 
@@ -257,5 +291,19 @@ impl VisitValue<'_> for Line {
     fn visit_str(&mut self, value: &str) -> Result<(), Error> {
         self.value(value);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        let text = "tab\u{2028}\u{85}\u{9b}31m\u{7f}\u{202e} École 🙂";
+        let line = escaped(serde_json::to_vec(text).unwrap());
+        let shown = String::from_utf8(line.clone()).unwrap();
+        assert_eq!(shown, "\"tab\\u2028\\u0085\\u009b31m\\u007f\\u202e École 🙂\"");
+        assert_eq!(serde_json::from_slice::<String>(&line).unwrap(), text);
     }
 }

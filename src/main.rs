@@ -1,11 +1,19 @@
 //! The command line: serve, or one of the few other verbs.
 
-use std::{env, ffi::OsString, fmt::Write as _, io::Write, process::ExitCode, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    fmt::Write as _,
+    io::Write,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use mailslot::{
     config::{Config, SETTINGS, Setting, Source},
     logging,
-    server::Server,
+    server::{Server, Stopped},
 };
 
 /// Wrong settings or arguments: restarting will not help.
@@ -40,6 +48,11 @@ fn serve() -> ExitCode {
         signal_hook::consts::SIGTERM,
         signal_hook::consts::SIGINT,
     ]);
+    // A limit on file sizes is an error of the write, which is answered 503, not a death.
+    let file_too_large = Arc::new(AtomicBool::new(false));
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, file_too_large);
+    // A connection takes two descriptors, and tiny_http does not survive the last one.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let started = logging::init(config.log_level).and_then(|flush| Ok((flush, signals?)));
     let (flush, mut signals) = match started {
         Ok(started) => started,
@@ -47,16 +60,19 @@ fn serve() -> ExitCode {
     };
     let server = match Server::start(&config) {
         Ok(server) => server,
-        Err(problems) => return fail(&problems, EXIT_FAILURE),
+        Err(problems) => {
+            flush.flush();
+            return fail(&problems, EXIT_FAILURE);
+        }
     };
     notify("READY=1");
     if let Some(signal) = signals.forever().next() {
         notify("STOPPING=1");
         log::info!(signal; "stopping");
     }
-    server.stop();
+    let stopped = server.stop();
     flush.flush();
-    ExitCode::SUCCESS
+    if stopped == Stopped::AsAsked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) }
 }
 
 /// Asks the service at LISTEN whether it is ready: exit status 0 or 1.

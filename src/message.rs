@@ -94,7 +94,7 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
         )),
         Err(error) => Err(Problem::new(
             "json_invalid",
-            [json!("body"), json!(offset(bytes, error.line(), error.column()))],
+            [json!("body"), json!(offset(bytes, &error))],
             "JSON decode error",
             &json!({}),
             Some(json!({ "error": reason(&error) })),
@@ -102,11 +102,17 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
     }
 }
 
-/// serde_json counts lines and columns; clients of FastAPI expect one offset.
-fn offset(bytes: &[u8], line: usize, column: usize) -> usize {
-    let lines_before = bytes.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1));
-    let start: usize = lines_before.map(<[u8]>::len).sum();
-    (start + column.saturating_sub(1)).min(bytes.len())
+/// serde_json counts lines and columns; clients of FastAPI expect the offset at which the bad token
+/// starts, or the end if there should be more.
+fn offset(bytes: &[u8], error: &serde_json::Error) -> usize {
+    if error.is_eof() {
+        return bytes.len();
+    }
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let start: usize = lines.take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    let at = (start + error.column().saturating_sub(1)).min(bytes.len());
+    let word = bytes[..at].iter().rev().take_while(|byte| byte.is_ascii_alphabetic()).count();
+    at - word
 }
 
 /// The error without the " at line 1 column 2" that `loc` tells already.
@@ -346,7 +352,9 @@ mod tests {
         for (body, at) in [
             ("", 0),
             ("{", 1),
-            ("nope", 1),
+            ("nope", 0),
+            ("{\"a\":tru}", 5),
+            ("   ", 3),
             ("{\"a\":1,}", 7),
             ("{\n\"a\": x}", 7),
             ("{} x", 3),
@@ -354,7 +362,7 @@ mod tests {
         ] {
             let Err(problem) = parse(body.as_bytes()) else { panic!("{body} parsed") };
             let found = problem.loc[1].as_u64().unwrap_or(u64::MAX);
-            assert!(found.abs_diff(at) <= 1, "{body}: {found}, expected about {at}");
+            assert_eq!(found, at, "{body}");
         }
     }
 

@@ -5,7 +5,6 @@
 
 use std::{
     io::{self, Read, Write},
-    mem,
     net::{SocketAddr, TcpStream},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -25,6 +24,7 @@ use crate::{
     guard,
     http::{Exchange, Intake, Method, Response},
     listener::{Arrival, Listener},
+    logging,
     metrics::{Metrics, WebhookResult, milliseconds},
     routes,
     signature::Verifier,
@@ -37,8 +37,8 @@ pub const DRAIN_MS_MAX: u64 = 10_000;
 /// How often it looks, and how often in a row it must see nothing in hand.
 const DRAIN_TICK_MS: u64 = 20;
 const DRAIN_QUIET_TICKS: u32 = 3;
-/// Characters of a client's path or method in a log line.
-const LOGGED_CHARS_MAX: usize = 512;
+/// Bytes of a client's path, method or message_id in a log line.
+const LOGGED_BYTES_MAX: usize = 512;
 
 /// A request that waits for its commit, with what it wants committed and how to tell it.
 struct Parked {
@@ -47,10 +47,38 @@ struct Parked {
     then: fn(Outcome) -> Result<Response, Error>,
 }
 
+/// The start line, at any LOG_LEVEL: with port 0 it is the only place that tells the port.
+fn announce(config: &Config, address: SocketAddr, start: Duration) {
+    let (address, database) = (address.to_string(), config.database.display().to_string());
+    let fields = [
+        ("version", Value::from(env!("CARGO_PKG_VERSION"))),
+        ("address", Value::from(address.as_str())),
+        ("database", Value::from(database.as_str())),
+        ("workers", Value::from(config.workers)),
+        ("start_ms", Value::from(rounded(milliseconds(start)))),
+    ];
+    let mut record = Record::builder();
+    let record = record.level(Level::Info).target(module_path!()).key_values(&fields);
+    logging::announce(&record.args(format_args!("listening")).build());
+}
+
+/// To the microsecond.
+fn rounded(milliseconds: f64) -> f64 {
+    (milliseconds * 1e3).round() / 1e3
+}
+
 /// What answers a method and a path: [`routes::find`], but for the tests.
 type Find = fn(&Method, &str) -> Result<Handler, Error>;
 
 type Store = GroupCommit<Writer, Parked>;
+
+/// Why the service ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stopped {
+    AsAsked,
+    /// It could accept no more connections.
+    Failed,
+}
 
 /// The running service. [`Server::stop`] ends it; dropping it ends nothing.
 pub struct Server {
@@ -114,20 +142,14 @@ impl Server {
             let thread = thread::Builder::new().name(format!("worker-{number}"));
             workers.push(thread.spawn(move || worker.run()).map_err(no_thread)?);
         }
-        log::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            address:% = listener.address(),
-            database:% = config.database.display(),
-            workers = config.workers,
-            start_ms = milliseconds(started.elapsed());
-            "listening"
-        );
+        announce(config, listener.address(), started.elapsed());
         Ok(Server { listener, store, workers })
     }
 
     /// Takes no more connections, answers what is in hand, makes it durable, moves the write-ahead
     /// log into the database. Takes at most [`DRAIN_MS_MAX`] and the time of a checkpoint.
-    pub fn stop(self) {
+    #[must_use]
+    pub fn stop(self) -> Stopped {
         if let Err(error) = self.listener.drain() {
             log::warn!(error:% = error; "cannot stop listening");
         }
@@ -140,14 +162,19 @@ impl Server {
             quiet_ticks = if self.listener.is_busy() { 0 } else { quiet_ticks + 1 };
         }
         self.listener.stop(self.workers.len());
-        // Not joined: a worker may still hang on a client, and the process ends anyway.
-        match self.store.close() {
+        // Workers are not joined: one may still hang on a client, and the process ends anyway. But
+        // a commit under way is waited for.
+        let mut writer = self.store.close();
+        while writer.is_none() && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX) {
+            thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
+            writer = self.store.close();
+        }
+        match writer {
             Some(writer) => writer.checkpoint(),
             None => log::warn!(parked = self.store.parked(); "stopped with requests in hand"),
         }
-        log::info!(drain_ms = milliseconds(started.elapsed()); "stopped");
-        // tiny_http's threads and the readers' connections end with the process.
-        mem::forget(self.listener);
+        log::info!(drain_ms = rounded(milliseconds(started.elapsed())); "stopped");
+        if self.listener.has_failed() { Stopped::Failed } else { Stopped::AsAsked }
     }
 }
 
@@ -283,10 +310,10 @@ fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_i
         ("method", Value::from(cut(method.as_str()))),
         ("path", Value::from(cut(path))),
         ("status", Value::from(status)),
-        ("latency_ms", Value::from((milliseconds(latency) * 1e3).round() / 1e3)),
+        ("latency_ms", Value::from(rounded(milliseconds(latency)))),
     ];
     if let Some(result) = result {
-        fields.extend(message_id.map(|id| ("message_id", Value::from(id))));
+        fields.extend(message_id.map(|id| ("message_id", Value::from(cut(id)))));
         fields.push(("dup", Value::from(result == WebhookResult::Duplicate)));
         fields.push(("result", Value::from(result.label())));
     }
@@ -295,9 +322,9 @@ fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_i
     log::logger().log(&record.args(format_args!("request")).build());
 }
 
-/// A client's bytes in a log line are bounded. They are ASCII: tiny_http takes nothing else.
+/// A client's bytes in a log line are bounded.
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LOGGED_CHARS_MAX)]
+    &text[..text.floor_char_boundary(LOGGED_BYTES_MAX)]
 }
 
 /// One `GET /health/ready`, as a client would ask it.
@@ -358,6 +385,6 @@ mod tests {
             assert!(answer.ends_with(r#"{"detail":"Internal Server Error"}"#), "{answer}");
             assert!(ask("/health/live").starts_with("HTTP/1.1 200 "), "on the same connection");
         }
-        server.stop();
+        assert_eq!(server.stop(), Stopped::AsAsked);
     }
 }

@@ -16,8 +16,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that the kernel holds until tiny_http accepts them.
 pub(crate) const BACKLOG_MAX: i32 = 1024;
-/// How long one write to a client that does not read may take.
-pub(crate) const SEND_MS_MAX: u64 = 5_000;
+/// How long one write to a client that does not read may take. Short, since whoever answers a
+/// batch waits that long; more is granted to answers that do not fit into the kernel's buffer.
+pub(crate) const SEND_MS_MAX: u64 = 250;
 /// What the kernel holds of answers that a client has not read. An answer of up to half of it never
 /// makes its writer wait for a client that reads.
 pub(crate) const SEND_BUFFER_BYTES: usize = 256 * 1024;
@@ -52,6 +53,16 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Makes a blocked `accept` of ours return and refuses whoever connects from now on.
 pub(crate) fn stop_listening(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).shutdown(Shutdown::Read)
+}
+
+/// Closing `stream` will tell the other side at once that nothing more is read.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Sends what the kernel takes without waiting.
+pub(crate) fn send_now(stream: &TcpStream, bytes: &[u8]) {
+    let _ = SockRef::from(stream).send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
 }
 
 /// A second handle on an accepted connection; dropping it closes nothing.

@@ -17,7 +17,10 @@ pub(crate) fn live(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
 /// Ready is what a message posted now would find: the schema, room in the queue, and a disk that
 /// takes a commit. So the question goes the way of a message, down to the fsync.
 pub(crate) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
-    context.reader.check_schema().map_err(|_| Error::NotReady("the database does not answer"))?;
+    context.reader.check_schema().map_err(|error| match error {
+        Error::NotReady(_) => error,
+        _ => Error::NotReady("the database does not answer"),
+    })?;
     Ok(Answer::AfterCommit(Entry::Probe, report))
 }
 

@@ -97,23 +97,27 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Which file was opened, so that a deleted or replaced one is noticed: SQLite would go on
-/// writing to the old one, and the next start would not find what was acknowledged.
+/// Which files are open, so that deleted or replaced ones are noticed: SQLite would go on writing to
+/// the old ones, and the next start would not find what was acknowledged. Only their metadata is
+/// asked for, so that no lock is lost.
 #[derive(Debug)]
-struct Identity {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
+struct Identity(Vec<(PathBuf, Option<(u64, u64)>)>);
 
 impl Identity {
-    fn of(path: &Path) -> std::io::Result<Identity> {
-        let metadata = fs::metadata(path)?;
-        Ok(Identity { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    /// Of the database and its write-ahead log, which both exist as long as it is open.
+    fn of(database: &Path) -> Identity {
+        let mut log = database.as_os_str().to_owned();
+        log.push("-wal");
+        let paths = [database.to_owned(), PathBuf::from(log)];
+        Identity(paths.map(|path| (path.clone(), device_and_inode(&path))).into())
     }
 
-    fn is_still_there(&self) -> bool {
-        fs::metadata(&self.path)
-            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode))
+    fn missing(&self) -> Option<&Path> {
+        let changed = self.0.iter().find(|(path, file)| device_and_inode(path) != *file);
+        changed.map(|(path, _)| path.as_path())
     }
+}
+
+fn device_and_inode(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok()
 }

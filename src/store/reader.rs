@@ -67,7 +67,11 @@ impl Reader {
     pub(crate) fn check_schema(&self) -> Result<(), Error> {
         let version = schema::version(&self.0)?;
         self.0.prepare_cached("SELECT message_id FROM messages LIMIT 1")?.exists(())?;
-        if version == schema::VERSION { Ok(()) } else { Err(Error::NotReady("another schema")) }
+        if version == schema::VERSION {
+            Ok(())
+        } else {
+            Err(Error::NotReady("the database has another schema"))
+        }
     }
 
     /// A page in the order of (instant, `message_id`), and how many match in all, at one moment.
@@ -158,12 +162,17 @@ fn bind(statement: &mut rusqlite::CachedStatement<'_>, filter: &Filter) -> rusql
 }
 
 fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
+    // Another program may have written what is no UTF-8: one such row must not hide a page.
+    let text = |column: usize| -> rusqlite::Result<Option<String>> {
+        let value = row.get_ref(column)?.as_bytes_or_null()?;
+        Ok(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    };
     Ok(Message {
-        message_id: row.get(0)?,
-        from: row.get(1)?,
-        to: row.get(2)?,
-        ts: row.get(3)?,
-        text: row.get(4)?,
+        message_id: text(0)?.unwrap_or_default(),
+        from: text(1)?.unwrap_or_default(),
+        to: text(2)?.unwrap_or_default(),
+        ts: text(3)?.unwrap_or_default(),
+        text: text(4)?,
         instant: Instant { seconds: row.get(5)?, nanoseconds: row.get(6)? },
     })
 }

@@ -86,7 +86,10 @@ fn find(connection: &Connection) -> Result<Found, String> {
             ))
         };
     }
-    let tables = names(connection, "SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    let tables = names(
+        connection,
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*'",
+    )?;
     let columns =
         names(connection, "SELECT name FROM pragma_table_info('messages') ORDER BY name")?;
     match (application, version, &*tables) {

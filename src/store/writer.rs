@@ -27,10 +27,13 @@ impl Writer {
         let sentence = |error: rusqlite::Error| named(schema::sentence(&error));
         let mut connection = open(path).map_err(sentence)?;
         schema::check(&connection).map_err(named)?;
+        // SQLite opens such a file without a word.
+        if connection.is_readonly("main").map_err(sentence)? {
+            return Err(named("it cannot be written: check its permissions".to_owned()));
+        }
         configure(&connection).map_err(sentence)?;
         schema::migrate(&mut connection).map_err(named)?;
-        let identity = Identity::of(path).map_err(|error| named(error.to_string()))?;
-        Ok(Writer { connection, identity })
+        Ok(Writer { connection, identity: Identity::of(path) })
     }
 
     /// Makes a batch durable in one transaction, and says for each entry what became of it.
@@ -39,8 +42,8 @@ impl Writer {
         batch: impl Iterator<Item = &'a Entry> + Clone,
     ) -> Vec<Outcome> {
         let length = batch.clone().count();
-        if !self.identity.is_still_there() {
-            log::error!(path:% = self.identity.path.display(); "the database file was removed or replaced: restart mailslot");
+        if let Some(path) = self.identity.missing() {
+            log::error!(path:% = path.display(); "the database file was removed or replaced: restart mailslot");
             return vec![
                 Err(Error::Unavailable("the database file was removed or replaced"));
                 length

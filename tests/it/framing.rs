@@ -233,3 +233,66 @@ fn slow_readers_of_large_pages_hold_no_worker() {
     assert!(inbox.get("/messages?limit=100").text.len() > 1024 * 1024, "who reads is served");
     drop(slow);
 }
+
+#[test]
+fn an_absurd_length_behind_pipelined_requests_aborts_nothing() {
+    let mut inbox = Inbox::start();
+    let mut bytes = "GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n".repeat(22);
+    bytes.push_str("GET /stats HTTP/1.1\r\nHost: x\r\nContent-Length: 4611686018427387904\r\n\r\n");
+    for _ in 0..5 {
+        inbox.raw(bytes.as_bytes());
+    }
+    assert!(inbox.is_running());
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+}
+
+#[test]
+fn refused_connections_leave_every_body_reader_free() {
+    let inbox = Inbox::start();
+    let again = "GET /stats HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3);
+    let bytes =
+        format!("GET /stats HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n0\r\n\r\n{again}");
+    for answer in at_once(20, |_| inbox.raw(bytes.as_bytes())) {
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    let mut body = message("large").to_string().into_bytes();
+    body.resize(5000, b' ');
+    let started = Instant::now();
+    assert_eq!(inbox.deliver_raw(&body).status, 200);
+    inbox.stop();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_refusal_is_told_even_while_every_body_reader_is_busy() {
+    let inbox = Inbox::start();
+    let slow: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = inbox.connect();
+            let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nslow";
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n";
+    assert!(inbox.raw(head.as_bytes()).starts_with("HTTP/1.1 413 "));
+    let refused = inbox.metric("webhook_requests_total{result=\"unavailable\"}");
+    assert_eq!(refused, 100 - 8 - 64, "those that found no room");
+    drop(slow);
+}
+
+#[test]
+fn a_target_in_absolute_form_is_its_path_and_close_is_close() {
+    let inbox = Inbox::start();
+    for target in ["http://x/health/live", "HTTP://x:80/health/live?q=1", "/health/live?"] {
+        let answer =
+            inbox.raw(format!("GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{target}: {answer}");
+    }
+    // tiny_http looks at the first such header only, and would wait for more.
+    let started = Instant::now();
+    let head = "GET /health/live HTTP/1.1\r\nConnection: foo\r\nConnection: close\r\n\r\n";
+    assert!(inbox.raw(head.as_bytes()).contains("Connection: close"));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}

@@ -26,15 +26,40 @@ fn it_is_not_ready_while_another_process_holds_the_database() {
 
 #[test]
 fn a_database_that_was_removed_or_replaced_takes_nothing_more() {
+    for suffix in ["", "-wal"] {
+        let inbox = Inbox::start();
+        assert_eq!(inbox.deliver(&message("m1")).status, 200);
+        std::fs::remove_file(inbox.folder.path().join(format!("mailslot.db{suffix}"))).unwrap();
+        assert_eq!(inbox.deliver(&message("m2")).status, 503);
+        let reply = inbox.get("/health/ready");
+        let detail = json!("the database file was removed or replaced");
+        assert_eq!((reply.status, &reply.json["detail"]), (503, &detail), "{suffix}");
+    }
+}
+
+#[test]
+fn it_is_not_ready_with_another_schema() {
     let inbox = Inbox::start();
-    assert_eq!(inbox.deliver(&message("m1")).status, 200);
-    std::fs::remove_file(crate::harness::database(inbox.folder.path())).unwrap();
-    assert_eq!(inbox.deliver(&message("m2")).status, 503);
+    let other = rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
+    other.execute_batch("PRAGMA user_version = 7").unwrap();
     let reply = inbox.get("/health/ready");
     assert_eq!(
-        (reply.status, &reply.json["detail"]),
-        (503, &json!("the database file was removed or replaced"))
+        reply.json,
+        json!({ "status": "not ready", "detail": "the database has another schema" })
     );
+}
+
+#[test]
+fn a_row_that_is_no_utf_8_hides_no_page() {
+    let inbox = Inbox::start();
+    let other = rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
+    other
+        .execute_batch(
+            "INSERT INTO messages (message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
+             VALUES ('m', '+1', '+2', '2025-01-15T10:00:00Z', 1736935200, 0, CAST(x'ff41' AS TEXT), '')",
+        )
+        .unwrap();
+    assert_eq!(inbox.get("/messages?q=a").json["data"][0]["text"], "\u{fffd}A");
 }
 
 #[test]
@@ -224,6 +249,14 @@ fn hostile_bytes_stay_within_their_line() {
     assert_eq!(line["path"], "/%0a%22%7D\"}{");
     let long = inbox.request_log(&inbox.get(&format!("/{}", "x".repeat(5000))));
     assert_eq!(long["path"].as_str().unwrap().len(), 512);
+}
+
+#[test]
+fn the_start_line_comes_at_any_level() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("LOG_LEVEL", "ERROR");
+    });
+    assert_eq!(inbox.get("/health/live").status, 200);
 }
 
 #[test]
