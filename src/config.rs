@@ -37,7 +37,7 @@ pub const SETTINGS: &[Setting] = &[
     },
 ];
 
-/// More threads than this only cost CPU (research/tiny_http.md: 32 cost 90 % more than 4).
+/// More threads than this only cost CPU (32 cost 90 % more than 4).
 pub const WORKERS_MAX: usize = 64;
 
 /// Bytes that refuse to be printed.

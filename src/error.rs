@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-/// What a client is told instead of what it asked for. Statuses and bodies are spec.md's.
+/// What a client is told instead of what it asked for. Statuses and bodies are those of docs/CONTRACT.md.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Error {
     /// 400: framing that two HTTP parsers could read in two ways.

@@ -1,13 +1,13 @@
 //! A thread that looks at the connections from outside and does what tiny_http does not: it has no
 //! deadlines (H5), no cap on connections, and of a burst it may leave some without a thread until
-//! another connection ends (H4 in research/tiny_http.md).
+//! another connection ends (H4 in docs/TINY_HTTP.md).
 //!
 //! Deadlines are total, for the whole of a phase: one byte now and then gains nothing.
 
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     ops::RangeInclusive,
     sync::Arc,
     thread,
@@ -123,9 +123,8 @@ impl Guard {
     }
 
     fn cut(&self, connection: &Connection, reason: Cut) {
-        if connection.stream.shutdown(Shutdown::Both).is_ok() {
-            self.metrics.cut(reason);
-        }
+        socket::reset(&connection.stream);
+        self.metrics.cut(reason);
     }
 }
 

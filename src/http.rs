@@ -2,7 +2,7 @@
 //! knows tiny_http.
 //!
 //! Owns strict framing: what two HTTP parsers could read in two ways is refused, and nothing more
-//! is processed on that connection (H9a in research/tiny_http.md).
+//! is processed on that connection (H9a in docs/TINY_HTTP.md).
 
 use std::{
     borrow::Cow,

@@ -3,7 +3,7 @@
 //! Owns the rule that keeps tiny_http's pipelining from deadlocking the workers: a connection has
 //! one request in hand at a time, the next ones wait here without a thread (H6). And the rule that
 //! workers never wait for a client: bodies that tiny_http has not buffered are read by a few body
-//! readers (H5b). The hazards H1 to H15 are research/tiny_http.md's.
+//! readers (H5b). The hazards H1 to H14 are those of docs/TINY_HTTP.md.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -194,7 +194,7 @@ impl Listener {
             match admitted {
                 Admitted::InHand(arrival) => return Some(arrival),
                 Admitted::Waits => {}
-                Admitted::TooMany(peer) => self.cut(peer),
+                Admitted::TooMany(peer) => self.reset(peer),
                 Admitted::Refused(request) => discard(request),
             }
         }
@@ -325,9 +325,10 @@ impl Listener {
         connections.find(|connection| connection.peer == peer).map(|connection| connection.stream)
     }
 
-    fn cut(&self, peer: SocketAddr) {
+    /// Ends a connection whose client does not listen.
+    fn reset(&self, peer: SocketAddr) {
         if let Some(stream) = self.stream(peer) {
-            let _ = stream.shutdown(Shutdown::Both);
+            socket::reset(&stream);
         }
     }
 }
@@ -376,7 +377,7 @@ impl Arrival {
             turn.listener.refuse(turn.peer);
             let is_gone = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
             if !is_gone.contains(&error.kind()) {
-                turn.listener.cut(turn.peer);
+                turn.listener.reset(turn.peer);
             }
         } else if is_last && let Some(stream) = turn.listener.stream(turn.peer) {
             // tiny_http sees the end of the stream, and ends the connection in good order.
@@ -445,7 +446,9 @@ impl Turn {
     /// Nothing more is read from the connection, written to it, or processed of it.
     fn end_connection(&self) {
         self.listener.refuse(self.peer);
-        self.listener.cut(self.peer);
+        if let Some(stream) = self.listener.stream(self.peer) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -497,8 +500,7 @@ fn linger(stream: &mut TcpStream) {
             Err(_) => break,
         }
     }
-    // It never ends: a reset rather than a close, which would leave the client's send hanging.
-    socket::reset_on_close(stream);
+    socket::reset(stream);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

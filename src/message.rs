@@ -1,6 +1,6 @@
 //! The domain: a [`Message`] that exists is valid. Pure: no clock, no I/O.
 //!
-//! Owns the rules of spec.md's table and the words in which a breach of them is told.
+//! Owns the rules of docs/CONTRACT.md's table and the words in which a breach of them is told.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};

@@ -2,7 +2,7 @@
 //!
 //! This process touches the database, its -wal and its -shm through SQLite alone. One other
 //! `File::open` and close of them would drop SQLite's locks, and a passing `sqlite3` would then
-//! delete the live WAL with acknowledged messages in it (research/storage.md §4).
+//! delete the live WAL with acknowledged messages in it.
 
 mod commit;
 mod reader;

@@ -117,7 +117,7 @@ fn disk_trouble(fault: &str) {
     );
 }
 
-/// research/storage.md §4: one `File::open` and close of the database in the serving process, and
+/// One `File::open` and close of the database in the serving process, and
 /// the next `sqlite3` to come and go takes the live WAL with it.
 #[test]
 fn a_passing_sqlite3_takes_nothing_with_it() {

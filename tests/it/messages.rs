@@ -1,4 +1,4 @@
-//! `GET /messages`, line by line of spec.md.
+//! `GET /messages`, line by line of docs/CONTRACT.md.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! `GET /stats`, line by line of spec.md.
+//! `GET /stats`, line by line of docs/CONTRACT.md.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! `POST /webhook`, line by line of spec.md.
+//! `POST /webhook`, line by line of docs/CONTRACT.md.
 
 use std::fmt::Write as _;
 
