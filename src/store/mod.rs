@@ -81,13 +81,13 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Every PRAGMA that a connection depends on, written out, defaults too.
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
+fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!("PRAGMA cache_size = -{cache_kib}"))?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;          -- a commit is on disk when it returns
          PRAGMA wal_autocheckpoint = 1000;   -- pages; bounds the WAL and the commit's tail
          PRAGMA journal_size_limit = 67108864;
-         PRAGMA cache_size = -2000;          -- KiB
          PRAGMA mmap_size = 0;
          PRAGMA temp_store = MEMORY;
          PRAGMA foreign_keys = OFF;          -- the schema has none

@@ -11,6 +11,8 @@ use crate::{
     message::{Instant, Message, fold_case},
 };
 
+/// Pages that each reader keeps.
+const CACHE_KIB: u32 = 2_000;
 /// Senders in /stats.
 const TOP_SENDERS: i64 = 10;
 
@@ -48,7 +50,7 @@ impl Reader {
     /// Opens a database that [`super::Writer::open`] has brought up to date.
     pub(crate) fn open(path: &Path) -> rusqlite::Result<Reader> {
         let connection = open(path)?;
-        configure(&connection)?;
+        configure(&connection, CACHE_KIB)?;
         connection.execute_batch("PRAGMA query_only = ON")?;
         let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
         connection.create_scalar_function("contains_folded", 2, flags, |context| {

@@ -7,6 +7,9 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, TransactionBehavior, para
 use super::{Entry, Identity, Outcome, Stored, configure, open, schema};
 use crate::{error::Error, logging, message::Message};
 
+/// Pages that the writer keeps: an insert touches three indexes in random places.
+const CACHE_KIB: u32 = 8_000;
+
 #[derive(Debug)]
 pub(crate) struct Writer {
     connection: Connection,
@@ -31,7 +34,7 @@ impl Writer {
         if connection.is_readonly("main").map_err(sentence)? {
             return Err(named("it cannot be written: check its permissions".to_owned()));
         }
-        configure(&connection).map_err(sentence)?;
+        configure(&connection, CACHE_KIB).map_err(sentence)?;
         schema::migrate(&mut connection).map_err(named)?;
         Ok(Writer { connection, identity: Identity::of(path) })
     }
