@@ -30,6 +30,9 @@ const BODY_MS_MAX: u64 = 10_000;
 const ANSWER_MS_MAX: u64 = 5_000;
 /// Open connections; beyond, those that have been idle longest are cut.
 const CONNECTIONS_MAX: usize = 1024;
+/// How often it tries whether connections are still accepted, and how long that may take.
+const PROBE_EVERY_MS: u64 = 2_000;
+const ACCEPT_MS_MAX: u64 = 5_000;
 /// The looks in which a connection counts as starved. Not the first: tiny_http reads at once what
 /// arrives, if it reads at all. And not for ever: some that it has given up cannot be helped (H2).
 const STARVED_LOOKS: RangeInclusive<u32> = 2..=20;
@@ -39,7 +42,8 @@ const NUDGES_MAX: usize = 64;
 const NUDGE_MS_MAX: u64 = 50;
 
 pub(crate) fn start(listener: Arc<Listener>, metrics: Arc<Metrics>) -> io::Result<()> {
-    let mut guard = Guard { listener, metrics, seen: HashMap::new() };
+    let probe = Err(Instant::now());
+    let mut guard = Guard { listener, metrics, probe, seen: HashMap::new() };
     let watch = move || {
         while !guard.listener.is_draining() {
             thread::sleep(Duration::from_millis(TICK_MS));
@@ -52,6 +56,8 @@ pub(crate) fn start(listener: Arc<Listener>, metrics: Arc<Metrics>) -> io::Resul
 struct Guard {
     listener: Arc<Listener>,
     metrics: Arc<Metrics>,
+    /// A connection of our own that tiny_http has yet to accept, or when it last did.
+    probe: Result<(TcpStream, Instant), Instant>,
     /// What the last look found, by the socket's inode.
     seen: HashMap<String, Seen>,
 }
@@ -99,6 +105,7 @@ impl Guard {
         self.seen = seen;
         self.cap(open.len(), idle);
         self.nudge(starved);
+        self.probe(&open);
         self.metrics.connections(open.len());
         let peers: HashSet<SocketAddr> = open.iter().map(|connection| connection.peer).collect();
         self.listener.forget_all_but(|peer| peers.contains(&peer));
@@ -119,6 +126,30 @@ impl Guard {
         let address = reachable(self.listener.address());
         for _ in 0..starved.min(NUDGES_MAX) {
             let _ = TcpStream::connect_timeout(&address, Duration::from_millis(NUDGE_MS_MAX));
+        }
+    }
+
+    /// Half of the deaths of tiny_http's accept loop are silent (H3): the kernel still takes
+    /// connections, and nobody ever accepts them.
+    fn probe(&mut self, open: &[Connection]) {
+        match &self.probe {
+            Ok((stream, since)) => {
+                let own = stream.local_addr();
+                if own.is_ok_and(|own| open.iter().any(|connection| connection.peer == own)) {
+                    self.probe = Err(Instant::now());
+                } else if since.elapsed() > Duration::from_millis(ACCEPT_MS_MAX) {
+                    self.listener.end_process("nobody accepts");
+                }
+            }
+            Err(last) if last.elapsed() > Duration::from_millis(PROBE_EVERY_MS) => {
+                let wait = Duration::from_millis(NUDGE_MS_MAX);
+                if let Ok(stream) =
+                    TcpStream::connect_timeout(&reachable(self.listener.address()), wait)
+                {
+                    self.probe = Ok((stream, Instant::now()));
+                }
+            }
+            Err(_) => {}
         }
     }
 

@@ -185,7 +185,7 @@ impl Listener {
                     }
                     // `Other` is how tiny_http says "unblocked".
                     if error.kind() != io::ErrorKind::Other && !self.is_draining() {
-                        self.end_process(&error);
+                        self.end_process(&error.to_string());
                     }
                     continue;
                 }
@@ -203,9 +203,11 @@ impl Listener {
     /// tiny_http has ended its accept loop and will never start it again (H3). A process that
     /// listens no more must not look alive: what is in hand is answered, and whoever watches over
     /// mailslot starts it anew.
-    fn end_process(&self, error: &io::Error) {
-        log::error!(error:% = error; "no connection can be accepted any more: stopping");
-        self.failed.store(true, SeqCst);
+    pub(crate) fn end_process(&self, error: &str) {
+        if self.failed.swap(true, SeqCst) {
+            return;
+        }
+        log::error!(error = error; "no connection can be accepted any more: stopping");
         let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTERM);
     }
 
