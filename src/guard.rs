@@ -43,7 +43,8 @@ const NUDGE_MS_MAX: u64 = 50;
 
 pub(crate) fn start(listener: Arc<Listener>, metrics: Arc<Metrics>) -> io::Result<()> {
     let probe = Err(Instant::now());
-    let mut guard = Guard { listener, metrics, probe, seen: HashMap::new() };
+    let mut guard =
+        Guard { listener, metrics, probe, seen: HashMap::new(), looked: Instant::now() };
     let watch = move || {
         while !guard.listener.is_draining() {
             thread::sleep(Duration::from_millis(TICK_MS));
@@ -60,6 +61,8 @@ struct Guard {
     probe: Result<(TcpStream, Instant), Instant>,
     /// What the last look found, by the socket's inode.
     seen: HashMap<String, Seen>,
+    /// When that look began.
+    looked: Instant,
 }
 
 struct Seen {
@@ -70,13 +73,14 @@ struct Seen {
 
 impl Guard {
     fn look(&mut self) {
+        let looking = Instant::now();
         let open: Vec<Connection> = socket::connections(self.listener.address().port()).collect();
         let mut seen = HashMap::with_capacity(open.len());
         let (mut idle, mut starved) = (Vec::new(), 0);
         for connection in &open {
             let last = self.seen.remove(&connection.inode);
             if last.is_none() {
-                self.listener.welcome(connection.peer);
+                self.listener.welcome(connection.peer, self.looked);
             }
             let first = last.as_ref().map_or_else(Instant::now, |last| last.first);
             let (phase, since) =
@@ -103,6 +107,7 @@ impl Guard {
             seen.insert(connection.inode.clone(), Seen { first, starved_looks });
         }
         self.seen = seen;
+        self.looked = looking;
         self.cap(open.len(), idle);
         self.nudge(starved);
         self.probe(&open);

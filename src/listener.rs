@@ -240,10 +240,13 @@ impl Listener {
         });
     }
 
-    /// A new socket has this address: what an old one has done is not held against it.
-    pub(crate) fn welcome(&self, peer: SocketAddr) {
+    /// A socket that was opened after `opened` has this address: what an older one has done is not
+    /// held against it. What it has done itself is.
+    pub(crate) fn welcome(&self, peer: SocketAddr, opened: Instant) {
+        let is_older =
+            |connection: &Connection| connection.phase == Phase::Idle && connection.since < opened;
         let mut connections = lock(&self.connections);
-        if connections.get(&peer).is_some_and(|old| old.refused && old.phase == Phase::Idle) {
+        if connections.get(&peer).is_some_and(|old| old.refused && is_older(old)) {
             connections.remove(&peer);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -111,17 +112,21 @@ fn pipelined_requests_are_answered_in_order_and_deadlock_nobody() {
     assert_eq!(inbox.rows(), 96);
 }
 
+/// Connections that announce a body and send a little of it.
+fn stalled_bodies(inbox: &Inbox, count: usize) -> Vec<TcpStream> {
+    let stall = |_| {
+        let mut stream = inbox.connect();
+        let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nslow";
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    (0..count).map(stall).collect()
+}
+
 #[test]
 fn slow_bodies_hold_neither_the_workers_nor_their_readers_for_long() {
     let inbox = Inbox::start();
-    let stalled: Vec<_> = (0..64)
-        .map(|_| {
-            let mut stream = inbox.connect();
-            let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nslow";
-            stream.write_all(head.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
+    let stalled = stalled_bodies(&inbox, 64);
     let started = Instant::now();
     for number in 0..20 {
         assert_eq!(inbox.deliver(&message(&format!("m{number}"))).status, 200);
@@ -268,14 +273,7 @@ fn refused_connections_leave_every_body_reader_free() {
 #[test]
 fn a_refusal_is_told_even_while_every_body_reader_is_busy() {
     let inbox = Inbox::start();
-    let slow: Vec<_> = (0..100)
-        .map(|_| {
-            let mut stream = inbox.connect();
-            let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nslow";
-            stream.write_all(head.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
+    let slow = stalled_bodies(&inbox, 100);
     std::thread::sleep(Duration::from_secs(1));
     let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n";
     assert!(inbox.raw(head.as_bytes()).starts_with("HTTP/1.1 413 "));
