@@ -15,6 +15,7 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it tests/bench \
     && echo 'fn main() {}' > src/main.rs \
     && cp src/main.rs tests/it/main.rs \
+    && cp src/main.rs tests/it/hostile.rs \
     && cp src/main.rs tests/bench/bare.rs \
     && touch src/lib.rs \
     && cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p')"

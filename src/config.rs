@@ -1,6 +1,9 @@
 //! Everything the operator decides, read once at the start and never again.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, thread};
+use std::{
+    fmt, net::SocketAddr, ops::RangeInclusive, os::fd::RawFd, path::PathBuf, str::FromStr, thread,
+    time::Duration,
+};
 
 use log::LevelFilter;
 
@@ -35,10 +38,29 @@ pub const SETTINGS: &[Setting] = &[
         default: "2 per core, at least 4",
         meaning: "threads that answer requests, 1 to 64",
     },
+    Setting {
+        name: "MAX_CONNECTIONS",
+        default: "1024",
+        meaning: "open connections, 8 to 16384; beyond, the longest idle are cut",
+    },
+    Setting {
+        name: "MAX_CONNECTIONS_PER_ADDRESS",
+        default: "256",
+        meaning: "the same, for each client address but this machine's own",
+    },
+    Setting {
+        name: "IDLE_MS",
+        default: "30000",
+        meaning: "how long a client may take for a request's head, 1000 to 600000",
+    },
 ];
 
 /// More threads than this only cost CPU (32 cost 90 % more than 4).
 pub const WORKERS_MAX: usize = 64;
+
+/// What MAX_CONNECTIONS and IDLE_MS can be.
+const CONNECTIONS: RangeInclusive<usize> = 8..=16_384;
+const IDLE_MS: RangeInclusive<u64> = 1_000..=600_000;
 
 /// Bytes that refuse to be printed.
 #[derive(Clone)]
@@ -63,7 +85,44 @@ pub struct Config {
     pub webhook_secret: Secret,
     pub workers: usize,
     pub log_level: LevelFilter,
+    pub limits: Limits,
+    pub inherited: Inherited,
 }
+
+/// What clients may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Open connections; beyond, those that have been idle longest are cut.
+    pub connections: usize,
+    /// The same, from one client address that is not this machine's.
+    pub connections_per_address: usize,
+    /// From the end of an answer, or from the start of a connection, to the end of the next head.
+    pub idle: Duration,
+}
+
+/// What whoever started this process has left it. No settings: nobody writes them by hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// The listening socket of systemd (sd_listen_fds(3)), which outlives this process.
+    pub from_systemd: Option<RawFd>,
+    /// That of the process that this one was before it started itself anew.
+    pub from_itself: Option<RawFd>,
+    /// How often it has.
+    pub restarts: u64,
+}
+
+impl Inherited {
+    #[must_use]
+    pub fn socket(&self) -> Option<RawFd> {
+        self.from_systemd.or(self.from_itself)
+    }
+}
+
+/// [`Inherited::from_itself`] and [`Inherited::restarts`] in the environment.
+pub const INHERITED_SOCKET: &str = "MAILSLOT_SOCKET";
+pub const INHERITED_RESTARTS: &str = "MAILSLOT_RESTARTS";
+/// systemd passes its sockets from this number on.
+const SYSTEMD_SOCKET: RawFd = 3;
 
 /// Every wrong setting at once, each with what was expected, so that one restart mends them all.
 #[derive(Debug, PartialEq)]
@@ -104,8 +163,11 @@ impl Config {
             listen: reading.listen(),
             database: reading.or("DATABASE_URL", PathBuf::from("mailslot.db"), database_path),
             webhook_secret,
-            workers: reading.or("WORKERS", default_workers(), workers),
+            workers: reading
+                .or("WORKERS", default_workers(), |text| within(text, &(1..=WORKERS_MAX))),
             log_level: reading.or("LOG_LEVEL", LevelFilter::Info, log_level),
+            limits: reading.limits(),
+            inherited: reading.inherited(),
         };
         if reading.problems.is_empty() { Ok(config) } else { Err(ConfigError(reading.problems)) }
     }
@@ -138,7 +200,7 @@ impl Reading<'_> {
         }
     }
 
-    fn or<T>(&mut self, name: &str, default: T, parse: fn(&str) -> Result<T, String>) -> T {
+    fn or<T>(&mut self, name: &str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> T {
         let Some(text) = self.variable(name) else { return default };
         parse(&text).unwrap_or_else(|expected| {
             // A URL with a user in it may have a password too.
@@ -154,6 +216,28 @@ impl Reading<'_> {
                 "a numeric ADDR:PORT such as 127.0.0.1:8000, 0.0.0.0:8000 or [::1]:8000".to_owned()
             })
         })
+    }
+
+    fn limits(&mut self) -> Limits {
+        let connections = |text: &str| within(text, &CONNECTIONS);
+        let idle = |text: &str| within(text, &IDLE_MS).map(Duration::from_millis);
+        Limits {
+            connections: self.or("MAX_CONNECTIONS", 1024, connections),
+            connections_per_address: self.or("MAX_CONNECTIONS_PER_ADDRESS", 256, connections),
+            idle: self.or("IDLE_MS", Duration::from_secs(30), idle),
+        }
+    }
+
+    fn inherited(&mut self) -> Inherited {
+        // Meant for this process, and not left over from whoever started its parent.
+        let is_ours = self.variable("LISTEN_PID") == Some(std::process::id().to_string());
+        let sockets = if is_ours { self.or("LISTEN_FDS", 0, one_socket) } else { 0 };
+        Inherited {
+            from_systemd: (sockets > 0).then_some(SYSTEMD_SOCKET),
+            from_itself: self
+                .or(INHERITED_SOCKET, None, |text| within(text, &(0..=RawFd::MAX)).map(Some)),
+            restarts: self.or(INHERITED_RESTARTS, 0, |text| within(text, &(0..=u64::MAX))),
+        }
     }
 
     fn secret(&mut self) -> Secret {
@@ -186,11 +270,17 @@ fn default_workers() -> usize {
     (2 * cores).clamp(4, WORKERS_MAX)
 }
 
-fn workers(text: &str) -> Result<usize, String> {
-    text.parse()
-        .ok()
-        .filter(|workers| (1..=WORKERS_MAX).contains(workers))
-        .ok_or_else(|| format!("a whole number from 1 to {WORKERS_MAX}"))
+fn within<T>(text: &str, range: &RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + fmt::Display,
+{
+    let (first, last) = (range.start(), range.end());
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("a whole number from {first} to {last}"))
+}
+
+fn one_socket(text: &str) -> Result<u32, String> {
+    within(text, &(0..=1)).map_err(|_| "one socket: the unit has too many ListenStream=".to_owned())
 }
 
 fn log_level(text: &str) -> Result<LevelFilter, String> {

@@ -19,7 +19,7 @@ pub(crate) use tiny_http::Method;
 
 use crate::{
     error::Error,
-    listener::{Arrival, BODY_BUFFERED_BYTES},
+    front::{Arrival, BODY_BUFFERED_BYTES, Missing},
     metrics::WebhookResult,
 };
 
@@ -30,6 +30,9 @@ pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const HEADERS_MAX: usize = 100;
 /// Characters of an incoming `X-Request-ID` that is kept.
 const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// About what the head of an answer takes.
+const HEAD_BYTES: usize = 256;
 
 const JSON: &str = "application/json";
 
@@ -42,6 +45,11 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    #[cfg(test)]
+    pub(crate) fn new(body: &'a [u8], query: &'a str, signature: Option<&'a str>) -> Request<'a> {
+        Request { body, query, signature }
+    }
+
     /// The value of `X-Signature`, if there is exactly one.
     pub(crate) fn signature(&self) -> Option<&'a str> {
         self.signature
@@ -89,6 +97,16 @@ impl From<&Error> for Response {
     }
 }
 
+impl From<Missing> for Error {
+    fn from(missing: Missing) -> Error {
+        match missing {
+            Missing::Short => Error::Framing("the body is shorter than its Content-Length"),
+            Missing::Late => Error::Framing("the body did not arrive in time"),
+            Missing::NoRoom => Error::Unavailable("too much is on its way, try again later"),
+        }
+    }
+}
+
 /// One request on its way to its one answer.
 pub(crate) struct Exchange {
     arrival: Arrival,
@@ -106,7 +124,7 @@ impl std::fmt::Debug for Exchange {
 #[derive(Debug)]
 pub(crate) enum Intake {
     Read(Exchange),
-    /// Still on its way: a body reader has the request, which comes back as a new arrival.
+    /// Still on its way: the request comes back as a new arrival.
     Awaited,
     /// Not to be read at all.
     Refused(Exchange, Error),
@@ -131,15 +149,8 @@ impl Exchange {
         self.started.elapsed()
     }
 
-    /// Path and query, also of a target in absolute form (RFC 9112 §3.2.2).
     fn url(&self) -> (&str, &str) {
-        let mut url = self.arrival.request.url();
-        if let Some((scheme, rest)) = url.split_once("://")
-            && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
-        {
-            url = rest.find('/').map_or("/", |slash| &rest[slash..]);
-        }
-        url.split_once('?').unwrap_or((url, ""))
+        path_and_query(self.arrival.request.url())
     }
 
     pub(crate) fn request<'a>(&'a self, body: &'a [u8]) -> Request<'a> {
@@ -156,9 +167,13 @@ impl Exchange {
     /// Checks the framing and reads the body into `buffer`.
     pub(crate) fn read_body(mut self, buffer: &mut Vec<u8>) -> Intake {
         buffer.clear();
-        if let Some(body) = self.arrival.body.take() {
-            *buffer = body;
-            return Intake::Read(self);
+        match self.arrival.take_body() {
+            Some(Ok(body)) => {
+                *buffer = body;
+                return Intake::Read(self);
+            }
+            Some(Err(missing)) => return Intake::Refused(self, Error::from(missing)),
+            None => {}
         }
         let length = match self.content_length() {
             Err(error) => return Intake::Refused(self, error),
@@ -174,7 +189,7 @@ impl Exchange {
                 Ok(()) => Intake::Awaited,
                 Err(arrival) => Intake::Refused(
                     Exchange { arrival, request_id, started },
-                    Error::Unavailable("too many bodies are on their way"),
+                    Error::from(Missing::NoRoom),
                 ),
             };
         }
@@ -212,14 +227,26 @@ impl Exchange {
         let is_last = self.is_last();
         let bytes = self.bytes(response, is_last);
         // Where the client asked for it in a way that tiny_http understands, it ends by itself.
-        let is_ended_by_tiny_http = self.headers("Connection").next().is_some_and(is_close);
+        let is_ended_by_tiny_http = match self.headers("Connection").next() {
+            Some(value) => is_close(value),
+            None => *self.arrival.request.http_version() < (1, 1),
+        };
         self.arrival.answer(bytes, is_last && !is_ended_by_tiny_http);
     }
 
     /// Sends the answer without reading what the client is still sending, and ends the connection.
     pub(crate) fn refuse(self, response: &Response) {
         let bytes = self.bytes(response, true);
-        self.arrival.refuse(bytes);
+        self.arrival.refuse(&bytes);
+    }
+
+    /// Finds memory for an answer that a slow client may let wait.
+    ///
+    /// # Errors
+    /// What to answer instead.
+    pub(crate) fn make_room(&mut self, response: &Response) -> Result<(), Error> {
+        let found = self.arrival.make_room(HEAD_BYTES + response.body.len());
+        if found { Ok(()) } else { Err(Error::from(Missing::NoRoom)) }
     }
 
     /// Whether tiny_http will end the connection after this answer, or we want the client to.
@@ -235,7 +262,7 @@ impl Exchange {
     /// Head and body as one write (H12).
     fn bytes(&self, response: &Response, is_last: bool) -> Vec<u8> {
         let Response { status, content_type, body, header, .. } = response;
-        let mut head = String::with_capacity(256 + body.len());
+        let mut head = String::with_capacity(HEAD_BYTES + body.len());
         let _ = write!(
             head,
             "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nX-Request-ID: {}\r\n",
@@ -259,6 +286,17 @@ impl Exchange {
         }
         bytes
     }
+}
+
+/// Also of a target in absolute form (RFC 9112 §3.2.2).
+pub(crate) fn path_and_query(target: &str) -> (&str, &str) {
+    let mut url = target;
+    if let Some((scheme, rest)) = url.split_once("://")
+        && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+    {
+        url = rest.find('/').map_or("/", |slash| &rest[slash..]);
+    }
+    url.split_once('?').unwrap_or((url, ""))
 }
 
 fn is_close(value: &str) -> bool {

@@ -7,9 +7,7 @@ pub mod server; // threads: who they are, how they start and stop, a request's l
 mod routes; // the table of endpoints
 mod api; // one file per endpoint
 mod http; // Request, Response, Exchange: strict framing, one write per answer
-mod guard; // what tiny_http gets wrong, mended from outside
-mod listener; // the socket, tiny_http, one request at a time per connection
-mod socket; // finding a connection's socket from outside tiny_http
+mod front; // between the network and http: the listener and its guard
 mod store; // every line of SQL, and the group commit
 mod message; // the domain: a Message that exists is valid
 mod signature; // HMAC: a SignedBody that exists is verified

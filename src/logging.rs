@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use log::{
@@ -25,6 +25,14 @@ use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::forma
 
 /// Bytes of log lines that may wait for a slow reader of stdout.
 pub const QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// Lines that clients can cause without a signature: at once, and then each second. What they cause
+/// beyond is counted, and left out of the log, so that nobody fills a disk with it.
+const CLIENT_LINES_MAX: u32 = 1000;
+const CLIENT_LINES_PER_SECOND: f64 = 50.0;
+/// The target of such lines; and of the operator's troubles, which clients can cause to be repeated.
+/// Each has an allowance of its own, so that noise does not hide trouble.
+pub(crate) const CLIENT: &str = "mailslot::client";
+pub(crate) const TROUBLE: &str = "mailslot::trouble";
 /// How long a line waits for others, so that a busy log costs few system calls.
 const GATHER_MS: u64 = 5;
 /// How long the end of the process waits for a slow reader of stdout.
@@ -36,6 +44,12 @@ const TIME: &[BorrowedFormatItem<'_>] =
 
 static SINK: OnceLock<Arc<Sink>> = OnceLock::new();
 static PANICS: AtomicU64 = AtomicU64::new(0);
+static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
+
+/// Lines left out since the start because clients caused too many.
+pub(crate) fn suppressed() -> u64 {
+    SUPPRESSED.load(Relaxed)
+}
 
 /// Panics since [`init`], in any thread.
 pub(crate) fn panics() -> u64 {
@@ -75,7 +89,12 @@ pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
     let writer = Arc::clone(&sink);
     thread::Builder::new().name("log".into()).spawn(move || writer.write_forever())?;
     // Fails only if a logger is installed already, which then stays.
-    let _ = CombinedLogger::init(vec![Box::new(JsonLines { level, sink: Arc::clone(&sink) })]);
+    let _ = CombinedLogger::init(vec![Box::new(JsonLines {
+        level,
+        sink: Arc::clone(&sink),
+        client: Mutex::new(Allowance::new()),
+        trouble: Mutex::new(Allowance::new()),
+    })]);
     let _ = SINK.set(Arc::clone(&sink));
     let at_panic = Arc::clone(&sink);
     std::panic::set_hook(Box::new(move |panic| {
@@ -84,7 +103,9 @@ pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("");
         let is_main = thread.name() == Some("main");
-        log::error!(thread = thread.name().unwrap_or(""), place = place.as_str(), panic = message; "panic");
+        let is_ours = !place.contains("tiny_http");
+        let target = if is_ours { TROUBLE } else { CLIENT };
+        log::error!(target: target, thread = thread.name().unwrap_or(""), place = place.as_str(), panic = message; "panic");
         if is_main {
             // The process ends with this thread.
             at_panic.flush();
@@ -159,10 +180,47 @@ impl Sink {
     }
 }
 
+/// How many more lines of [`CLIENT`] may be written now.
+#[derive(Debug)]
+struct Allowance {
+    lines: f64,
+    since: Instant,
+    suppressed: u64,
+    /// When it was last said how many.
+    said: Instant,
+}
+
+impl Allowance {
+    fn new() -> Allowance {
+        let now = Instant::now();
+        Allowance { lines: f64::from(CLIENT_LINES_MAX), since: now, suppressed: 0, said: now }
+    }
+
+    /// Whether one more may be written, and how many were not before it, once a second.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let earned = now.duration_since(self.since).as_secs_f64() * CLIENT_LINES_PER_SECOND;
+        self.lines = (self.lines + earned).min(f64::from(CLIENT_LINES_MAX));
+        self.since = now;
+        if self.lines < 1.0 {
+            self.suppressed += 1;
+            SUPPRESSED.fetch_add(1, Relaxed);
+            return None;
+        }
+        self.lines -= 1.0;
+        if now.duration_since(self.said) < Duration::from_secs(1) {
+            return Some(0);
+        }
+        self.said = now;
+        Some(mem::take(&mut self.suppressed))
+    }
+}
+
 #[derive(Debug)]
 struct JsonLines {
     level: LevelFilter,
     sink: Arc<Sink>,
+    client: Mutex<Allowance>,
+    trouble: Mutex<Allowance>,
 }
 
 impl JsonLines {
@@ -180,6 +238,20 @@ impl Log for JsonLines {
     fn log(&self, record: &Record<'_>) {
         if !self.enabled(record.metadata()) {
             return;
+        }
+        let allowance = match record.target() {
+            CLIENT => Some(&self.client),
+            TROUBLE => Some(&self.trouble),
+            _ => None,
+        };
+        if let Some(allowance) = allowance {
+            let taken =
+                allowance.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+            match taken {
+                None => return,
+                Some(0) => {}
+                Some(lines) => log::warn!(lines; "log lines left out: clients caused too many"),
+            }
         }
         self.sink.push(&line(record));
     }
@@ -301,6 +373,18 @@ impl VisitValue<'_> for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_clients_cause_are_bounded_and_the_rest_is_counted() {
+        let mut allowance = Allowance::new();
+        let start = allowance.since;
+        let written = (0..5000).filter(|_| allowance.take(start).is_some()).count();
+        assert_eq!(written, 1000);
+        let later = start + Duration::from_secs(2);
+        assert_eq!(allowance.take(later), Some(4000));
+        let written = (0..5000).filter(|_| allowance.take(later).is_some()).count();
+        assert_eq!(written, 99);
+    }
 
     #[test]
     fn what_a_terminal_would_obey_is_escaped() {

@@ -4,17 +4,22 @@ use std::{
     env,
     ffi::OsString,
     fmt::Write as _,
-    io::Write,
-    process::ExitCode,
+    io::{self, Write},
+    net::SocketAddr,
+    os::{fd::RawFd, unix::process::CommandExt},
+    path::PathBuf,
+    process::{Command, ExitCode},
     sync::{Arc, atomic::AtomicBool},
+    thread,
     time::Duration,
 };
 
 use mailslot::{
-    config::{Config, SETTINGS, Setting, Source},
+    config::{Config, INHERITED_RESTARTS, INHERITED_SOCKET, SETTINGS, Setting, Source},
     logging,
-    server::{Server, Stopped},
+    server::{self, Server, Stop},
 };
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
 
 /// Wrong settings or arguments: restarting will not help.
 const EXIT_USAGE: u8 = 2;
@@ -44,15 +49,12 @@ fn serve() -> ExitCode {
         Err(error) => return fail(&error.0, EXIT_USAGE),
     };
     // Before any thread is there to be interrupted, so that no signal is missed.
-    let signals = signal_hook::iterator::Signals::new([
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-    ]);
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR2]);
     // A limit on file sizes is an error of the write, which is answered 503, not a death.
     let file_too_large = Arc::new(AtomicBool::new(false));
-    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, file_too_large);
-    // A connection takes two descriptors, and tiny_http does not survive the last one.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let _ = signal_hook::flag::register(SIGXFSZ, file_too_large);
+    // Before the file is replaced by a newer one, which a restart then starts.
+    let program = env::current_exe();
     let started = logging::init(config.log_level).and_then(|flush| Ok((flush, signals?)));
     let (flush, mut signals) = match started {
         Ok(started) => started,
@@ -66,13 +68,73 @@ fn serve() -> ExitCode {
         }
     };
     notify("READY=1");
-    if let Some(signal) = signals.forever().next() {
+    feed_watchdog(server.address());
+    let (mut stop, signal) = told(signals.wait()).unwrap_or((Stop::Exit, SIGTERM));
+    if stop == Stop::Exit {
         notify("STOPPING=1");
-        log::info!(signal; "stopping");
     }
-    let stopped = server.stop();
+    log::info!(signal; "stopping");
+    let socket = server.stop(stop);
+    // Who asks for the end while a restart is under way gets it.
+    if let Some((Stop::Exit, _)) = told(signals.pending()) {
+        stop = Stop::Exit;
+    }
     flush.flush();
-    if stopped == Stopped::AsAsked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) }
+    match (stop, socket) {
+        (Stop::Exit, _) => ExitCode::SUCCESS,
+        (Stop::Restart, Ok(socket)) => {
+            let error = become_anew(program, socket, config.inherited.restarts + 1);
+            fail(&[format!("cannot start anew: {error}")], EXIT_FAILURE)
+        }
+        (Stop::Restart, Err(error)) => {
+            fail(&[format!("the socket cannot be kept: {error}")], EXIT_FAILURE)
+        }
+    }
+}
+
+/// What these signals ask for: an end, if one of them does.
+fn told(signals: impl Iterator<Item = i32>) -> Option<(Stop, i32)> {
+    let stop = |signal| if signal == SIGUSR2 { Stop::Restart } else { Stop::Exit };
+    signals.map(|signal| (stop(signal), signal)).max_by_key(|(stop, _)| *stop == Stop::Exit)
+}
+
+/// The same process goes on as a new program, and finds the listening socket open: as PID 1 of a
+/// container, under systemd, started by hand. Returns only if that fails.
+fn become_anew(program: io::Result<PathBuf>, socket: Option<RawFd>, restarts: u64) -> io::Error {
+    let program = match program {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    let mut command = Command::new(program);
+    command.args(env::args_os().skip(1)).env(INHERITED_RESTARTS, restarts.to_string());
+    if let Some(number) = socket {
+        command.env(INHERITED_SOCKET, number.to_string());
+    }
+    command.exec()
+}
+
+/// Tells systemd, if it asked to be told, that mailslot is alive, as long as a request of our own is
+/// answered and finds the database (WatchdogSec= in the unit).
+fn feed_watchdog(address: SocketAddr) {
+    let number = |name| env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let Some(patience) = number("WATCHDOG_USEC").filter(|_| is_ours) else { return };
+    // One answer may fail to come: the next one is asked for at once.
+    let every = Duration::from_micros(patience / 4);
+    let feed = move || {
+        loop {
+            if server::is_alive(address, every) {
+                notify("WATCHDOG=1");
+                thread::sleep(every);
+            } else {
+                log::error!("mailslot does not answer itself: systemd may start it anew");
+                thread::sleep(every / 10);
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("watchdog".into()).spawn(feed) {
+        log::error!(error:% = error; "the watchdog cannot be fed");
+    }
 }
 
 /// Asks the service at LISTEN whether it is ready: exit status 0 or 1.
@@ -81,10 +143,12 @@ fn healthcheck() -> ExitCode {
         Ok(address) => address,
         Err(error) => return fail(&error.0, EXIT_USAGE),
     };
-    match mailslot::server::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => fail(&[format!("{address} is not ready: {problem}")], EXIT_FAILURE),
-    }
+    let problem = match server::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
+        Ok((200, _)) => return ExitCode::SUCCESS,
+        Ok((_, body)) => body,
+        Err(error) => error.to_string(),
+    };
+    fail(&[format!("{address} is not ready: {problem}")], EXIT_FAILURE)
 }
 
 fn source() -> Source<'static> {
@@ -150,7 +214,8 @@ fn help() -> String {
         "Receives signed webhooks over HTTP, stores each message exactly once in SQLite,\n\
          and answers 200 only when it is safe on disk.\n\n\
          Usage:\n  \
-         mailslot               serve until SIGTERM or SIGINT\n  \
+         mailslot               serve until SIGTERM or SIGINT; SIGUSR2 starts it anew\n  \
+                                on the same socket\n  \
          mailslot healthcheck   ask the service at LISTEN whether it is ready: exit 0 or 1\n  \
          mailslot --help        this text\n  \
          mailslot --version     the version\n\n\
@@ -158,7 +223,7 @@ fn help() -> String {
     );
     for setting in SETTINGS {
         let Setting { name, meaning, default } = setting;
-        let _ = writeln!(help, "  {name:<15} {meaning} [{default}]");
+        let _ = writeln!(help, "  {name:<27} {meaning} [{default}]");
     }
     help.push_str(
         "\nExit status: 0 stopped as asked, 1 cannot start or not ready, 2 wrong settings.\n\

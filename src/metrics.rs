@@ -57,6 +57,12 @@ impl WebhookResult {
         }
     }
 
+    /// Only somebody who has the secret can cause this one.
+    pub(crate) fn is_signed(self) -> bool {
+        use WebhookResult::{Created, Duplicate, ValidationError};
+        matches!(self, Created | Duplicate | ValidationError)
+    }
+
     pub(crate) fn label(self) -> &'static str {
         match self {
             WebhookResult::Created => "created",
@@ -71,21 +77,60 @@ impl WebhookResult {
     }
 }
 
-/// Why the guard ended a connection.
-#[derive(Debug, Clone, Copy)]
+/// Why a connection was ended that the client may have wanted to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// No request within its deadline.
     Idle,
     /// No body within its deadline.
     Body,
+    /// A body shorter than declared.
+    Short,
     /// An answer not read within its deadline.
     Answer,
     /// Idle longest, and too many are open.
     Cap,
+    /// Idle longest of its address, and too many of that are open.
+    Address,
+    /// Too many requests sent ahead.
+    Pipelined,
+    /// A head without end.
+    Head,
+    /// Bytes faster than they can be refused.
+    Flood,
+    /// Another connection has the same client address.
+    Twin,
 }
 
-const CUTS: [(Cut, &str); 4] =
-    [(Cut::Idle, "idle"), (Cut::Body, "body"), (Cut::Answer, "answer"), (Cut::Cap, "cap")];
+impl Cut {
+    const ALL: [Cut; 10] = [
+        Cut::Idle,
+        Cut::Body,
+        Cut::Short,
+        Cut::Answer,
+        Cut::Cap,
+        Cut::Address,
+        Cut::Pipelined,
+        Cut::Head,
+        Cut::Flood,
+        Cut::Twin,
+    ];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Cut::Idle => "idle",
+            Cut::Body => "body",
+            Cut::Short => "short",
+            Cut::Answer => "answer",
+            Cut::Cap => "cap",
+            Cut::Address => "address",
+            Cut::Pipelined => "pipelined",
+            Cut::Head => "head",
+            Cut::Flood => "flood",
+            Cut::Twin => "twin",
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -101,7 +146,11 @@ pub(crate) struct Metrics {
     /// Requests that wait for their commit now.
     parked: AtomicI64,
     connections: AtomicU64,
-    cuts: [AtomicU64; CUTS.len()],
+    leaked: AtomicU64,
+    cuts: [AtomicU64; Cut::ALL.len()],
+    shed: AtomicU64,
+    queue_ms: Histogram<{ LATENCY_BUCKETS_MS.len() }>,
+    restarts: u64,
 }
 
 /// The label of every path that is no route's.
@@ -109,7 +158,8 @@ pub(crate) const OTHER_PATH: &str = "other";
 
 impl Metrics {
     /// `paths` are the routes' templates; any other path is counted as [`OTHER_PATH`].
-    pub(crate) fn new(paths: impl IntoIterator<Item = &'static str>) -> Metrics {
+    /// `restarts` is how often the process has started itself anew.
+    pub(crate) fn new(paths: impl IntoIterator<Item = &'static str>, restarts: u64) -> Metrics {
         let mut paths: Vec<_> = paths.into_iter().collect();
         paths.sort_unstable();
         paths.dedup();
@@ -125,7 +175,11 @@ impl Metrics {
             commit_failures: AtomicU64::new(0),
             parked: AtomicI64::new(0),
             connections: AtomicU64::new(0),
+            leaked: AtomicU64::new(0),
             cuts: Default::default(),
+            shed: AtomicU64::new(0),
+            queue_ms: Histogram::new(LATENCY_BUCKETS_MS),
+            restarts,
         }
     }
 
@@ -157,8 +211,18 @@ impl Metrics {
         self.parked.fetch_add(change, Relaxed);
     }
 
-    pub(crate) fn connections(&self, open: usize) {
+    pub(crate) fn connections(&self, open: usize, leaked: usize) {
         self.connections.store(open as u64, Relaxed);
+        self.leaked.store(leaked as u64, Relaxed);
+    }
+
+    /// A request queued now would have to wait this long for a worker.
+    pub(crate) fn queued(&self, wait: Duration) {
+        self.queue_ms.observe(milliseconds(wait));
+    }
+
+    pub(crate) fn shed(&self) {
+        self.shed.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn cut(&self, reason: Cut) {
@@ -192,6 +256,22 @@ impl Metrics {
             "One commit with its fsync, in milliseconds.",
         );
         self.batch.render(text, "commit_batch_size", "Requests that one commit carried.");
+        let help = "How long a request waited for a worker, ten samples a second, in milliseconds.";
+        self.queue_ms.render(text, "queue_delay_ms", help);
+        self.render_single(text);
+        let help = "Connections ended before the client did, by reason.";
+        family(text, "connections_cut_total", "counter", help);
+        for (reason, count) in Cut::ALL.iter().zip(&self.cuts) {
+            let labels = format!("{{reason=\"{}\"}}", reason.label());
+            sample(text, "connections_cut_total", &labels, count.load(Relaxed));
+        }
+        family(text, "build_info", "gauge", "Always 1; the label is the version.");
+        sample(text, "build_info", concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1);
+        out
+    }
+
+    /// Families of one sample.
+    fn render_single(&self, out: &mut String) {
         for (name, kind, help, value) in [
             (
                 "commit_failures_total",
@@ -206,6 +286,12 @@ impl Metrics {
                 logging::panics(),
             ),
             (
+                "log_lines_suppressed_total",
+                "counter",
+                "Log lines left out because clients caused too many.",
+                logging::suppressed(),
+            ),
+            (
                 "parked_requests",
                 "gauge",
                 "Requests that wait for their commit now.",
@@ -218,24 +304,33 @@ impl Metrics {
                 self.connections.load(Relaxed),
             ),
             (
+                "connections_leaked",
+                "gauge",
+                "Connections that tiny_http never closed; too many, and mailslot starts itself anew.",
+                self.leaked.load(Relaxed),
+            ),
+            (
+                "requests_shed_total",
+                "counter",
+                "Requests told 503 because others waited too long already.",
+                self.shed.load(Relaxed),
+            ),
+            (
+                "restarts_total",
+                "counter",
+                "How often the process has started itself anew.",
+                self.restarts,
+            ),
+            (
                 "uptime_seconds",
                 "gauge",
                 "Since the process started.",
                 self.started.elapsed().as_secs(),
             ),
         ] {
-            family(text, name, kind, help);
-            sample(text, name, "", value);
+            family(out, name, kind, help);
+            sample(out, name, "", value);
         }
-        let help = "Connections ended by the guard, by reason.";
-        family(text, "connections_cut_total", "counter", help);
-        for ((_, label), count) in CUTS.iter().zip(&self.cuts) {
-            let labels = format!("{{reason=\"{label}\"}}");
-            sample(text, "connections_cut_total", &labels, count.load(Relaxed));
-        }
-        family(text, "build_info", "gauge", "Always 1; the label is the version.");
-        sample(text, "build_info", concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1);
-        out
     }
 }
 

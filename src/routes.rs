@@ -3,25 +3,26 @@
 use crate::{
     api::{Handler, health, messages, metrics, stats, webhook},
     error::Error,
+    front::Importance::{self, Delivery, Health, Read},
     http::Method::{self, Get, Head, Post},
 };
 
 #[rustfmt::skip]
-pub(crate) const ROUTES: &[(Method, &str, Handler)] = &[
-    (Post, "/webhook",      webhook::receive),
-    (Get,  "/messages",     messages::list),
-    (Get,  "/stats",        stats::show),
-    (Get,  "/health/live",  health::live),
-    (Get,  "/health/ready", health::ready),
-    (Get,  "/metrics",      metrics::show),
+pub(crate) const ROUTES: &[(Method, &str, Handler, Importance)] = &[
+    (Post, "/webhook",      webhook::receive, Delivery),
+    (Get,  "/messages",     messages::list,   Read),
+    (Get,  "/stats",        stats::show,      Read),
+    (Get,  "/health/live",  health::live,     Health),
+    (Get,  "/health/ready", health::ready,    Delivery),
+    (Get,  "/metrics",      metrics::show,    Health),
 ];
 
 /// HEAD works where GET does.
-pub(crate) fn find(method: &Method, path: &str) -> Result<Handler, Error> {
+pub(crate) fn find(method: &Method, path: &str) -> Result<(Handler, Importance), Error> {
     let asked = if *method == Head { &Get } else { method };
-    let here = || ROUTES.iter().filter(|(_, route, _)| *route == path);
+    let here = || ROUTES.iter().filter(|(_, route, ..)| *route == path);
     match here().find(|(method, ..)| method == asked) {
-        Some((.., handler)) => Ok(*handler),
+        Some((.., handler, importance)) => Ok((*handler, *importance)),
         None if here().next().is_none() => Err(Error::NotFound),
         None => {
             let allow = here().map(|(method, ..)| match method {
@@ -30,5 +31,155 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<Handler, Error> {
             });
             Err(Error::MethodNotAllowed { allow: allow.collect::<Vec<_>>().join(", ") })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write, sync::Arc};
+
+    use super::*;
+    use crate::{
+        api::{Answer, Context},
+        config::{Config, Source},
+        http::{Request, path_and_query},
+        metrics::Metrics,
+        signature::Verifier,
+        store::{Entry, Reader, Writer},
+    };
+
+    /// Numbers that are the same in every run, by xorshift64.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 >> 16).unwrap() % end
+        }
+
+        fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+            choices[self.below(choices.len())]
+        }
+
+        /// Bytes a little different: some replaced, left out, repeated, or pieces of other inputs.
+        fn mutate(&mut self, bytes: &mut Vec<u8>) {
+            for _ in 0..self.below(4) {
+                let at = self.below(bytes.len() + 1);
+                let end = at + self.below(bytes.len() - at + 1).min(8);
+                match self.below(5) {
+                    0 if at < bytes.len() => bytes[at] = u8::try_from(self.below(256)).unwrap(),
+                    1 => drop(bytes.drain(at..end)),
+                    2 => {
+                        let again = bytes[at..end].to_vec();
+                        bytes.splice(at..at, again.repeat(1 + self.below(3)));
+                    }
+                    _ => drop(bytes.splice(at..at, self.pick(PIECES).bytes()).collect::<Vec<_>>()),
+                }
+            }
+        }
+    }
+
+    #[rustfmt::skip]
+    const PIECES: &[&str] = &[
+        "", "\0", "\"", "\\", "\\u0000", "\\ud800", "\\udc00", "{", "}", "[", "]", ",", ":", "null", "true", "1e999",
+        "-1", "99999999999999999999", "0.1", "+919876543210", "2025-01-15T10:00:00Z", "2024-02-29T23:59:60Z",
+        "0001-01-01T00:00:00.000000001Z", "9999-12-31T23:59:59.999999999Z", "%", "%2", "%FF", "%00", "&", "=", "?", "+",
+        "limit", "offset", "since", "from=", "q=", "limit=0", "limit=100", "offset=-1", "offset=9223372036854775807",
+        "message_id", "text", "\u{202e}", "\u{df}", "\u{1f600}", "\u{fffd}", "://", "http://", "//", "/../", " ", "\t", "\r\n",
+    ];
+    const TARGETS: &[&str] = &[
+        "/webhook",
+        "/messages",
+        "/stats",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/nope",
+        "*",
+        "",
+        "/messages?limit=2&offset=1",
+        "/messages?from=%2B919876543210&since=2025-01-15T10:00:00.1Z&q=hel",
+        "http://x/messages?q=%C3%A9cole",
+        "/stats?x",
+    ];
+    const BODIES: &[&str] = &[
+        r#"{"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"2025-01-15T10:00:00Z","text":"Hello"}"#,
+        r#"{"message_id":"\u00e9","from":"+1","to":"+2","ts":"2025-01-15T10:00:00.5Z","text":null,"more":[1,{"a":2}]}"#,
+        "[]",
+        "null",
+        "\"\"",
+        "",
+    ];
+
+    const INPUTS: usize = 1_000_000;
+    const SEEDS: [u64; 4] = [0x9E37_79B9_7F4A_7C15, 2, 3, 4];
+
+    #[test]
+    fn of_a_million_inputs_none_panics_or_is_answered_with_a_fault_of_ours() {
+        std::thread::scope(|scope| {
+            for seed in SEEDS {
+                scope.spawn(move || answer_mutations(Numbers(seed), INPUTS / SEEDS.len()));
+            }
+        });
+    }
+
+    fn answer_mutations(mut numbers: Numbers, inputs: usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mailslot.db");
+        let config = Config::read(&Source {
+            variable: &|name| Ok((name == "WEBHOOK_SECRET").then(|| "secret".to_owned())),
+            credential: &|_| Ok(None),
+        });
+        let mut writer = Writer::open(&path).unwrap();
+        let mut context = Context {
+            verifier: Verifier::new(&config.unwrap().webhook_secret),
+            reader: Reader::open(&path).unwrap(),
+            metrics: Arc::new(Metrics::new(ROUTES.iter().map(|(_, path, ..)| *path), 0)),
+        };
+        let (mut entries, mut stored) = (Vec::<Entry>::new(), 0);
+        for input in 0..inputs {
+            let mut target = numbers.pick(TARGETS).as_bytes().to_vec();
+            let mut body = numbers.pick(BODIES).as_bytes().to_vec();
+            if numbers.below(2) == 0 {
+                numbers.mutate(&mut target);
+            }
+            if numbers.below(4) > 0 {
+                numbers.mutate(&mut body);
+            }
+            // What tiny_http hands out is ASCII.
+            let target: String = target.iter().map(|byte| char::from(byte & 0x7f)).collect();
+            let mut signature = context.verifier.sign(&body).into_bytes();
+            if numbers.below(8) == 0 {
+                numbers.mutate(&mut signature);
+            }
+            let signature = String::from_utf8_lossy(&signature).into_owned();
+            let (path, query) = path_and_query(&target);
+            let method = numbers.pick(&[&Get, &Post, &Post, &Head]);
+            let answer = find(method, path).and_then(|(handler, _)| {
+                handler(&mut context, &Request::new(&body, query, Some(&signature)))
+            });
+            let mut described = String::new();
+            let _ = write!(
+                described,
+                "{input}: {method} {target:?} {:?}",
+                String::from_utf8_lossy(&body)
+            );
+            match answer {
+                Ok(Answer::Now(response)) => assert_eq!(response.status, 200, "{described}"),
+                Ok(Answer::AfterCommit(entry, _)) => entries.push(entry),
+                Err(error) => {
+                    assert!((400..500).contains(&error.status()), "{described}: {error:?}");
+                }
+            }
+            if entries.len() == 500 {
+                let outcomes = writer.commit(entries.iter());
+                assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+                stored += entries.len();
+                entries.clear();
+            }
+        }
+        assert!(stored > inputs / 50, "the inputs are too far from valid ones: {stored}");
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::fd::RawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -18,25 +19,30 @@ use std::{
 use log::{Level, Record, kv::Value};
 
 use crate::{
-    api::{Answer, Context, Handler},
-    config::Config,
+    api::{Answer, Context, Handler, health},
+    config::{Config, Inherited, Limits},
     error::Error,
-    guard,
+    front::{self, Arrival, Ending, Importance, Listener},
     http::{Exchange, Intake, Method, Response},
-    listener::{Arrival, Listener},
     logging,
     metrics::{Metrics, WebhookResult, milliseconds},
     routes,
     signature::Verifier,
-    socket,
     store::{Entry, GroupCommit, Leader, Outcome, Reader, Writer, answer_all},
 };
 
 /// How long a stop waits for requests in hand before it goes on without them.
 pub const DRAIN_MS_MAX: u64 = 10_000;
+/// The same, where memory runs out: what is not committed by then is sent again.
+const DRAIN_HASTY_MS: u64 = 250;
 /// How often it looks, and how often in a row it must see nothing in hand.
 const DRAIN_TICK_MS: u64 = 20;
 const DRAIN_QUIET_TICKS: u32 = 3;
+/// Descriptors: of all that is no connection, of a worker's database, of a connection (three while a
+/// slow client is waited for).
+const OWN_DESCRIPTORS: usize = 20;
+const DESCRIPTORS_PER_WORKER: usize = 3;
+const DESCRIPTORS_PER_CONNECTION: usize = 3;
 /// Bytes of a client's path, method or message_id in a log line.
 const LOGGED_BYTES_MAX: usize = 512;
 
@@ -67,21 +73,34 @@ fn rounded(milliseconds: f64) -> f64 {
     (milliseconds * 1e3).round() / 1e3
 }
 
+/// As many connections as there are descriptors for, when those are fewer than is configured.
+fn within_descriptors(limits: Limits, workers: usize) -> Limits {
+    let own = OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers;
+    let possible = front::raise_descriptor_limit().saturating_sub(own) / DESCRIPTORS_PER_CONNECTION;
+    let connections = limits.connections.min(possible.max(1));
+    if connections < limits.connections {
+        log::warn!(connections; "fewer connections than MAX_CONNECTIONS: raise the limit on open files");
+    }
+    Limits { connections, ..limits }
+}
+
 /// What answers a method and a path: [`routes::find`], but for the tests.
-type Find = fn(&Method, &str) -> Result<Handler, Error>;
+type Find = fn(&Method, &str) -> Result<(Handler, Importance), Error>;
 
 type Store = GroupCommit<Writer, Parked>;
 
-/// Why the service ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Stopped {
-    AsAsked,
-    /// It could accept no more connections.
-    Failed,
+/// How the service is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// For good.
+    Exit,
+    /// To be started anew by this process itself, so that nobody who connects meanwhile is refused.
+    Restart,
 }
 
 /// The running service. [`Server::stop`] ends it; dropping it ends nothing.
 pub struct Server {
+    inherited: Inherited,
     listener: Arc<Listener>,
     store: Arc<Store>,
     workers: Vec<JoinHandle<()>>,
@@ -104,9 +123,15 @@ impl Server {
 
     fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
         let started = Instant::now();
+        // A connection takes two descriptors, and tiny_http does not survive the last one.
+        let limits = within_descriptors(config.limits, config.workers);
         let writer = Writer::open(&config.database);
-        let socket = socket::listen(config.listen)
-            .map_err(|error| format!("LISTEN={}: cannot listen there: {error}", config.listen));
+        let socket = match config.inherited.socket() {
+            Some(number) => front::inherit(number)
+                .map_err(|error| format!("the socket that was passed cannot be used: {error}")),
+            None => front::listen_on(config.listen)
+                .map_err(|error| format!("LISTEN={}: cannot listen there: {error}", config.listen)),
+        };
         let (writer, socket) = match (writer, socket) {
             (Ok(writer), Ok(socket)) => (writer, socket),
             (writer, socket) => {
@@ -114,7 +139,8 @@ impl Server {
             }
         };
         let one = |problem: String| vec![problem];
-        let metrics = Arc::new(Metrics::new(routes::ROUTES.iter().map(|(_, path, _)| *path)));
+        let paths = routes::ROUTES.iter().map(|(_, path, ..)| *path);
+        let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
         let mut contexts = Vec::with_capacity(config.workers);
         for _ in 0..config.workers {
             contexts.push(Context {
@@ -126,8 +152,8 @@ impl Server {
             });
         }
         let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
-        let listener = Listener::start(socket).map_err(no_thread)?;
-        guard::start(Arc::clone(&listener), Arc::clone(&metrics)).map_err(no_thread)?;
+        let listener = Listener::start(socket, Arc::clone(&metrics)).map_err(no_thread)?;
+        front::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
         let store = Arc::new(Store::new(writer));
         let replier = Replier::start(&metrics).map_err(no_thread)?;
         let mut workers = Vec::with_capacity(contexts.len());
@@ -143,19 +169,31 @@ impl Server {
             workers.push(thread.spawn(move || worker.run()).map_err(no_thread)?);
         }
         announce(config, listener.address(), started.elapsed());
-        Ok(Server { listener, store, workers })
+        Ok(Server { inherited: config.inherited, listener, store, workers })
+    }
+
+    /// Where a client on this machine reaches the service.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        front::reachable(self.listener.address())
     }
 
     /// Takes no more connections, answers what is in hand, makes it durable, moves the write-ahead
-    /// log into the database. Takes at most [`DRAIN_MS_MAX`] and the time of a checkpoint.
-    #[must_use]
-    pub fn stop(self) -> Stopped {
-        if let Err(error) = self.listener.drain() {
+    /// log into the database. Takes at most [`DRAIN_MS_MAX`] and the time of a checkpoint. For a
+    /// restart, gives the number of the listening socket, if this process is to pass it on.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn stop(self, stop: Stop) -> io::Result<Option<RawFd>> {
+        let is_kept = stop == Stop::Restart || self.inherited.from_systemd.is_some();
+        let ending = if is_kept { Ending::Keep } else { Ending::Close };
+        if let Err(error) = self.listener.drain(ending) {
             log::warn!(error:% = error; "cannot stop listening");
         }
         let started = Instant::now();
         let mut quiet_ticks = 0;
         while quiet_ticks < DRAIN_QUIET_TICKS
+            && !self.listener.is_hasty()
             && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX)
         {
             thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
@@ -165,7 +203,8 @@ impl Server {
         // Workers are not joined: one may still hang on a client, and the process ends anyway. But
         // a commit under way is waited for.
         let mut writer = self.store.close();
-        while writer.is_none() && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX) {
+        let patience_ms = if self.listener.is_hasty() { DRAIN_HASTY_MS } else { DRAIN_MS_MAX };
+        while writer.is_none() && started.elapsed() < Duration::from_millis(patience_ms) {
             thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
             writer = self.store.close();
         }
@@ -174,7 +213,12 @@ impl Server {
             None => log::warn!(parked = self.store.parked(); "stopped with requests in hand"),
         }
         log::info!(drain_ms = rounded(milliseconds(started.elapsed())); "stopped");
-        if self.listener.has_failed() { Stopped::Failed } else { Stopped::AsAsked }
+        // What was inherited survives as it has before.
+        match (stop, self.inherited) {
+            (Stop::Exit, _) | (_, Inherited { from_systemd: Some(_), .. }) => Ok(None),
+            (_, Inherited { from_itself: Some(number), .. }) => Ok(Some(number)),
+            _ => self.listener.pass_on().map(Some),
+        }
     }
 }
 
@@ -225,14 +269,18 @@ impl Worker {
     }
 
     fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
-        let handler = (self.find)(exchange.method(), exchange.path())?;
+        let (handler, importance) = (self.find)(exchange.method(), exchange.path())?;
+        if self.listener.sheds(importance) {
+            self.replier.metrics.shed();
+            return Err(Error::Unavailable("overloaded, try again later"));
+        }
         handler(&mut self.context, &exchange.request(body))
     }
 
     fn park(&self, parked: Parked) {
         self.replier.metrics.parked(1);
         if let Err(parked) = self.store.submit(parked, &self.replier) {
-            let error = Error::Unavailable("too many requests wait, try again later");
+            let error = Error::Unavailable("too much waits for the disk, try again later");
             self.replier.answer(parked, Err(error));
         }
     }
@@ -260,7 +308,9 @@ impl Replier {
     }
 
     /// Counts, logs, and sends an answer: in this order, so that whoever has it finds it counted.
-    fn reply(&self, exchange: Exchange, response: &Response, message_id: Option<&str>) {
+    fn reply(&self, mut exchange: Exchange, response: &Response, message_id: Option<&str>) {
+        let instead = exchange.make_room(response).map_err(|error| Response::from(&error));
+        let response = instead.as_ref().err().unwrap_or(response);
         record(&self.metrics, &exchange, response, message_id);
         exchange.answer(response);
     }
@@ -317,8 +367,11 @@ fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_i
         fields.push(("dup", Value::from(result == WebhookResult::Duplicate)));
         fields.push(("result", Value::from(result.label())));
     }
+    // Who has no secret must not fill the log.
+    let is_signed = result.is_some_and(WebhookResult::is_signed);
     let mut record = Record::builder();
-    let record = record.level(level).target(module_path!()).key_values(&fields);
+    let target = if is_signed { module_path!() } else { logging::CLIENT };
+    let record = record.level(level).target(target).key_values(&fields);
     log::logger().log(&record.args(format_args!("request")).build());
 }
 
@@ -327,22 +380,28 @@ fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(LOGGED_BYTES_MAX)]
 }
 
-/// One `GET /health/ready`, as a client would ask it.
+/// One `GET /health/ready`, as a client would ask it: the status, and the body.
 ///
 /// # Errors
-/// What stands in the way of a 200.
-pub fn ask_ready(address: SocketAddr, wait_max: Duration) -> Result<(), String> {
-    let ask = || -> io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&guard::reachable(address), wait_max)?;
-        stream.set_read_timeout(Some(wait_max))?;
-        stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.take(4096).read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = ask().map_err(|error| error.to_string())?;
-    let status = answer.split(' ').nth(1).unwrap_or_default();
-    if status == "200" { Ok(()) } else { Err(answer.lines().last().unwrap_or_default().to_owned()) }
+/// When nobody answers in time.
+pub fn ask_ready(address: SocketAddr, wait_max: Duration) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&front::reachable(address), wait_max)?;
+    stream.set_read_timeout(Some(wait_max))?;
+    stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other("that was no answer"))?;
+    Ok((status, answer.lines().last().unwrap_or_default().to_owned()))
+}
+
+/// Whether a restart could do no good: requests are taken, answered, and find the database. A disk
+/// that takes no write is not mended by one, and its senders are told 503 meanwhile.
+#[must_use]
+pub fn is_alive(address: SocketAddr, wait_max: Duration) -> bool {
+    ask_ready(address, wait_max).is_ok_and(|(status, body)| {
+        status == 200 || (status == 503 && !body.contains(health::UNREADABLE))
+    })
 }
 
 #[cfg(test)]
@@ -350,8 +409,11 @@ mod tests {
     use super::*;
     use crate::config::Source;
 
-    fn find_or_panic(method: &Method, path: &str) -> Result<Handler, Error> {
-        if path == "/panic" { Ok(|_, _| panic!("asked to")) } else { routes::find(method, path) }
+    fn find_or_panic(method: &Method, path: &str) -> Result<(Handler, Importance), Error> {
+        if path == "/panic" {
+            return Ok((|_, _| panic!("asked to"), Importance::Read));
+        }
+        routes::find(method, path)
     }
 
     #[test]
@@ -385,6 +447,6 @@ mod tests {
             assert!(answer.ends_with(r#"{"detail":"Internal Server Error"}"#), "{answer}");
             assert!(ask("/health/live").starts_with("HTTP/1.1 200 "), "on the same connection");
         }
-        assert_eq!(server.stop(), Stopped::AsAsked);
+        assert_eq!(server.stop(Stop::Exit).unwrap(), None);
     }
 }

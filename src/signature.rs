@@ -54,6 +54,13 @@ impl Verifier {
 }
 
 #[cfg(test)]
+impl Verifier {
+    pub(crate) fn sign(&self, body: &[u8]) -> String {
+        hex::encode(self.0.clone().chain_update(body).finalize().into_bytes())
+    }
+}
+
+#[cfg(test)]
 pub(crate) fn signed(body: &[u8]) -> SignedBody<'_> {
     SignedBody(body)
 }

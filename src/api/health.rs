@@ -14,12 +14,15 @@ pub(crate) fn live(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     Ok(Answer::Now(Response::json(&json!({ "status": "ok" }))))
 }
 
+/// What a restart might mend.
+pub(crate) const UNREADABLE: &str = "the database does not answer";
+
 /// Ready is what a message posted now would find: the schema, room in the queue, and a disk that
 /// takes a commit. So the question goes the way of a message, down to the fsync.
 pub(crate) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     context.reader.check_schema().map_err(|error| match error {
         Error::NotReady(_) => error,
-        _ => Error::NotReady("the database does not answer"),
+        _ => Error::NotReady(UNREADABLE),
     })?;
     Ok(Answer::AfterCommit(Entry::Probe, report))
 }

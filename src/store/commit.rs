@@ -11,6 +11,7 @@ use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::Outcome;
@@ -18,6 +19,8 @@ use crate::error::Error;
 
 /// Requests that may wait for a commit; with one more the sender is told 503.
 pub(crate) const PARKED_MAX: usize = 2048;
+/// How long the first of them may have waited: beyond, the disk hangs, and who comes is told 503.
+pub(crate) const PARKED_MS_MAX: u64 = 2_000;
 /// Requests that one commit carries, so that it stays short.
 pub(crate) const BATCH_MAX: usize = 512;
 
@@ -29,7 +32,7 @@ pub(crate) struct GroupCommit<W, J> {
 
 #[derive(Debug)]
 struct State<W, J> {
-    parked: VecDeque<J>,
+    parked: VecDeque<(Instant, J)>,
     /// `None` while somebody leads.
     writer: Option<W>,
 }
@@ -56,7 +59,7 @@ impl<W, J> GroupCommit<W, J> {
     /// answers (docs/PERFORMANCE.md).
     ///
     /// # Errors
-    /// Gives the job back when [`PARKED_MAX`] are waiting.
+    /// Gives the job back when [`PARKED_MAX`] are waiting, or one for longer than [`PARKED_MS_MAX`].
     pub(crate) fn submit(&self, job: J, leader: &impl Leader<W, J>) -> Result<(), J> {
         let mut leading = self.park(job)?;
         while let Some((mut writer, batch)) = leading.and_then(|writer| self.take(writer)) {
@@ -86,10 +89,14 @@ impl<W, J> GroupCommit<W, J> {
 
     fn park(&self, job: J) -> Result<Option<W>, J> {
         let mut state = self.lock();
-        if state.parked.len() >= PARKED_MAX {
+        let now = Instant::now();
+        let oldest = state.parked.front().map(|(since, _)| now.duration_since(*since));
+        if state.parked.len() >= PARKED_MAX
+            || oldest.is_some_and(|waited| waited > Duration::from_millis(PARKED_MS_MAX))
+        {
             return Err(job);
         }
-        state.parked.push_back(job);
+        state.parked.push_back((now, job));
         Ok(state.writer.take())
     }
 
@@ -101,7 +108,7 @@ impl<W, J> GroupCommit<W, J> {
             return None;
         }
         let length = state.parked.len().min(BATCH_MAX);
-        Some((writer, state.parked.drain(..length).collect()))
+        Some((writer, state.parked.drain(..length).map(|(_, job)| job).collect()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State<W, J>> {
@@ -133,7 +140,6 @@ mod tests {
             atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         },
         thread,
-        time::Duration,
     };
 
     use super::*;
@@ -209,6 +215,9 @@ mod tests {
         assert_eq!(commit.park(7), Err(7));
         assert!(commit.close().is_none(), "nobody closes what is still parked");
         let (_, batch) = commit.take(writer.unwrap()).unwrap();
+        let long_ago = Instant::now().checked_sub(Duration::from_millis(PARKED_MS_MAX + 1));
+        commit.lock().parked[0].0 = long_ago.unwrap();
+        assert_eq!(commit.park(7), Err(7), "the disk hangs");
         assert_eq!((batch.len(), commit.parked()), (BATCH_MAX, PARKED_MAX - BATCH_MAX));
     }
 }

@@ -17,7 +17,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::{error::Error, message::Message};
+use crate::{error::Error, logging, message::Message};
 
 pub(crate) use commit::{GroupCommit, Leader, answer_all};
 pub(crate) use reader::{Filter, Reader};
@@ -49,7 +49,7 @@ const STATEMENTS_MAX: usize = 32;
 /// Trouble of the disk or of another process is the sender's to retry; the rest is ours.
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Error {
-        log::error!(error:% = error; "the database failed");
+        log::error!(target: logging::TROUBLE, error:% = error; "the database failed");
         match error.sqlite_error_code() {
             Some(
                 ErrorCode::DiskFull

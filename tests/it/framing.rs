@@ -76,7 +76,7 @@ fn absurd_lengths_are_413_on_every_path_and_the_process_lives() {
 #[test]
 fn a_body_cut_short_is_never_processed() {
     let inbox = Inbox::start();
-    for length in [300, 5000] {
+    for length in [400, 5000] {
         let body = message("short").to_string();
         let head = format!(
             "POST /webhook HTTP/1.1\r\nHost: x\r\nX-Signature: {}\r\nContent-Length: {length}\r\n\r\n{body}",
@@ -87,7 +87,9 @@ fn a_body_cut_short_is_never_processed() {
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
-        assert!(!answer.contains("200 OK"), "{answer}");
+        // tiny_http closes by itself what it has not got whole and would have buffered.
+        let expected = if length > 1024 { "HTTP/1.1 400 " } else { "" };
+        assert!(answer.starts_with(expected) && !answer.contains("200 OK"), "{answer}");
     }
     assert_eq!(inbox.rows(), 0);
 }
@@ -124,28 +126,31 @@ fn stalled_bodies(inbox: &Inbox, count: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn slow_bodies_hold_neither_the_workers_nor_their_readers_for_long() {
+fn slow_bodies_hold_up_nobody_and_are_given_up_in_time() {
     let inbox = Inbox::start();
     let stalled = stalled_bodies(&inbox, 64);
+    let mut large = message("large").to_string().into_bytes();
+    large.resize(500_000, b' ');
     let started = Instant::now();
     for number in 0..20 {
         assert_eq!(inbox.deliver(&message(&format!("m{number}"))).status, 200);
+        assert_eq!(inbox.deliver_raw(&large).status, 200, "large bodies need no free thread");
     }
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     // Every byte comes in time for a deadline of one read; the deadline is one of the whole body.
-    for mut stream in &stalled {
-        let _ = stream.write_all(b"ly");
-    }
-    std::thread::sleep(Duration::from_secs(1));
-    let mut body = message("large").to_string().into_bytes();
-    body.resize(5000, b' ');
-    let end = Instant::now() + Duration::from_secs(20);
-    while inbox.deliver_raw(&body).status != 200 {
-        assert!(Instant::now() < end, "the readers are free again");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    assert!(inbox.metric("connections_cut_total{reason=\"body\"}") >= 8);
-    drop(stalled);
+    let mut answers = at_once(64, |number| {
+        let mut stream = &stalled[number];
+        for _ in 0..9 {
+            std::thread::sleep(Duration::from_secs(1));
+            let _ = stream.write_all(b"ly");
+        }
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    });
+    answers.retain(|answer| !answer.starts_with("HTTP/1.1 400 "));
+    assert_eq!(answers, [""; 0]);
+    assert_eq!(inbox.metric("connections_cut_total{reason=\"body\"}"), 64);
 }
 
 #[test]
@@ -237,7 +242,18 @@ fn slow_readers_of_large_pages_hold_no_worker() {
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(inbox.get("/messages?limit=100").text.len() > 1024 * 1024, "who reads is served");
+    // Another page may be shed, or find no room, until some of the slow ones have been cut.
+    let end = Instant::now() + Duration::from_secs(20);
+    let page = loop {
+        let page = inbox.get("/messages?limit=100");
+        if page.status == 200 {
+            break page;
+        }
+        assert_eq!((page.status, page.header("Retry-After")), (503, Some("1")));
+        assert!(Instant::now() < end, "{}", page.text);
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert!(page.text.len() > 1024 * 1024, "who reads is served");
     drop(slow);
 }
 
@@ -271,14 +287,17 @@ fn refused_connections_leave_every_body_reader_free() {
 }
 
 #[test]
-fn a_refusal_is_told_even_while_every_body_reader_is_busy() {
+fn a_refusal_is_told_even_while_as_many_clients_are_slow_as_can_be_waited_for() {
     let inbox = Inbox::start();
-    let slow = stalled_bodies(&inbox, 100);
-    std::thread::sleep(Duration::from_secs(1));
+    let slow = stalled_bodies(&inbox, 520);
+    let mut refused = 0;
+    let end = Instant::now() + Duration::from_secs(20);
+    while refused == 0 && Instant::now() < end {
+        refused = inbox.metric("webhook_requests_total{result=\"unavailable\"}");
+    }
+    assert!(refused > 0, "one more than 512 is told so");
     let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n";
     assert!(inbox.raw(head.as_bytes()).starts_with("HTTP/1.1 413 "));
-    let refused = inbox.metric("webhook_requests_total{result=\"unavailable\"}");
-    assert_eq!(refused, 100 - 8 - 64, "those that found no room");
     drop(slow);
 }
 

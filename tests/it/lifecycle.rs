@@ -358,32 +358,3 @@ fn systemd_is_told_and_gives_the_secret() {
     let length = socket.recv(&mut told).unwrap();
     assert_eq!(&told[..length], b"STOPPING=1");
 }
-
-/// tiny_http's accept loop dies of a lack of descriptors, half of the times without a word.
-#[test]
-fn a_process_that_accepts_no_more_ends_to_be_started_anew() {
-    for descriptors in [60, 61] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new("sh");
-        let binary = env!("CARGO_BIN_EXE_mailslot");
-        command.args(["-c", &format!("ulimit -n {descriptors}; exec {binary}")]);
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        command.env("WEBHOOK_SECRET", "s").env("LISTEN", free.to_string());
-        command.env("DATABASE_URL", database(folder.path())).stdout(std::process::Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let end = Instant::now() + Duration::from_secs(20);
-        let mut connections = Vec::new();
-        let status = loop {
-            connections.extend(std::net::TcpStream::connect(free));
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if Instant::now() > end {
-                child.kill().unwrap();
-                panic!("it lives on, and listens to nobody");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        assert_eq!(status.code(), Some(1), "{} connections", connections.len());
-    }
-}

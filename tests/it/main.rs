@@ -1,9 +1,11 @@
 //! Every test starts the real binary on a port of its own and talks to it as a client would.
 
 #![allow(clippy::unwrap_used, unreachable_pub, missing_debug_implementations)]
+#![allow(dead_code)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::too_many_lines)]
 
 mod harness;
+mod client;
 mod webhook;
 mod messages;
 mod stats;
@@ -11,4 +13,5 @@ mod service;
 mod commit;
 mod lifecycle;
 mod framing;
+mod restart;
 mod tidy;

@@ -1,0 +1,539 @@
+//! The listening socket and tiny_http behind it.
+//!
+//! Owns the rule that keeps tiny_http's pipelining from deadlocking the workers: a connection has
+//! one request in hand at a time, the next ones wait here without a thread (H6).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    mem::ManuallyDrop,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::RawFd,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use log::Level;
+
+use super::{
+    arrival::{Arrival, Turn, discard},
+    overload::{Importance, Overload},
+    socket::{self, Socket, Sockets},
+    waiting::Waiting,
+};
+use crate::{
+    logging,
+    metrics::{Cut, Metrics},
+};
+
+/// Pipelined requests that wait on one connection; with one more it is cut off.
+pub(crate) const PIPELINED_MAX: usize = 16;
+/// How much is sent on a connection before it is asked whether the client reads.
+const UNASKED_BYTES: usize = 64 * 1024;
+/// How old a connection is at most that the guard has not seen yet.
+const UNSEEN_MS: u64 = 1_000;
+
+pub(crate) struct Listener {
+    /// Our handle on the socket. `server` has its own.
+    socket: TcpListener,
+    address: SocketAddr,
+    /// Never dropped: its drop connects to itself, blocking (H13). The process ends instead.
+    server: ManuallyDrop<tiny_http::Server>,
+    connections: Mutex<HashMap<SocketAddr, Connection>>,
+    /// Held by the one worker that receives. Two requests of one connection must be admitted in
+    /// the order in which tiny_http queued them: it answers in that order only, so that the second,
+    /// taken in hand first, would wait for the first for ever, and the first for it.
+    receiving: Mutex<()>,
+    /// What a worker finds after [`tiny_http::Server::unblock`], in the same order.
+    wakes: Mutex<VecDeque<Wake>>,
+    found: Mutex<Found>,
+    overload: Overload,
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Since when.
+    draining: OnceLock<Instant>,
+    stopping: AtomicBool,
+    ending: AtomicBool,
+    hasty: AtomicBool,
+    /// tiny_http's accept loop has not said that it has ended.
+    accepting: AtomicBool,
+    open: AtomicUsize,
+}
+
+/// What becomes of the listening socket when the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It ends too.
+    Close,
+    /// Somebody else goes on accepting from it: what arrives meanwhile waits in the kernel.
+    Keep,
+}
+
+/// One that has sent a request. It is forgotten when its socket is gone: a request that tiny_http has
+/// queued keeps it open.
+struct Connection {
+    phase: Phase,
+    /// When this phase began.
+    since: Instant,
+    /// Requests behind the one in hand, in order.
+    pipelined: VecDeque<tiny_http::Request>,
+    standing: Standing,
+    /// Which socket that is about, where it is not good: another may get the same address.
+    socket: Option<Socket>,
+    /// Bytes sent since the client was last seen to read.
+    unasked: usize,
+}
+
+/// Whom a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Phase {
+    /// The client, for the next request.
+    Idle,
+    /// The client, for a body.
+    Body,
+    /// Us, or the client to read an answer.
+    InHand,
+}
+
+/// Nothing more is ever processed of a connection that is not in good standing, not even what
+/// tiny_http had read before the socket was shut.
+#[derive(Clone, Copy, PartialEq)]
+enum Standing {
+    Good,
+    /// The client may still send, so that it reads the refusal.
+    Refused,
+    /// The socket is dead.
+    Cut,
+}
+
+enum Wake {
+    Arrival(Arrival),
+    /// Measures how long what is queued now waits for a worker.
+    Probe(Instant),
+}
+
+/// The sockets as last seen.
+struct Found {
+    sockets: Sockets,
+    last: Vec<Socket>,
+}
+
+/// What becomes of a request that tiny_http hands out.
+enum Admitted {
+    InHand(Arrival),
+    /// For its connection's turn.
+    Waits,
+    /// One too many of its connection, with all that waited there.
+    TooMany(SocketAddr, VecDeque<tiny_http::Request>),
+    /// Its connection is over.
+    Over(tiny_http::Request),
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listener({})", self.address)
+    }
+}
+
+impl Listener {
+    /// Starts tiny_http on `socket`, and the thread that waits for slow clients.
+    pub(crate) fn start(socket: TcpListener, metrics: Arc<Metrics>) -> io::Result<Arc<Listener>> {
+        listen_for_panics();
+        let server = tiny_http::Server::from_listener(socket.try_clone()?, None)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let sockets = Sockets::of(&socket)?;
+        Ok(Arc::new(Listener {
+            address: socket.local_addr()?,
+            socket,
+            server: ManuallyDrop::new(server),
+            connections: Mutex::default(),
+            receiving: Mutex::default(),
+            wakes: Mutex::default(),
+            found: Mutex::new(Found { sockets, last: Vec::new() }),
+            overload: Overload::default(),
+            waiting: Waiting::start()?,
+            metrics,
+            draining: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            hasty: AtomicBool::new(false),
+            accepting: AtomicBool::new(true),
+            open: AtomicUsize::new(0),
+        }))
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Blocks until there is a request for a worker; `None` means that the worker may go.
+    pub(crate) fn next(self: &Arc<Self>) -> Option<Arrival> {
+        loop {
+            let receiving = lock(&self.receiving);
+            let received = self.server.recv().map(|request| self.admit(request));
+            drop(receiving);
+            match received {
+                Ok(Admitted::InHand(arrival)) => return Some(arrival),
+                Ok(Admitted::Waits) => {}
+                Ok(Admitted::TooMany(peer, requests)) => {
+                    self.cut(peer, Cut::Pipelined);
+                    requests.into_iter().for_each(discard);
+                }
+                Ok(Admitted::Over(request)) => discard(request),
+                Err(error) => {
+                    // `Other` is how tiny_http says "unblocked"; all else ends its accept loop.
+                    if error.kind() != io::ErrorKind::Other {
+                        self.accepts_no_more(&error.to_string());
+                    }
+                    let wake = lock(&self.wakes).pop_front();
+                    match wake {
+                        Some(Wake::Arrival(arrival)) => return Some(arrival),
+                        Some(Wake::Probe(sent)) => {
+                            self.overload.measured(sent.elapsed());
+                            self.metrics.queued(sent.elapsed());
+                        }
+                        None if self.stopping.load(SeqCst) => return None,
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// True where a request of this importance is to be told 503 at once.
+    pub(crate) fn sheds(&self, importance: Importance) -> bool {
+        self.overload.sheds(importance)
+    }
+
+    /// How long a request that is queued now has to wait for a worker, as far as is known.
+    pub(super) fn queue_wait(&self) -> Duration {
+        self.overload.wait()
+    }
+
+    /// To be called at regular intervals.
+    pub(super) fn measure_queue(&self) {
+        if self.overload.adjust() {
+            self.wake(Wake::Probe(Instant::now()));
+        }
+    }
+
+    /// tiny_http's accept loop has ended, as it must while draining.
+    pub(super) fn accepts_no_more(&self, reason: &str) {
+        self.accepting.store(false, SeqCst);
+        if !self.is_draining() {
+            self.end_process(reason);
+        }
+    }
+
+    /// tiny_http is beyond help: it has ended its accept loop (H3), or leaked too much (H1, H2). What
+    /// is in hand is answered, and the process starts itself anew; who connects meanwhile waits.
+    pub(super) fn end_process(&self, reason: &str) {
+        if self.ending.swap(true, SeqCst) {
+            return;
+        }
+        log::warn!(reason; "starting anew");
+        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGUSR2);
+    }
+
+    /// The same, with no time to lose: memory runs out.
+    pub(super) fn end_process_now(&self, reason: &str) {
+        self.hasty.store(true, SeqCst);
+        self.end_process(reason);
+    }
+
+    /// Whether to wait for no client.
+    pub(crate) fn is_hasty(&self) -> bool {
+        self.hasty.load(SeqCst)
+    }
+
+    /// Accepts no more connections; answers from now on say that they are the last.
+    pub(crate) fn drain(&self, ending: Ending) -> io::Result<()> {
+        // Not zero until the guard has looked again.
+        self.set_open(usize::MAX);
+        let _ = self.draining.set(Instant::now());
+        match ending {
+            Ending::Close => socket::stop_listening(&self.socket),
+            Ending::Keep => socket::stop_accepting(&self.socket),
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get().is_some()
+    }
+
+    /// How long it has been.
+    pub(super) fn draining(&self) -> Option<Duration> {
+        self.draining.get().map(Instant::elapsed)
+    }
+
+    /// The listening socket's number, which from now on survives an `exec`.
+    pub(crate) fn pass_on(&self) -> io::Result<RawFd> {
+        socket::pass_on(&self.socket)
+    }
+
+    /// While draining: true as long as somebody could still be waiting for an answer.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.accepting.load(SeqCst)
+            || self.open.load(SeqCst) > 0
+            || lock(&self.connections).values().any(|connection| connection.phase != Phase::Idle)
+    }
+
+    /// How many connections the guard has seen that tiny_http has not given up.
+    pub(super) fn set_open(&self, open: usize) {
+        self.open.store(open, SeqCst);
+    }
+
+    /// Lets `workers` threads out of [`Listener::next`], each after what was queued before.
+    pub(crate) fn stop(&self, workers: usize) {
+        self.stopping.store(true, SeqCst);
+        for _ in 0..workers {
+            self.server.unblock();
+        }
+    }
+
+    /// All connections there are now.
+    pub(super) fn look(&self) -> io::Result<Vec<Socket>> {
+        let mut found = lock(&self.found);
+        found.last = found.sockets.look()?;
+        Ok(found.last.clone())
+    }
+
+    /// A handle on the connection from `peer`, if it is still alive.
+    pub(super) fn stream(&self, peer: SocketAddr) -> Option<TcpStream> {
+        self.find(peer).ok().flatten().map(|(_, stream)| stream)
+    }
+
+    /// # Errors
+    /// When no descriptor is free to look with.
+    pub(super) fn find(&self, peer: SocketAddr) -> io::Result<Option<(Socket, TcpStream)>> {
+        let find = |sockets: &[Socket]| {
+            let mut known = sockets.iter().filter(|socket| socket.peer == Some(peer));
+            known.find_map(|socket| Some((*socket, socket.open_alive()?)))
+        };
+        let known = find(&lock(&self.found).last);
+        if known.is_some() { Ok(known) } else { self.look().map(|sockets| find(&sockets)) }
+    }
+
+    /// The socket is closed, so that tiny_http has no request of it any more.
+    fn is_closed(&self, socket: &mut Socket) -> bool {
+        if socket.open().is_some() {
+            return false;
+        }
+        // It may have another descriptor.
+        let other =
+            self.look().ok().map(|all| all.into_iter().find(|one| one.inode == socket.inode));
+        match other {
+            Some(Some(other)) => *socket = other,
+            Some(None) => return true,
+            None => {}
+        }
+        false
+    }
+
+    /// What the connection from `peer` waits for, and since when, if it has sent a request yet.
+    pub(super) fn phase(&self, peer: SocketAddr) -> Option<(Phase, Instant)> {
+        lock(&self.connections).get(&peer).map(|connection| (connection.phase, connection.since))
+    }
+
+    /// The socket from `peer` of which nothing more is processed, if there is one.
+    pub(super) fn ended(&self, peer: SocketAddr) -> Option<u64> {
+        let connections = lock(&self.connections);
+        let ended = connections.get(&peer).filter(|one| one.phase == Phase::Idle)?;
+        ended.socket.map(|socket| socket.inode)
+    }
+
+    /// No request of this socket, which tiny_http never closes, is queued any more: what it has done is
+    /// not held against the next one with its address.
+    pub(super) fn acquit(&self, socket: &Socket) {
+        let Some(peer) = socket.peer else { return };
+        let mut connections = lock(&self.connections);
+        let is_its = |ended: Socket| ended.inode == socket.inode;
+        if connections.get(&peer).is_some_and(|old| old.socket.is_some_and(is_its)) {
+            connections.remove(&peer);
+        }
+    }
+
+    pub(super) fn enter(&self, peer: SocketAddr, phase: Phase) {
+        if let Some(connection) = lock(&self.connections).get_mut(&peer) {
+            connection.enter(phase);
+        }
+    }
+
+    /// Forgets connections whose socket is gone.
+    pub(super) fn forget_all_but(&self, is_open: impl Fn(SocketAddr) -> bool) {
+        lock(&self.connections).retain(|peer, connection| {
+            // One that has just been heard of may be younger than the look.
+            let is_young = connection.since.elapsed() < Duration::from_millis(UNSEEN_MS);
+            connection.phase != Phase::Idle || is_young || is_open(*peer)
+        });
+    }
+
+    fn admit(self: &Arc<Self>, request: tiny_http::Request) -> Admitted {
+        // Always there for TCP.
+        let Some(peer) = request.remote_addr().copied() else { return Admitted::Over(request) };
+        let mut connections = lock(&self.connections);
+        let connection = connections.entry(peer).or_insert_with(Connection::new);
+        if connection.standing == Standing::Cut && connection.phase != Phase::Idle {
+            return Admitted::Over(request);
+        }
+        if connection.standing != Standing::Good && connection.phase == Phase::Idle {
+            let is_another = match connection.socket.as_mut() {
+                Some(socket) => self.is_closed(socket),
+                None => connection.since.elapsed() > Duration::from_millis(UNSEEN_MS),
+            };
+            if !is_another {
+                return Admitted::Over(request);
+            }
+            *connection = Connection::new();
+        }
+        if connection.phase != Phase::Idle {
+            connection.pipelined.push_back(request);
+            if connection.pipelined.len() <= PIPELINED_MAX {
+                return Admitted::Waits;
+            }
+            connection.standing = Standing::Cut;
+            return Admitted::TooMany(peer, std::mem::take(&mut connection.pipelined));
+        }
+        connection.enter(Phase::InHand);
+        Admitted::InHand(Arrival::new(request, Turn::new(peer, Arc::clone(self))))
+    }
+
+    /// The connection's turn passes to its next request, or the connection is idle.
+    pub(super) fn release(self: &Arc<Self>, peer: SocketAddr) {
+        let mut connections = lock(&self.connections);
+        let Some(connection) = connections.get_mut(&peer) else { return };
+        if connection.standing != Standing::Good {
+            connection.enter(Phase::Idle);
+            let requests = std::mem::take(&mut connection.pipelined);
+            drop(connections);
+            return requests.into_iter().for_each(discard);
+        }
+        let next = connection.pipelined.pop_front();
+        connection.enter(if next.is_some() { Phase::InHand } else { Phase::Idle });
+        drop(connections);
+        if let Some(request) = next {
+            self.hand_over(Arrival::new(request, Turn::new(peer, Arc::clone(self))));
+        }
+    }
+
+    /// To the next worker that is free.
+    pub(super) fn hand_over(&self, arrival: Arrival) {
+        self.wake(Wake::Arrival(arrival));
+    }
+
+    fn wake(&self, wake: Wake) {
+        lock(&self.wakes).push_back(wake);
+        self.server.unblock();
+    }
+
+    /// Nothing more of this connection is processed. What of it waits is dropped when its turn is.
+    pub(super) fn refuse(&self, peer: SocketAddr) {
+        self.end(peer, Standing::Refused);
+    }
+
+    fn end(&self, peer: SocketAddr, standing: Standing) {
+        let alive = self.find(peer).ok().flatten().map(|(socket, _)| socket);
+        let seen = || lock(&self.found).last.iter().find(|one| one.peer == Some(peer)).copied();
+        let socket = alive.or_else(seen);
+        let mut connections = lock(&self.connections);
+        let connection = connections.entry(peer).or_insert_with(Connection::new);
+        connection.socket = connection.socket.or(socket);
+        if connection.standing != Standing::Cut {
+            connection.standing = standing;
+        }
+    }
+
+    /// False where the client does not read what it has been sent, so that who writes another
+    /// `length` bytes might have to wait.
+    pub(super) fn reads(&self, peer: SocketAddr, length: usize) -> bool {
+        let mut connections = lock(&self.connections);
+        let Some(connection) = connections.get_mut(&peer) else { return true };
+        connection.unasked += length;
+        if connection.unasked < UNASKED_BYTES {
+            return true;
+        }
+        connection.unasked = 0;
+        drop(connections);
+        let reads = self.stream(peer).is_none_or(|stream| socket::has_room(&stream));
+        if !reads && let Some(connection) = lock(&self.connections).get_mut(&peer) {
+            // To be asked again next time.
+            connection.unasked = UNASKED_BYTES;
+        }
+        reads
+    }
+
+    /// The client may have much to read: it is to be asked before the next answer.
+    pub(super) fn doubt(&self, peer: SocketAddr) {
+        if let Some(connection) = lock(&self.connections).get_mut(&peer) {
+            connection.unasked = UNASKED_BYTES;
+        }
+    }
+
+    /// Ends a connection whose client does not keep to the rules.
+    pub(super) fn cut(&self, peer: SocketAddr, reason: Cut) {
+        self.cut_stream(self.stream(peer).as_ref(), Some(peer), reason);
+    }
+
+    pub(super) fn cut_stream(
+        &self,
+        stream: Option<&TcpStream>,
+        peer: Option<SocketAddr>,
+        reason: Cut,
+    ) {
+        if let Some(peer) = peer {
+            self.end(peer, Standing::Cut);
+        }
+        if let Some(stream) = stream {
+            socket::reset(stream);
+        }
+        self.metrics.cut(reason);
+        // That a client has nothing to say is nothing to warn of.
+        let level = if reason == Cut::Idle { Level::Debug } else { Level::Warn };
+        let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+        log::log!(target: logging::CLIENT, level, peer, reason = reason.label(); "connection cut");
+    }
+}
+
+impl Connection {
+    fn new() -> Connection {
+        Connection {
+            phase: Phase::Idle,
+            since: Instant::now(),
+            pipelined: VecDeque::new(),
+            standing: Standing::Good,
+            socket: None,
+            unasked: 0,
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
+    }
+}
+
+/// tiny_http's accept loop has panicked: it duplicates the descriptor of each new connection, and
+/// does not expect that to fail (H3).
+static ACCEPT_LOOP_PANICKED: AtomicBool = AtomicBool::new(false);
+
+fn listen_for_panics() {
+    let next = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let file = panic.location().map(std::panic::Location::file).unwrap_or_default();
+        if file.contains("tiny_http") && file.ends_with("refined_tcp_stream.rs") {
+            ACCEPT_LOOP_PANICKED.store(true, SeqCst);
+        }
+        next(panic);
+    }));
+}
+
+pub(super) fn accept_loop_has_panicked() -> bool {
+    ACCEPT_LOOP_PANICKED.load(SeqCst)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,337 @@
+//! One thread that waits for all slow clients at once: for bodies to arrive, for answers to be read,
+//! for refused senders to notice.
+//!
+//! Each has its own deadline, which is total: one byte now and then gains nothing. What they hold of
+//! our memory is bounded, whatever their number.
+
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{
+    arrival::{Arrival, Body, Missing},
+    listener::lock,
+    socket::{discard_now, is_not_yet, reset, send_now},
+};
+use crate::metrics::Cut;
+
+/// Clients that are waited for; with one more a body is told 503, an answer or a refusal is cut off.
+pub(crate) const WAITING_MAX: usize = 512;
+/// Bytes of bodies and large answers that wait for clients or for a worker; beyond, 503.
+pub(crate) const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// From the end of a head to the end of its body.
+const BODY_MS_MAX: u64 = 10_000;
+/// From the first byte of a large answer to its last.
+const ANSWER_MS_MAX: u64 = 10_000;
+/// How long a client may go on sending what was refused, so that it reads the refusal: with a
+/// pause, and in all.
+const LINGER_PAUSE_MS_MAX: u64 = 1_000;
+const LINGER_MS_MAX: u64 = 10_000;
+/// How much of it is read, at most.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// While others find no room: how long a client has before it must have moved this much a second.
+const SHORT_MS_MAX: u64 = 500;
+const SHORT_BYTES_PER_SECOND: u128 = 16 * 1024;
+/// How long a process that is about to end waits for clients.
+const DRAIN_CLIENT_MS_MAX: u64 = 1_000;
+/// How often deadlines are looked at.
+const TICK_MS: i64 = 100;
+/// What is read or written for one client before the next has its turn.
+const ROUND_BYTES: usize = 64 * 1024;
+
+pub(super) struct Waiting {
+    incoming: Mutex<Vec<Item>>,
+    /// A byte here makes the thread look.
+    bell: UnixStream,
+    /// Of those that wait, new ones included.
+    count: AtomicUsize,
+    memory: Arc<Memory>,
+}
+
+struct Memory {
+    free_bytes: AtomicUsize,
+    /// Somebody has found no room since the clients were last looked at.
+    is_short: AtomicBool,
+}
+
+/// A part of [`WAITING_BYTES_MAX`], given back when it is dropped.
+pub(super) struct Reserved {
+    bytes: usize,
+    memory: Arc<Memory>,
+}
+
+/// A client that is waited for.
+pub(super) struct Item {
+    pub(super) arrival: Arrival,
+    pub(super) stream: TcpStream,
+    work: Work,
+    /// When the wait began, and when something last came of it.
+    since: Instant,
+    moved: Instant,
+}
+
+pub(super) enum Work {
+    Body { bytes: Vec<u8>, length: usize, memory: Reserved },
+    Answer { bytes: Vec<u8>, sent: usize, is_last: bool, _memory: Reserved },
+    Refusal { discarded: usize },
+}
+
+/// What a look at a client has come to.
+enum Step {
+    Waits(Item),
+    Done,
+}
+
+impl Waiting {
+    pub(super) fn start() -> io::Result<Arc<Waiting>> {
+        let (bell, rung) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        rung.set_nonblocking(true)?;
+        let waiting = Arc::new(Waiting {
+            incoming: Mutex::default(),
+            bell,
+            count: AtomicUsize::new(0),
+            memory: Arc::new(Memory {
+                free_bytes: AtomicUsize::new(WAITING_BYTES_MAX),
+                is_short: AtomicBool::new(false),
+            }),
+        });
+        let own = Arc::clone(&waiting);
+        thread::Builder::new().name("waiting".into()).spawn(move || own.run(rung))?;
+        Ok(waiting)
+    }
+
+    /// # Errors
+    /// Gives the item back when [`WAITING_MAX`] wait already.
+    pub(super) fn add(&self, item: Item) -> Result<(), Item> {
+        if self.count.fetch_add(1, SeqCst) >= WAITING_MAX {
+            self.count.fetch_sub(1, SeqCst);
+            return Err(item);
+        }
+        lock(&self.incoming).push(item);
+        // A full bell rings already.
+        let _ = (&self.bell).write(&[0]);
+        Ok(())
+    }
+
+    /// No memory yet, to be grown as it is needed.
+    pub(super) fn memory(&self) -> Reserved {
+        Reserved { bytes: 0, memory: Arc::clone(&self.memory) }
+    }
+
+    fn run(&self, mut rung: UnixStream) {
+        let mut items: Vec<Item> = Vec::new();
+        let mut buffer = vec![0; ROUND_BYTES];
+        loop {
+            let ready = wait(&rung, &items);
+            while rung.read(&mut buffer).is_ok_and(|length| length == buffer.len()) {}
+            let mut waits = Vec::with_capacity(items.len());
+            let known = items.len();
+            let is_short =
+                self.memory.is_short.swap(false, SeqCst) || self.count.load(SeqCst) >= WAITING_MAX;
+            items.append(&mut lock(&self.incoming));
+            for (number, item) in items.drain(..).enumerate() {
+                if number < known
+                    && !ready[number]
+                    && !item.is_late()
+                    && !item.is_in_the_way(is_short)
+                {
+                    waits.push(item);
+                    continue;
+                }
+                // A panic costs one client.
+                let stepped = catch_unwind(AssertUnwindSafe(|| item.step(&mut buffer, is_short)));
+                match stepped {
+                    Ok(Step::Waits(item)) => waits.push(item),
+                    Ok(Step::Done) | Err(_) => {
+                        self.count.fetch_sub(1, SeqCst);
+                    }
+                }
+            }
+            items = waits;
+        }
+    }
+}
+
+/// Blocks until a client is ready, the bell rings, or it is time to look at deadlines; says which
+/// clients are ready.
+fn wait(rung: &UnixStream, items: &[Item]) -> Vec<bool> {
+    let mut polled = Vec::with_capacity(items.len() + 1);
+    polled.extend(items.iter().map(|item| PollFd::new(&item.stream, item.awaited())));
+    polled.push(PollFd::new(rung, PollFlags::IN));
+    let tick = Timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
+    let until = if items.is_empty() { None } else { Some(&tick) };
+    let _ = poll(&mut polled, until);
+    polled.iter().take(items.len()).map(|polled| !polled.revents().is_empty()).collect()
+}
+
+impl Item {
+    pub(super) fn new(arrival: Arrival, stream: TcpStream, work: Work) -> Item {
+        let now = Instant::now();
+        Item { arrival, stream, work, since: now, moved: now }
+    }
+
+    fn awaited(&self) -> PollFlags {
+        match self.work {
+            Work::Body { .. } | Work::Refusal { .. } => PollFlags::IN,
+            Work::Answer { .. } => PollFlags::OUT,
+        }
+    }
+
+    /// Past its deadline.
+    fn is_late(&self) -> bool {
+        let (total_ms, pause_ms) = match self.work {
+            Work::Body { .. } => (BODY_MS_MAX, BODY_MS_MAX),
+            Work::Answer { .. } => (ANSWER_MS_MAX, ANSWER_MS_MAX),
+            Work::Refusal { .. } => (LINGER_MS_MAX, LINGER_PAUSE_MS_MAX),
+        };
+        self.since.elapsed() > Duration::from_millis(total_ms)
+            || self.moved.elapsed() > Duration::from_millis(pause_ms)
+    }
+
+    /// Has to go for our reasons: the process is to end, or others find no room and this one is slow.
+    fn is_in_the_way(&self, is_short: bool) -> bool {
+        let patience = |since: Duration, ms| since > Duration::from_millis(ms);
+        let elapsed = self.since.elapsed();
+        let draining = self.arrival.turn.listener.draining().map(|since| since.min(elapsed));
+        if draining.is_some_and(|since| patience(since, DRAIN_CLIENT_MS_MAX)) {
+            return true;
+        }
+        let moved = match &self.work {
+            Work::Body { bytes, .. } => bytes.len(),
+            Work::Answer { sent, .. } => *sent,
+            // It has been answered.
+            Work::Refusal { .. } => return is_short,
+        };
+        is_short
+            && patience(elapsed, SHORT_MS_MAX)
+            && (moved as u128) < elapsed.as_millis() * SHORT_BYTES_PER_SECOND / 1000
+    }
+
+    /// As far as it goes without waiting, but for one round only.
+    fn step(self, buffer: &mut [u8], is_short: bool) -> Step {
+        let is_in_the_way = self.is_in_the_way(is_short);
+        let is_late = is_in_the_way || self.is_late();
+        match self.work {
+            // The sender is not to blame, and is to send again.
+            Work::Body { .. } if is_in_the_way => self.read(buffer, Some(Missing::NoRoom)),
+            Work::Body { .. } => self.read(buffer, is_late.then_some(Missing::Late)),
+            Work::Answer { .. } => self.write(is_late),
+            Work::Refusal { .. } => self.linger(buffer, is_late),
+        }
+    }
+
+    fn read(mut self, buffer: &mut [u8], late: Option<Missing>) -> Step {
+        let Work::Body { mut bytes, length, mut memory } = self.work else { return Step::Done };
+        let round = (length - bytes.len()).min(buffer.len());
+        let body = match self.arrival.read(&mut buffer[..round]) {
+            Ok(0) => Err(Missing::Short),
+            Ok(read) if memory.grow(read) => {
+                bytes.reserve_exact(read);
+                bytes.extend_from_slice(&buffer[..read]);
+                if bytes.len() == length {
+                    Ok(Body { bytes, _memory: memory })
+                } else if let Some(missing) = late {
+                    Err(missing)
+                } else {
+                    self.work = Work::Body { bytes, length, memory };
+                    return self.goes_on();
+                }
+            }
+            Ok(_) => Err(Missing::NoRoom),
+            Err(error) if is_not_yet(&error) => {
+                if let Some(missing) = late {
+                    Err(missing)
+                } else {
+                    self.work = Work::Body { bytes, length, memory };
+                    return Step::Waits(self);
+                }
+            }
+            Err(_) => {
+                self.arrival.abandon();
+                return Step::Done;
+            }
+        };
+        self.arrival.come_back(&self.stream, body);
+        Step::Done
+    }
+
+    fn write(mut self, is_late: bool) -> Step {
+        let Work::Answer { bytes, sent, is_last, .. } = &mut self.work else { return Step::Done };
+        let end = bytes.len().min(*sent + ROUND_BYTES);
+        match send_now(&self.stream, &bytes[*sent..end]) {
+            Ok(length) => {
+                *sent += length;
+                if *sent == bytes.len() {
+                    self.arrival.sent(&self.stream, *is_last);
+                    return Step::Done;
+                }
+                if !is_late {
+                    return self.goes_on();
+                }
+            }
+            Err(error) if is_not_yet(&error) => {
+                if !is_late {
+                    return Step::Waits(self);
+                }
+            }
+            Err(_) => {
+                self.arrival.abandon();
+                return Step::Done;
+            }
+        }
+        self.arrival.cut(&self.stream, Cut::Answer);
+        Step::Done
+    }
+
+    fn linger(mut self, buffer: &mut [u8], is_late: bool) -> Step {
+        let Work::Refusal { discarded } = &mut self.work else { return Step::Done };
+        match discard_now(&self.stream, buffer) {
+            Ok(0) => {}
+            Ok(length) if !is_late && *discarded + length < LINGER_BYTES_MAX => {
+                *discarded += length;
+                return self.goes_on();
+            }
+            Err(error) if !is_late && is_not_yet(&error) => return Step::Waits(self),
+            _ => reset(&self.stream),
+        }
+        self.arrival.abandon();
+        Step::Done
+    }
+
+    fn goes_on(mut self) -> Step {
+        self.moved = Instant::now();
+        Step::Waits(self)
+    }
+}
+
+impl Reserved {
+    /// Takes as much more, if that much is free.
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+        let Memory { free_bytes, is_short } = &*self.memory;
+        let found = free_bytes.fetch_update(SeqCst, SeqCst, |free| free.checked_sub(bytes)).is_ok();
+        if found {
+            self.bytes += bytes;
+        } else {
+            is_short.store(true, SeqCst);
+        }
+        found
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.memory.free_bytes.fetch_add(self.bytes, SeqCst);
+    }
+}

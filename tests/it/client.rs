@@ -1,0 +1,130 @@
+//! A well-behaved client: one connection, kept as long as the server keeps it, every answer timed.
+//! It never tries anything twice, so that a lost request is seen.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::harness::{message, sign};
+
+pub struct Client {
+    address: SocketAddr,
+    connection: Option<BufReader<TcpStream>>,
+}
+
+impl Client {
+    pub fn new(address: SocketAddr) -> Client {
+        Client { address, connection: None }
+    }
+
+    /// The status, or what went wrong.
+    pub fn deliver(&mut self, id: &str) -> Result<u16, String> {
+        let body = message(id).to_string();
+        let head = format!(
+            "POST /webhook HTTP/1.1\r\nHost: x\r\nX-Signature: {}\r\nContent-Length: {}\r\n\r\n",
+            sign(body.as_bytes()),
+            body.len()
+        );
+        self.ask(&(head + &body))
+    }
+
+    pub fn get(&mut self, path: &str) -> Result<u16, String> {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
+    }
+
+    fn ask(&mut self, request: &str) -> Result<u16, String> {
+        let answer = self.exchange(request);
+        if answer.is_err() {
+            self.connection = None;
+        }
+        answer.map_err(|error| error.to_string())
+    }
+
+    fn exchange(&mut self, request: &str) -> std::io::Result<u16> {
+        if self.connection.is_none() {
+            let stream = TcpStream::connect(self.address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            stream.set_nodelay(true)?;
+            self.connection = Some(BufReader::new(stream));
+        }
+        let connection = self.connection.as_mut().unwrap();
+        connection.get_mut().write_all(request.as_bytes())?;
+        let (mut status, mut length, mut is_last) = (0, 0, false);
+        loop {
+            let mut line = String::new();
+            if connection.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            match line.trim_end().split_once(' ') {
+                None if line.trim_end().is_empty() => break,
+                Some(("HTTP/1.1", rest)) => status = rest[..3].parse().unwrap(),
+                Some(("Content-Length:", value)) => length = value.parse().unwrap(),
+                Some(("Connection:", "close")) => is_last = true,
+                _ => {}
+            }
+        }
+        connection.read_exact(&mut vec![0; length])?;
+        if is_last {
+            self.connection = None;
+        }
+        Ok(status)
+    }
+}
+
+/// Delivers one message after the other, on connections kept and new in turn, until it is asked what
+/// came of it.
+pub struct Companion {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// How long each answer took that came.
+    pub waits: Vec<Duration>,
+    pub failures: Vec<String>,
+}
+
+impl Companion {
+    pub fn start(address: SocketAddr, name: &str) -> Companion {
+        let (stop, seen) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
+        let (asked, told, name) = (Arc::clone(&stop), Arc::clone(&seen), name.to_owned());
+        let thread = std::thread::spawn(move || {
+            let mut client = Client::new(address);
+            for number in 0.. {
+                if asked.load(SeqCst) {
+                    return;
+                }
+                if number % 10 == 0 {
+                    client = Client::new(address);
+                }
+                let started = Instant::now();
+                let answer = client.deliver(&format!("{name}-{number}"));
+                let mut seen = told.lock().unwrap();
+                match answer {
+                    Ok(200) => seen.waits.push(started.elapsed()),
+                    other => seen.failures.push(format!("{other:?}")),
+                }
+                drop(seen);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        Companion { stop, seen, thread }
+    }
+
+    pub fn stop(self) -> Seen {
+        self.stop.store(true, SeqCst);
+        self.thread.join().unwrap();
+        let seen = self.seen.lock().unwrap();
+        seen.clone()
+    }
+}
