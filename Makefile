@@ -9,10 +9,10 @@ SAMPLE := {"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"20
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench static up down logs image
+.PHONY: help run test lint bench bench-overload static up down logs image
 
 help: ## List these commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: export WEBHOOK_SECRET := $(or $(WEBHOOK_SECRET),$(DEVELOPMENT_SECRET))
 run: export SAMPLE := $(SAMPLE)
@@ -36,6 +36,10 @@ bench: ## Measure against a bare tiny_http in the same run (BASELINE=1: and the 
 	@command -v wrk > /dev/null || { echo "wrk is not installed: apt-get install wrk" >&2; exit 2; }
 	cargo build --release --locked --bin mailslot --example bare
 	python3 tests/bench/bench.py
+
+bench-overload: ## Measure what happens under four times the searches that can be answered
+	cargo build --release --locked --bin mailslot
+	python3 tests/bench/overload.py
 
 static: export RUSTFLAGS := -C target-feature=+crt-static
 static: ## Build one static binary and check that it is static
