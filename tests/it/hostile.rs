@@ -45,7 +45,8 @@ fn withstand(settings: &[(&str, &str)], attack: impl FnOnce(&Inbox)) -> Inbox {
     assert_eq!(seen.failures, [""; 0], "the client beside it");
     let late = seen.waits.iter().filter(|wait| **wait > WAIT_MAX).count();
     let slowest = seen.waits.iter().max().unwrap();
-    assert!(late * 100 <= seen.waits.len() && *slowest < STUMBLE_MAX, "{late} late, {slowest:?}");
+    let stumbles = 2 + seen.waits.len() / 100;
+    assert!(late <= stumbles && *slowest < STUMBLE_MAX, "{late} late, {slowest:?}");
     let memory = peak_memory_kb(inbox.pid());
     assert!(memory < MEMORY_KB_MAX, "{memory} kB");
     let delivered = "SELECT count(*) FROM messages WHERE message_id LIKE 'companion-%'";
