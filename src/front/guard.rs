@@ -104,7 +104,7 @@ struct Seen {
     starved_looks: u32,
     /// Since when it has been as it is, and what it had received by then.
     mark: Option<(Instant, u64)>,
-    /// What tiny_http had read of it when it was last asked, in the same phase, and had more to read.
+    /// What tiny_http had read of it, in the same phase, when it was first seen to have more to read.
     read: Option<(Instant, u64)>,
     /// When it was cut.
     cut: Option<Instant>,
@@ -176,10 +176,7 @@ impl Guard {
             if known.is_none() {
                 self.accepted = looking;
             }
-            let mut known = known.unwrap_or_else(Seen::new);
-            if socket.peer.and_then(|peer| self.listener.ended(peer)) == Some(socket.inode) {
-                known.cut.get_or_insert(looking);
-            }
+            let known = known.unwrap_or_else(Seen::new);
             let heard = socket.peer.and_then(|peer| self.listener.phase(peer));
             let (phase, since) = heard.unwrap_or((Phase::Idle, known.first));
             // A new connection may have an old one's address.
@@ -254,20 +251,25 @@ impl Guard {
     }
 
     /// Two connections with one client address cannot be told apart in tiny_http's requests. They are
-    /// possible: to two addresses of this machine; or the client has given one up and we have not.
+    /// possible: to two addresses of this machine; or the client has given one up and we have not. Of
+    /// what comes from an address that is over nothing is processed, whoever has it now.
     fn part_twins(&mut self, looks: &[Look]) {
-        let mut by_peer: HashMap<_, Vec<&Look>> = HashMap::with_capacity(looks.len());
+        let mut alive = HashMap::with_capacity(looks.len());
         for look in looks {
-            by_peer.entry(look.socket.peer).or_default().push(look);
-        }
-        for (peer, mut looks) in by_peer {
-            let Some(peer) = peer.filter(|_| looks.len() > 1) else { continue };
-            looks.retain(|look| look.socket.open_alive().is_some());
-            // Where the other is dead, requests of it may still be queued.
-            if looks.len() > 1 || self.listener.ended(peer).is_some() {
-                for look in looks {
-                    self.cut(look, Cut::Twin);
-                }
+            let Some(peer) = look.socket.peer else { continue };
+            let Some(seen) = self.seen.get_mut(&look.socket.inode) else { continue };
+            let twin = alive.insert(peer, look);
+            let has_ended = self.listener.has_ended(peer);
+            if (twin.is_none() && !has_ended) || seen.cut.is_some() {
+                continue;
+            }
+            if look.socket.open_alive().is_none() {
+                seen.cut = Some(Instant::now());
+            } else if has_ended {
+                self.cut(look, Cut::Twin);
+            } else if let Some(twin) = twin.filter(|twin| twin.socket.open_alive().is_some()) {
+                self.cut(look, Cut::Twin);
+                self.cut(twin, Cut::Twin);
             }
         }
     }
@@ -287,9 +289,12 @@ impl Guard {
             // A body that waits for a worker is not being read; a body that is waited for is.
             let read = received.saturating_sub(unread);
             let is_ahead = unread > AHEAD_BYTES && look.phase != Phase::Body;
-            let now = is_ahead.then_some((look.since, read));
-            let is_growing = std::mem::replace(&mut seen.read, now)
-                .is_some_and(|(since, before)| since == look.since && read > before);
+            seen.read = match seen.read.filter(|(since, _)| is_ahead && *since == look.since) {
+                None => is_ahead.then_some((look.since, read)),
+                known => known,
+            };
+            // More than one head, and what tiny_http reads ahead of a body.
+            let is_growing = seen.read.is_some_and(|(_, before)| read > before + AHEAD_BYTES);
             if look.phase == Phase::Idle && received.saturating_sub(before) > HEAD_BYTES_MAX {
                 self.cut(look, Cut::Head);
             } else if is_pressed && is_ahead && is_growing {
@@ -360,7 +365,7 @@ impl Guard {
         if let Some(seen) = self.seen.get_mut(&look.socket.inode) {
             seen.cut = Some(Instant::now());
         }
-        self.listener.cut_stream(look.socket.open().as_ref(), look.socket.peer, reason);
+        self.listener.cut_socket(&look.socket, reason);
     }
 }
 

@@ -33,6 +33,8 @@ use crate::{
 pub(crate) const PIPELINED_MAX: usize = 16;
 /// How much is sent on a connection before it is asked whether the client reads.
 const UNASKED_BYTES: usize = 64 * 1024;
+/// How long a connection that is over is given to be closed.
+const CLOSING_MS: u64 = 100;
 /// How old a connection is at most that the guard has not seen yet.
 const UNSEEN_MS: u64 = 1_000;
 
@@ -81,7 +83,9 @@ struct Connection {
     /// Requests behind the one in hand, in order.
     pipelined: VecDeque<tiny_http::Request>,
     standing: Standing,
-    /// Which socket that is about, where it is not good: another may get the same address.
+    /// Since when that is not good.
+    ended: Instant,
+    /// Which socket that is about, if that is certain: another may get the same address.
     socket: Option<Socket>,
     /// Bytes sent since the client was last seen to read.
     unasked: usize,
@@ -306,15 +310,31 @@ impl Listener {
         self.find(peer).ok().flatten().map(|(_, stream)| stream)
     }
 
+    /// None too where a dead connection has the same address: whose request it is cannot be told then.
+    ///
     /// # Errors
     /// When no descriptor is free to look with.
     pub(super) fn find(&self, peer: SocketAddr) -> io::Result<Option<(Socket, TcpStream)>> {
         let find = |sockets: &[Socket]| {
             let mut known = sockets.iter().filter(|socket| socket.peer == Some(peer));
-            known.find_map(|socket| Some((*socket, socket.open_alive()?)))
+            let (socket, other) = (known.next()?, known.next());
+            if other.is_some() { None } else { Some((*socket, socket.open_alive()?)) }
         };
         let known = find(&lock(&self.found).last);
         if known.is_some() { Ok(known) } else { self.look().map(|sockets| find(&sockets)) }
+    }
+
+    /// The socket whose request from `peer` is in hand, if no other can be meant. One that was dead
+    /// before it was seen may have had the address before.
+    fn certain(&self, peer: SocketAddr) -> Option<Socket> {
+        let judge = |all: &[Socket]| {
+            let mut known = all.iter().filter(|one| one.peer.is_none_or(|own| own == peer));
+            let (socket, other) = (known.next()?, known.next());
+            let is_alive = other.is_none() && socket.open_alive().is_some();
+            is_alive.then_some(*socket)
+        };
+        let known = judge(&lock(&self.found).last);
+        known.or_else(|| self.look().ok().and_then(|all| judge(&all)))
     }
 
     /// The socket is closed, so that tiny_http has no request of it any more.
@@ -338,11 +358,13 @@ impl Listener {
         lock(&self.connections).get(&peer).map(|connection| (connection.phase, connection.since))
     }
 
-    /// The socket from `peer` of which nothing more is processed, if there is one.
-    pub(super) fn ended(&self, peer: SocketAddr) -> Option<u64> {
-        let connections = lock(&self.connections);
-        let ended = connections.get(&peer).filter(|one| one.phase == Phase::Idle)?;
-        ended.socket.map(|socket| socket.inode)
+    /// Nothing more is processed of what comes from `peer`, and nobody is busy with it any more.
+    pub(super) fn has_ended(&self, peer: SocketAddr) -> bool {
+        lock(&self.connections).get(&peer).is_some_and(|connection| {
+            connection.standing != Standing::Good
+                && connection.phase == Phase::Idle
+                && connection.since.elapsed() > Duration::from_millis(CLOSING_MS)
+        })
     }
 
     /// No request of this socket, which tiny_http never closes, is queued any more: what it has done is
@@ -364,11 +386,17 @@ impl Listener {
 
     /// Forgets connections whose socket is gone.
     pub(super) fn forget_all_but(&self, is_open: impl Fn(SocketAddr) -> bool) {
+        let memory = self.memory();
         lock(&self.connections).retain(|peer, connection| {
             // One that has just been heard of may be younger than the look.
-            let is_young = connection.since.elapsed() < Duration::from_millis(UNSEEN_MS);
+            let is_young = connection.since.max(connection.ended).elapsed() < memory;
             connection.phase != Phase::Idle || is_young || is_open(*peer)
         });
+    }
+
+    /// After this time tiny_http has no request any more of a connection that is dead.
+    fn memory(&self) -> Duration {
+        Duration::from_millis(UNSEEN_MS) + self.queue_wait()
     }
 
     fn admit(self: &Arc<Self>, request: tiny_http::Request) -> Admitted {
@@ -382,7 +410,7 @@ impl Listener {
         if connection.standing != Standing::Good && connection.phase == Phase::Idle {
             let is_another = match connection.socket.as_mut() {
                 Some(socket) => self.is_closed(socket),
-                None => connection.since.elapsed() > Duration::from_millis(UNSEEN_MS),
+                None => connection.ended.elapsed() > self.memory(),
             };
             if !is_another {
                 return Admitted::Over(request);
@@ -394,7 +422,7 @@ impl Listener {
             if connection.pipelined.len() <= PIPELINED_MAX {
                 return Admitted::Waits;
             }
-            connection.standing = Standing::Cut;
+            (connection.standing, connection.ended) = (Standing::Cut, Instant::now());
             return Admitted::TooMany(peer, std::mem::take(&mut connection.pipelined));
         }
         connection.enter(Phase::InHand);
@@ -431,15 +459,16 @@ impl Listener {
 
     /// Nothing more of this connection is processed. What of it waits is dropped when its turn is.
     pub(super) fn refuse(&self, peer: SocketAddr) {
-        self.end(peer, Standing::Refused);
+        let socket = self.certain(peer);
+        self.end(peer, Standing::Refused, socket);
     }
 
-    fn end(&self, peer: SocketAddr, standing: Standing) {
-        let alive = self.find(peer).ok().flatten().map(|(socket, _)| socket);
-        let seen = || lock(&self.found).last.iter().find(|one| one.peer == Some(peer)).copied();
-        let socket = alive.or_else(seen);
+    fn end(&self, peer: SocketAddr, standing: Standing, socket: Option<Socket>) {
         let mut connections = lock(&self.connections);
         let connection = connections.entry(peer).or_insert_with(Connection::new);
+        if connection.standing == Standing::Good {
+            connection.ended = Instant::now();
+        }
         connection.socket = connection.socket.or(socket);
         if connection.standing != Standing::Cut {
             connection.standing = standing;
@@ -474,7 +503,16 @@ impl Listener {
 
     /// Ends a connection whose client does not keep to the rules.
     pub(super) fn cut(&self, peer: SocketAddr, reason: Cut) {
+        // Before the reset: which one is dead cannot be told.
+        self.end(peer, Standing::Cut, self.certain(peer));
         self.cut_stream(self.stream(peer).as_ref(), Some(peer), reason);
+    }
+
+    pub(super) fn cut_socket(&self, socket: &Socket, reason: Cut) {
+        if let Some(peer) = socket.peer {
+            self.end(peer, Standing::Cut, Some(*socket));
+        }
+        self.cut_stream(socket.open().as_ref(), socket.peer, reason);
     }
 
     pub(super) fn cut_stream(
@@ -483,9 +521,6 @@ impl Listener {
         peer: Option<SocketAddr>,
         reason: Cut,
     ) {
-        if let Some(peer) = peer {
-            self.end(peer, Standing::Cut);
-        }
         if let Some(stream) = stream {
             socket::reset(stream);
         }
@@ -504,6 +539,7 @@ impl Connection {
             since: Instant::now(),
             pipelined: VecDeque::new(),
             standing: Standing::Good,
+            ended: Instant::now(),
             socket: None,
             unasked: 0,
         }

@@ -204,7 +204,10 @@ impl Item {
     fn is_in_the_way(&self, is_short: bool) -> bool {
         let patience = |since: Duration, ms| since > Duration::from_millis(ms);
         let elapsed = self.since.elapsed();
-        let draining = self.arrival.turn.listener.draining().map(|since| since.min(elapsed));
+        let is_refused = matches!(self.work, Work::Refusal { .. });
+        let draining = self.arrival.turn.listener.draining();
+        // What has been answered gets no time of its own.
+        let draining = draining.map(|since| if is_refused { since } else { since.min(elapsed) });
         if draining.is_some_and(|since| patience(since, DRAIN_CLIENT_MS_MAX)) {
             return true;
         }
