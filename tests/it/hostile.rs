@@ -295,6 +295,45 @@ fn h9_two_readings_of_one_request_are_refused_and_nothing_behind_it_is_processed
     assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE message_id = 'smuggled'"), 0);
 }
 
+/// A connection from a port of the caller's choice, which may just have been another's.
+fn connect_from(port: u16, to: std::net::SocketAddr) -> Option<TcpStream> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let stream = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseaddr(&stream, true).unwrap();
+    bind(&stream, &std::net::SocketAddr::from(([127, 0, 0, 1], port))).ok()?;
+    connect(&stream, &to).ok()?;
+    let stream = TcpStream::from(stream);
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    Some(stream)
+}
+
+#[test]
+fn h9_a_reused_port_frees_nothing_that_waits_behind_a_refusal_and_hangs_nobody() {
+    let inbox = withstand(&[], |inbox| {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let head = "POST /webhook HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n";
+        let attack = format!("{head}{}", post("smuggled").repeat(12));
+        let (mut attacks, mut answers) = (0, 0);
+        for _ in 0..150 {
+            let Some(mut evil) = connect_from(free, inbox.address) else { continue };
+            let _ = evil.write_all(attack.as_bytes());
+            reset(&evil);
+            drop(evil);
+            attacks += 1;
+            let Some(mut next) = connect_from(free, inbox.address) else { continue };
+            let _ = next.write_all(b"GET /health/live HTTP/1.1\r\n\r\n");
+            // An answer or an end, but soon: the client can try again from elsewhere.
+            let read = next.read(&mut [0; 256]);
+            let is_hung = read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+            assert!(!is_hung, "attack {attacks}");
+            answers += 1;
+            reset(&next);
+        }
+        assert!(attacks > 50 && answers > 50, "{attacks} attacks, {answers} others");
+    });
+    assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE message_id = 'smuggled'"), 0);
+}
+
 #[test]
 fn h9_heads_without_end_are_cut() {
     let inbox = withstand(&[], |inbox| {
