@@ -413,6 +413,8 @@ impl Listener {
                 None => connection.ended.elapsed() > self.memory(),
             };
             if !is_another {
+                // Nobody has looked at this one: it may be another's, and what follows it too.
+                (connection.ended, connection.socket) = (Instant::now(), None);
                 return Admitted::Over(request);
             }
             *connection = Connection::new();
