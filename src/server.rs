@@ -28,7 +28,9 @@ use crate::{
     metrics::{Metrics, WebhookResult, milliseconds},
     routes,
     signature::Verifier,
-    store::{Entry, GroupCommit, Leader, Outcome, Reader, Writer, answer_all},
+    store::{
+        Entry, GroupCommit, Leader, Outcome, Packer, Places, Reader, Stored, Writer, answer_all,
+    },
 };
 
 /// How long a stop waits for requests in hand before it goes on without them.
@@ -46,11 +48,17 @@ const DESCRIPTORS_PER_CONNECTION: usize = 3;
 /// Bytes of a client's path, method or message_id in a log line.
 const LOGGED_BYTES_MAX: usize = 512;
 
-/// A request that waits for its commit, with what it wants committed and how to tell it.
+/// What waits for its commit, and who wants to know.
 struct Parked {
-    exchange: Exchange,
     entry: Entry,
-    then: fn(Outcome) -> Result<Response, Error>,
+    asker: Asker,
+}
+
+enum Asker {
+    /// A request, and how to tell it.
+    Client(Exchange, fn(Outcome) -> Result<Response, Error>),
+    /// A thread of this program.
+    Thread(Sender<Outcome>),
 }
 
 /// The start line, at any LOG_LEVEL: with port 0 it is the only place that tells the port.
@@ -141,21 +149,23 @@ impl Server {
         let one = |problem: String| vec![problem];
         let paths = routes::ROUTES.iter().map(|(_, path, ..)| *path);
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
+        let unopened = |error| one(format!("database {}: {error}", config.database.display()));
+        let places = Places::for_workers(config.workers);
         let mut contexts = Vec::with_capacity(config.workers);
         for _ in 0..config.workers {
             contexts.push(Context {
                 verifier: Verifier::new(&config.webhook_secret),
-                reader: Reader::open(&config.database).map_err(|error| {
-                    one(format!("database {}: {error}", config.database.display()))
-                })?,
+                reader: Reader::open(&config.database, &places).map_err(unopened)?,
                 metrics: Arc::clone(&metrics),
             });
         }
+        let packer = Packer::open(&config.database).map_err(unopened)?;
         let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
         let listener = Listener::start(socket, Arc::clone(&metrics)).map_err(no_thread)?;
         front::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
         let store = Arc::new(Store::new(writer));
         let replier = Replier::start(&metrics).map_err(no_thread)?;
+        start_packing(packer, &store, &replier).map_err(no_thread)?;
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
             let mut worker = Worker {
@@ -257,7 +267,9 @@ impl Worker {
         let answer = catch_unwind(AssertUnwindSafe(|| self.route(&exchange, body)));
         match answer.unwrap_or(Err(Error::Internal)) {
             Ok(Answer::Now(response)) => self.replier.reply(exchange, &response, None),
-            Ok(Answer::AfterCommit(entry, then)) => self.park(Parked { exchange, entry, then }),
+            Ok(Answer::AfterCommit(entry, then)) => {
+                self.park(Parked { entry, asker: Asker::Client(exchange, then) });
+            }
             Err(error) => {
                 let message_id = match &error {
                     Error::Invalid { message_id, .. } => message_id.as_deref(),
@@ -284,6 +296,38 @@ impl Worker {
             self.replier.answer(parked, Err(error));
         }
     }
+}
+
+/// How long packing rests: between two packs, and where there is nothing to pack or no luck with it.
+const PACK_PAUSE_MS: u64 = 5;
+const PACK_REST_MS: u64 = 500;
+
+/// Starts the thread that packs texts for searching, one block at a time. It leads no longer than
+/// it must, since nothing is packed meanwhile.
+fn start_packing(mut packer: Packer, store: &Arc<Store>, replier: &Replier) -> io::Result<()> {
+    let (store, replier) = (Arc::clone(store), replier.clone());
+    let run = move || {
+        loop {
+            // What fails is logged where it does, and tried again.
+            let done = pack_next(&mut packer, &store, &replier);
+            let pause = if done == Some(Ok(Stored::Done)) { PACK_PAUSE_MS } else { PACK_REST_MS };
+            thread::sleep(Duration::from_millis(pause));
+        }
+    };
+    thread::Builder::new().name("packer".into()).spawn(run).map(drop)
+}
+
+/// `None` if there is nothing to pack, or no room for it now.
+fn pack_next(packer: &mut Packer, store: &Store, replier: &Replier) -> Option<Outcome> {
+    let entry = packer.next().ok()??;
+    let (told, outcome) = channel();
+    replier.metrics.parked(1);
+    let parked = Parked { entry: Entry::Pack(entry), asker: Asker::Thread(told) };
+    if store.submit_aside(parked, replier).is_err() {
+        replier.metrics.parked(-1);
+        return None;
+    }
+    outcome.recv().ok()
 }
 
 /// Who tells requests what became of them: the worker that leads, or a thread beside it.
@@ -327,12 +371,19 @@ impl Leader<Writer, Parked> for Replier {
         outcomes
     }
 
-    fn answer(&self, Parked { exchange, entry, then }: Parked, outcome: Outcome) {
+    fn answer(&self, Parked { entry, asker }: Parked, outcome: Outcome) {
         self.metrics.parked(-1);
+        let (exchange, then) = match asker {
+            Asker::Client(exchange, then) => (exchange, then),
+            Asker::Thread(told) => {
+                let _ = told.send(outcome);
+                return;
+            }
+        };
         let response = then(outcome).unwrap_or_else(|error| Response::from(&error));
         let message_id = match &entry {
             Entry::Message(message) => Some(message.message_id.as_str()),
-            Entry::Probe => None,
+            Entry::Pack(_) | Entry::Probe => None,
         };
         self.reply(exchange, &response, message_id);
     }

@@ -21,7 +21,7 @@ pub(crate) fn receive(context: &mut Context, request: &Request<'_>) -> Result<An
 fn acknowledge(outcome: Outcome) -> Result<Response, Error> {
     let result = match outcome? {
         Stored::Created => WebhookResult::Created,
-        Stored::Duplicate => WebhookResult::Duplicate,
+        Stored::Duplicate | Stored::Done => WebhookResult::Duplicate,
     };
     Ok(Response { result: Some(result), ..Response::json(&json!({ "status": "ok" })) })
 }

@@ -11,6 +11,7 @@ use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,9 @@ pub(crate) const PARKED_MAX: usize = 2048;
 pub(crate) const PARKED_MS_MAX: u64 = 2_000;
 /// Requests that one commit carries, so that it stays short.
 pub(crate) const BATCH_MAX: usize = 512;
+
+/// How long [`GroupCommit::submit_aside`] leaves the lead to others before it leads again.
+const ASIDE_US: u64 = 200;
 
 /// `W` commits; `J` is a job: what to store and whom to tell.
 #[derive(Debug)]
@@ -62,18 +66,39 @@ impl<W, J> GroupCommit<W, J> {
     /// Gives the job back when [`PARKED_MAX`] are waiting, or one for longer than [`PARKED_MS_MAX`].
     pub(crate) fn submit(&self, job: J, leader: &impl Leader<W, J>) -> Result<(), J> {
         let mut leading = self.park(job)?;
-        while let Some((mut writer, batch)) = leading.and_then(|writer| self.take(writer)) {
-            let outcomes = outcomes(leader, &mut writer, &batch);
-            let is_crowded = 2 * self.parked() >= batch.len();
-            let answers = batch.into_iter().zip(outcomes).collect();
-            if is_crowded {
-                leader.hand_over(answers);
-            } else {
-                answer_all(leader, answers);
-            }
-            leading = Some(writer);
+        while let Some((writer, batch)) = leading.and_then(|writer| self.take(writer)) {
+            leading = Some(self.lead(writer, batch, leader));
         }
         Ok(())
+    }
+
+    /// As [`GroupCommit::submit`], for a thread that has other work than to lead: after each batch
+    /// it lets whoever comes next take the lead.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn submit_aside(&self, job: J, leader: &impl Leader<W, J>) -> Result<(), J> {
+        let mut leading = self.park(job)?;
+        while let Some((writer, batch)) = leading.and_then(|writer| self.take(writer)) {
+            let writer = self.lead(writer, batch, leader);
+            self.lock().writer = Some(writer);
+            thread::sleep(Duration::from_micros(ASIDE_US));
+            let mut state = self.lock();
+            leading = if state.parked.is_empty() { None } else { state.writer.take() };
+        }
+        Ok(())
+    }
+
+    fn lead(&self, mut writer: W, batch: Vec<J>, leader: &impl Leader<W, J>) -> W {
+        let outcomes = outcomes(leader, &mut writer, &batch);
+        let is_crowded = 2 * self.parked() >= batch.len();
+        let answers = batch.into_iter().zip(outcomes).collect();
+        if is_crowded {
+            leader.hand_over(answers);
+        } else {
+            answer_all(leader, answers);
+        }
+        writer
     }
 
     /// Requests that wait for a commit now.
@@ -134,12 +159,9 @@ pub(crate) fn answer_all<W, J>(leader: &impl Leader<W, J>, answers: Vec<(J, Outc
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc, Barrier,
-            atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-        },
-        thread,
+    use std::sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     };
 
     use super::*;

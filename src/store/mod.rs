@@ -5,8 +5,13 @@
 //! delete the live WAL with acknowledged messages in it.
 
 mod commit;
+mod counts;
+#[cfg(test)]
+mod exactness;
+mod packs;
 mod reader;
 mod schema;
+mod search;
 mod writer;
 
 use std::{
@@ -15,18 +20,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 use crate::{error::Error, logging, message::Message};
 
 pub(crate) use commit::{GroupCommit, Leader, answer_all};
+pub(crate) use packs::{Pack, Packer};
 pub(crate) use reader::{Filter, Reader};
+pub(crate) use search::Places;
 pub(crate) use writer::Writer;
 
 /// What a commit can be asked to carry.
 #[derive(Debug)]
 pub(crate) enum Entry {
     Message(Message),
+    /// Texts of a block of messages, packed for searching.
+    Pack(Pack),
     /// Nothing but the commit itself: would a message be taken?
     Probe,
 }
@@ -37,6 +46,8 @@ pub(crate) enum Stored {
     Created,
     /// The id was there before; the first version stays.
     Duplicate,
+    /// What is no message is done.
+    Done,
 }
 
 pub(crate) type Outcome = Result<Stored, Error>;
@@ -76,6 +87,8 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // Or a statement that might use a partial index is prepared anew with every value bound to it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(&format!("PRAGMA busy_timeout = {BUSY_MS_MAX}"))?;
     Ok(connection)
 }

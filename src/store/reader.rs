@@ -1,11 +1,17 @@
 //! Every SELECT. Each worker has a reader of its own, and no reader can write.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use rusqlite::{Connection, Row, ToSql, Transaction, functions::FunctionFlags, types::ValueRef};
+use memchr::memmem::Finder;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 
-use super::{configure, open, schema};
+use super::{
+    configure,
+    counts::{self, Place, Scope},
+    open, schema,
+    search::{self, Places},
+};
 use crate::{
     error::Error,
     message::{Instant, Message, fold_case},
@@ -16,8 +22,14 @@ const CACHE_KIB: u32 = 2_000;
 /// Senders in /stats.
 const TOP_SENDERS: i64 = 10;
 
+/// Messages that a search reads one by one rather than by the packs of all.
+const FEW: i64 = if cfg!(test) { 60 } else { 1_024 };
+
 #[derive(Debug)]
-pub(crate) struct Reader(Connection);
+pub(crate) struct Reader {
+    pub(super) connection: Connection,
+    places: Arc<Places>,
+}
 
 /// All conditions hold at once.
 #[derive(Debug)]
@@ -46,29 +58,24 @@ struct Sender {
     count: i64,
 }
 
+/// A connection that cannot write.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = open(path)?;
+    configure(&connection, CACHE_KIB)?;
+    connection.execute_batch("PRAGMA query_only = ON")?;
+    Ok(connection)
+}
+
 impl Reader {
-    /// Opens a database that [`super::Writer::open`] has brought up to date.
-    pub(crate) fn open(path: &Path) -> rusqlite::Result<Reader> {
-        let connection = open(path)?;
-        configure(&connection, CACHE_KIB)?;
-        connection.execute_batch("PRAGMA query_only = ON")?;
-        let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
-        connection.create_scalar_function("contains_folded", 2, flags, |context| {
-            let (ValueRef::Text(text), ValueRef::Text(folded)) =
-                (context.get_raw(0), context.get_raw(1))
-            else {
-                return Ok(false);
-            };
-            let (text, folded) = (String::from_utf8_lossy(text), String::from_utf8_lossy(folded));
-            Ok(fold_case(&text).contains(&*folded))
-        })?;
-        Ok(Reader(connection))
+    /// Opens a database that [`super::Writer::open`] has brought up to date. Readers share `places`.
+    pub(crate) fn open(path: &Path, places: &Arc<Places>) -> rusqlite::Result<Reader> {
+        Ok(Reader { connection: connect(path)?, places: Arc::clone(places) })
     }
 
     /// The database answers, and with the schema that this program knows.
     pub(crate) fn check_schema(&self) -> Result<(), Error> {
-        let version = schema::version(&self.0)?;
-        self.0.prepare_cached("SELECT message_id FROM messages LIMIT 1")?.exists(())?;
+        let version = schema::version(&self.connection)?;
+        self.connection.prepare_cached("SELECT message_id FROM messages LIMIT 1")?.exists(())?;
         if version == schema::VERSION {
             Ok(())
         } else {
@@ -78,27 +85,41 @@ impl Reader {
 
     /// A page in the order of (instant, `message_id`), and how many match in all, at one moment.
     pub(crate) fn list(&mut self, filter: &Filter) -> Result<(Vec<Message>, i64), Error> {
-        let transaction = self.0.transaction()?;
-        let total = count(&transaction, filter)?;
-        let messages = if filter.offset < total { page(&transaction, filter)? } else { Vec::new() };
-        Ok((messages, total))
+        let transaction = self.connection.transaction()?;
+        let Some((scope, n)) = scope(&transaction, filter)? else { return Ok((Vec::new(), 0)) };
+        let before = match filter.since {
+            Some(since) => counts::rank(&transaction, scope, since)?,
+            None => 0,
+        };
+        let candidates = n - before;
+        match &filter.q {
+            None if filter.offset >= candidates => Ok((Vec::new(), candidates)),
+            None => {
+                Ok((page(&transaction, scope, before + filter.offset, filter.limit)?, candidates))
+            }
+            Some(q) if candidates <= FEW => Ok(pick(&transaction, scope, filter, q)?),
+            Some(q) => {
+                let (ids, total) = search::search(&transaction, filter, scope, q, &self.places)?;
+                Ok((with_ids(&transaction, &ids)?, total))
+            }
+        }
     }
 
     pub(crate) fn stats(&mut self) -> Result<Stats, Error> {
-        let transaction = self.0.transaction()?;
-        let count = |sql: &str| transaction.prepare_cached(sql)?.query_row((), |row| row.get(0));
+        let transaction = self.connection.transaction()?;
+        let (total_messages, senders_count) = transaction
+            .prepare_cached("SELECT messages, senders FROM totals")?
+            .query_row((), |row| Ok((row.get(0)?, row.get(1)?)))?;
         let ts = |sql: &str| -> rusqlite::Result<Option<String>> {
             transaction.prepare_cached(sql)?.query_row((), |row| row.get(0))
         };
-        let mut senders = transaction.prepare_cached(
-            "SELECT from_msisdn, count(*) AS n FROM messages
-             GROUP BY from_msisdn ORDER BY n DESC, from_msisdn LIMIT ?1",
-        )?;
+        let mut senders = transaction
+            .prepare_cached("SELECT msisdn, n FROM senders ORDER BY n DESC, msisdn LIMIT ?1")?;
         let top = senders
             .query_map([TOP_SENDERS], |row| Ok(Sender { from: row.get(0)?, count: row.get(1)? }))?;
         Ok(Stats {
-            total_messages: count("SELECT count(*) FROM messages")?,
-            senders_count: count("SELECT count(DISTINCT from_msisdn) FROM messages")?,
+            total_messages,
+            senders_count,
             messages_per_sender: top.collect::<rusqlite::Result<_>>()?,
             first_message_ts: ts(
                 "SELECT (SELECT ts FROM messages ORDER BY ts_s, ts_ns, message_id LIMIT 1)",
@@ -110,57 +131,75 @@ impl Reader {
     }
 }
 
-/// `WHERE` for the filters that are there; the statement cache holds a statement for each set.
-fn conditions(filter: &Filter) -> String {
-    let mut conditions = vec!["1"];
-    if filter.from.is_some() {
-        conditions.push("from_msisdn = :from");
-    }
-    if filter.since.is_some() {
-        conditions.push("(ts_s, ts_ns) >= (:since_s, :since_ns)");
-    }
-    if filter.q.is_some() {
-        conditions.push("contains_folded(text, :q)");
-    }
-    conditions.join(" AND ")
+/// Whose messages the filter means, and how many there are of them; `None` if nobody's.
+fn scope<'a>(
+    transaction: &Transaction<'_>,
+    filter: &'a Filter,
+) -> rusqlite::Result<Option<(Scope<'a>, i64)>> {
+    let Some(msisdn) = &filter.from else {
+        let mut all = transaction.prepare_cached("SELECT messages FROM totals")?;
+        return Ok(Some((Scope::All, all.query_row((), |row| row.get(0))?)));
+    };
+    transaction
+        .prepare_cached("SELECT id, n FROM senders WHERE msisdn = ?1")?
+        .query_row([msisdn], |row| Ok((Scope::Sender { id: row.get(0)?, msisdn }, row.get(1)?)))
+        .optional()
 }
 
-fn count(transaction: &Transaction<'_>, filter: &Filter) -> rusqlite::Result<i64> {
-    let sql = format!("SELECT count(*) FROM messages WHERE {}", conditions(filter));
-    let mut statement = transaction.prepare_cached(&sql)?;
-    bind(&mut statement, filter)?;
-    let mut rows = statement.raw_query();
-    rows.next()?.map_or(Ok(0), |row| row.get(0))
-}
-
-fn page(transaction: &Transaction<'_>, filter: &Filter) -> rusqlite::Result<Vec<Message>> {
+fn page(
+    transaction: &Transaction<'_>,
+    scope: Scope<'_>,
+    offset: i64,
+    limit: i64,
+) -> rusqlite::Result<Vec<Message>> {
+    let (Place { instant, message_id }, left) = counts::seek(transaction, scope, offset)?;
     let sql = format!(
         "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
-         WHERE {} ORDER BY ts_s, ts_ns, message_id LIMIT :limit OFFSET :offset",
-        conditions(filter)
+         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
+         ORDER BY ts_s, ts_ns, message_id LIMIT ?5 OFFSET ?6",
+        scope.condition()
     );
     let mut statement = transaction.prepare_cached(&sql)?;
-    bind(&mut statement, filter)?;
-    statement.raw_query().mapped(message).collect()
+    let Instant { seconds, nanoseconds } = instant;
+    let from = params![scope.msisdn(), seconds, nanoseconds, message_id, limit, left];
+    statement.query_map(from, message)?.collect()
 }
 
-/// Binds those of the filter's values that the statement asks for.
-fn bind(statement: &mut rusqlite::CachedStatement<'_>, filter: &Filter) -> rusqlite::Result<()> {
-    let since = filter.since.map(|since| (since.seconds, since.nanoseconds));
-    let values: [(&str, &dyn ToSql); 6] = [
-        (":from", &filter.from),
-        (":since_s", &since.map(|since| since.0)),
-        (":since_ns", &since.map(|since| since.1)),
-        (":q", &filter.q),
-        (":limit", &filter.limit),
-        (":offset", &filter.offset),
-    ];
-    for (name, value) in values {
-        if let Some(index) = statement.parameter_index(name)? {
-            statement.raw_bind_parameter(index, value)?;
+/// Reads every message that comes into question.
+fn pick(
+    transaction: &Transaction<'_>,
+    scope: Scope<'_>,
+    filter: &Filter,
+    q: &str,
+) -> rusqlite::Result<(Vec<Message>, i64)> {
+    let sql = format!(
+        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
+         WHERE {} AND (ts_s, ts_ns) >= (?2, ?3) ORDER BY ts_s, ts_ns, message_id",
+        scope.condition()
+    );
+    let finder = Finder::new(q);
+    let Instant { seconds, nanoseconds } = filter.since.unwrap_or(Place::START.instant);
+    let mut statement = transaction.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![scope.msisdn(), seconds, nanoseconds])?;
+    let (mut messages, mut total) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let text = String::from_utf8_lossy(row.get_ref(4)?.as_bytes_or_null()?.unwrap_or_default());
+        if finder.find(fold_case(&text).as_bytes()).is_some() {
+            if (filter.offset..filter.offset.saturating_add(filter.limit)).contains(&total) {
+                messages.push(message(row)?);
+            }
+            total += 1;
         }
     }
-    Ok(())
+    Ok((messages, total))
+}
+
+fn with_ids(transaction: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<Vec<Message>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
+         WHERE id = ?1",
+    )?;
+    ids.iter().map(|id| statement.query_row([id], message)).collect()
 }
 
 fn message(row: &Row<'_>) -> rusqlite::Result<Message> {

@@ -1,7 +1,10 @@
 //! The schema and its versions, counted by `PRAGMA user_version`.
 
+use std::time;
+
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use super::{counts, packs};
 use crate::message::Instant;
 
 /// `MIGRATIONS[n]` leads from version n to n + 1. What has been released is never edited.
@@ -24,10 +27,101 @@ const MIGRATIONS: [&str; VERSION as usize] = [
      CREATE INDEX messages_by_ts ON messages (ts_s, ts_ns, message_id);
      CREATE INDEX messages_by_from ON messages (from_msisdn, ts_s, ts_ns, message_id);
      PRAGMA application_id = 1297304660;",
+    // What reads would otherwise have to count (counts.rs), and the texts once more, for searching
+    // (packs.rs). What is inserted is counted by the writer, for a whole batch at once; what is
+    // deleted, by triggers, so that `sqlite3` may delete too.
+    "CREATE TABLE totals (
+         one      INTEGER PRIMARY KEY CHECK (one = 1),
+         messages INTEGER NOT NULL,
+         senders  INTEGER NOT NULL,
+         last_id  INTEGER NOT NULL -- the highest messages.id ever; none is given twice
+     ) STRICT;
+     INSERT INTO totals VALUES (1, 0, 0, 0);
+
+     CREATE TABLE senders (
+         id       INTEGER PRIMARY KEY,
+         msisdn   TEXT NOT NULL UNIQUE,
+         n        INTEGER NOT NULL,
+         is_heavy INTEGER NOT NULL DEFAULT 0 -- has milestones
+     ) STRICT;
+     CREATE INDEX senders_by_n ON senders (n DESC, msisdn);
+
+     CREATE TABLE milestones (
+         sender_id  INTEGER NOT NULL, -- 0: everybody
+         level      INTEGER NOT NULL,
+         ts_s       INTEGER NOT NULL,
+         ts_ns      INTEGER NOT NULL,
+         message_id TEXT NOT NULL,
+         n          INTEGER NOT NULL, -- messages from here to the next
+         PRIMARY KEY (sender_id, level, ts_s, ts_ns, message_id)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX milestones_empty ON milestones (sender_id) WHERE n = 0;
+
+     CREATE TABLE packs (
+         block    INTEGER PRIMARY KEY,        -- of the messages with id / 2048 = block
+         changes  INTEGER NOT NULL DEFAULT 0, -- deleted or changed messages, ever
+         ts_s_max INTEGER,
+         trigrams BLOB                        -- null: not packed
+     ) STRICT;
+     CREATE INDEX packs_missing ON packs (block) WHERE trigrams IS NULL;
+     CREATE TABLE pieces (
+         id   INTEGER PRIMARY KEY, -- block * 64 and up
+         rows BLOB NOT NULL
+     ) STRICT;
+
+     CREATE TRIGGER messages_deleted AFTER DELETE ON messages BEGIN
+         UPDATE milestones SET n = n - 1
+         WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
+             SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = 0 AND level = 1
+                 AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
+             ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
+         UPDATE milestones SET n = n - 1
+         WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
+             SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = 0 AND level = 2
+                 AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
+             ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
+         UPDATE milestones SET n = n - 1
+         WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
+             SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = (SELECT id FROM senders WHERE msisdn = old.from_msisdn)
+                 AND level = 1
+                 AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
+             ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
+         UPDATE milestones SET n = n - 1
+         WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
+             SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = (SELECT id FROM senders WHERE msisdn = old.from_msisdn)
+                 AND level = 2
+                 AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
+             ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
+
+         UPDATE senders SET n = n - 1 WHERE msisdn = old.from_msisdn;
+         DELETE FROM milestones
+         WHERE sender_id = (SELECT id FROM senders WHERE msisdn = old.from_msisdn AND n = 0);
+         UPDATE totals SET messages = messages - 1, senders = senders -
+             (SELECT count(*) FROM senders WHERE msisdn = old.from_msisdn AND n = 0);
+         DELETE FROM senders WHERE msisdn = old.from_msisdn AND n = 0;
+
+         DELETE FROM pieces
+         WHERE id BETWEEN old.id / 2048 * 64 AND old.id / 2048 * 64 + 63;
+         INSERT INTO packs (block, changes) VALUES (old.id / 2048, 1)
+         ON CONFLICT (block) DO UPDATE SET changes = changes + 1, trigrams = NULL;
+     END;
+     CREATE TRIGGER messages_reworded AFTER UPDATE OF text ON messages BEGIN
+         DELETE FROM pieces
+         WHERE id BETWEEN old.id / 2048 * 64 AND old.id / 2048 * 64 + 63;
+         UPDATE packs SET changes = changes + 1, trigrams = NULL WHERE block = old.id / 2048;
+     END;
+     CREATE TRIGGER messages_moved
+     BEFORE UPDATE OF id, message_id, from_msisdn, ts, ts_s, ts_ns ON messages BEGIN
+         SELECT RAISE(ABORT, 'mailslot keeps counts by these columns: a message can be deleted, but not moved');
+     END;",
 ];
 
 /// The version that this program reads and writes.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// "MSLT": how the file tells that it is mailslot's.
 const APPLICATION_ID: i64 = 0x4d53_4c54;
 
@@ -118,8 +212,14 @@ fn upgrade(transaction: &Transaction<'_>, found: Found) -> Result<(), String> {
     for migration in MIGRATIONS.iter().skip(done as usize) {
         run(migration)?;
     }
+    let mut progress = Progress::of(transaction, found);
     if found == Found::Seed {
-        adopt(transaction)?;
+        adopt(transaction, &mut progress)?;
+    }
+    if done < 2 {
+        counts::rebuild(transaction, &mut |messages| progress.advance("counting", messages))
+            .and_then(|()| packs::register(transaction))
+            .map_err(|error| sentence(&error))?;
     }
     run(&format!("PRAGMA user_version = {VERSION}"))?;
     if found != Found::Empty {
@@ -128,10 +228,37 @@ fn upgrade(transaction: &Transaction<'_>, found: Found) -> Result<(), String> {
     Ok(())
 }
 
+/// Tells in the log how far long work has come.
+struct Progress {
+    messages: i64,
+    done: i64,
+    told: time::Instant,
+}
+
+/// How often it does.
+const PROGRESS_SECONDS: u64 = 2;
+
+impl Progress {
+    fn of(transaction: &Transaction<'_>, found: Found) -> Progress {
+        let table = if found == Found::Seed { "seed_messages" } else { "messages" };
+        let count =
+            transaction.query_row(&format!("SELECT count(*) FROM {table}"), (), |row| row.get(0));
+        Progress { messages: count.unwrap_or_default(), done: 0, told: time::Instant::now() }
+    }
+
+    fn advance(&mut self, step: &str, messages: i64) {
+        self.done += messages;
+        if self.told.elapsed().as_secs() >= PROGRESS_SECONDS {
+            log::info!(step, done = self.done, messages = self.messages; "the database is being migrated");
+            self.told = time::Instant::now();
+        }
+    }
+}
+
 /// Takes the seed's rows over, in the order in which they came. What is no timestamp on the way in
 /// is none here either: it has no place in the order.
-fn adopt(transaction: &Transaction<'_>) -> Result<(), String> {
-    let copy_all = || -> rusqlite::Result<Option<String>> {
+fn adopt(transaction: &Transaction<'_>, progress: &mut Progress) -> Result<(), String> {
+    let mut copy_all = || -> rusqlite::Result<Option<String>> {
         let mut read = transaction
             .prepare("SELECT rowid, message_id, ts FROM seed_messages ORDER BY rowid")?;
         let mut copy = transaction.prepare(
@@ -147,6 +274,7 @@ fn adopt(transaction: &Transaction<'_>) -> Result<(), String> {
                 return row.get(1).map(Some);
             };
             copy.execute((row.get::<_, i64>(0)?, seconds, nanoseconds))?;
+            progress.advance("copying", 1);
         }
         Ok(None)
     };

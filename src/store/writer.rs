@@ -2,17 +2,21 @@
 
 use std::{fs, path::Path};
 
-use rusqlite::{CachedStatement, Connection, ErrorCode, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
-use super::{Entry, Identity, Outcome, Stored, configure, open, schema};
-use crate::{error::Error, logging, message::Message};
+use super::{Entry, Identity, Outcome, Stored, configure, counts, open, packs, schema};
+use crate::{
+    error::Error,
+    logging,
+    message::{Instant, Message},
+};
 
 /// Pages that the writer keeps: an insert touches three indexes in random places.
 const CACHE_KIB: u32 = 8_000;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
-    connection: Connection,
+    pub(super) connection: Connection,
     identity: Identity,
 }
 
@@ -62,23 +66,33 @@ impl Writer {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut outcomes = Vec::new();
-        {
-            let now = logging::now();
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO messages
-                     (message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                 ON CONFLICT (message_id) DO NOTHING",
-            )?;
-            for entry in batch {
-                outcomes.push(match entry {
-                    Entry::Message(message) => insert_one(&mut insert, message, &now)?,
-                    Entry::Probe => {
-                        // Writes a page though nothing changes, so that the commit is a real one.
-                        transaction.pragma_update(None, "user_version", schema::VERSION)?;
-                        Ok(Stored::Duplicate)
+        let mut created = Vec::new();
+        let now = logging::now();
+        let first_id = last_id(&transaction)? + 1;
+        let mut next_id = first_id;
+        for entry in batch {
+            outcomes.push(match entry {
+                Entry::Message(message) => {
+                    let outcome = insert(&transaction, next_id, message, &now)?;
+                    if outcome == Ok(Stored::Created) {
+                        created.push(message);
+                        next_id += 1;
                     }
-                });
+                    outcome
+                }
+                Entry::Pack(pack) => packs::store(&transaction, pack).map(|()| Ok(Stored::Done))?,
+                Entry::Probe => {
+                    // Writes a page though nothing changes, so that the commit is a real one.
+                    transaction.pragma_update(None, "user_version", schema::VERSION)?;
+                    Ok(Stored::Done)
+                }
+            });
+        }
+        if !created.is_empty() {
+            counts::add(&transaction, &mut created, next_id - 1)?;
+            if first_id / packs::BLOCK_MESSAGES != next_id / packs::BLOCK_MESSAGES {
+                packs::register(&transaction)?;
+                counts::prune(&transaction)?;
             }
         }
         transaction.commit()?;
@@ -97,17 +111,30 @@ impl Writer {
     }
 }
 
+/// The highest id ever given.
+fn last_id(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
+    transaction.prepare_cached("SELECT last_id FROM totals")?.query_row((), |row| row.get(0))
+}
+
 /// # Errors
 /// What concerns the transaction, and so everybody in it. A constraint that one row violates undoes
 /// that row's statement alone.
-fn insert_one(
-    insert: &mut CachedStatement<'_>,
+fn insert(
+    transaction: &Transaction<'_>,
+    id: i64,
     message: &Message,
     now: &str,
 ) -> rusqlite::Result<Outcome> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO messages
+             (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (message_id) DO NOTHING",
+    )?;
     let Message { message_id, from, to, ts, text, instant } = message;
-    let row = params![message_id, from, to, ts, instant.seconds, instant.nanoseconds, text, now];
-    match insert.execute(row) {
+    let Instant { seconds, nanoseconds } = instant;
+    let row = params![id, message_id, from, to, ts, seconds, nanoseconds, text, now];
+    match statement.execute(row) {
         Ok(1) => Ok(Ok(Stored::Created)),
         Ok(_) => Ok(Ok(Stored::Duplicate)),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {

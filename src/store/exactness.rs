@@ -1,0 +1,310 @@
+//! Whatever is stored, deleted, packed, asked: the answer is that of plain SQL over the messages.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::Mutex,
+};
+
+use rusqlite::{
+    Connection, params,
+    trace::{TraceEvent, TraceEventCodes},
+};
+use serde_json::{Value, json};
+use time::macros::{datetime, format_description};
+
+use super::*;
+use crate::message::{Instant, fold_case};
+
+/// Numbers that are the same in every run, by xorshift64.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: i64) -> i64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 1).cast_signed().rem_euclid(end)
+    }
+
+    fn pick<'a>(&mut self, choices: &[&'a str]) -> &'a str {
+        choices[usize::try_from(self.below(choices.len() as i64)).unwrap()]
+    }
+
+    /// Small numbers are likelier.
+    fn skewed(&mut self, end: i64) -> i64 {
+        let end = 1 + self.below(end);
+        self.below(end)
+    }
+}
+
+#[rustfmt::skip]
+const WORDS: &[&str] = &[
+    "hello", "Order", "the", "THE", "a", "%", "_", "\\", "''", "\"", "\0", "École", "ÉCOLE", "straße", "STRASSE", "Σίσυφος",
+    "नमस्ते", "🙂", "🙃", "ı", "I", "İ", "48213", "482 13", "ﬀ", "\u{301}", "日本語", "x\ny", "the\u{0}the", "\u{fffd}",
+];
+#[rustfmt::skip]
+const SEARCHES: &[&str] = &[
+    "hello", "ORDER", "the", "h", "e", " ", "%", "_", "\\", "'", "\0", "école", "strasse", "σίσυφοσ", "स्ते", "🙂", "ı", "i",
+    "482", "48213", "213 the", "ff", "語", "absent", "the the", "\u{fffd}", "lo or", "llo order", "e\0t", "oth", "zzz",
+];
+const FRACTIONS: &[&str] = &["", "", "", ".5", ".50", ".000000001", ".999999999", ".09", ".1"];
+
+/// One inbox, its writer and its readers, and every statement that they ran.
+struct Store {
+    writer: Writer,
+    reader: Reader,
+    packer: Packer,
+    /// A stranger, as `sqlite3` is one.
+    stranger: Connection,
+    /// Of every message that ever was, the text, case-folded.
+    folded: HashMap<String, String>,
+}
+
+static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn note(event: TraceEvent<'_>) {
+    if let TraceEvent::Stmt(statement, _) = event {
+        STATEMENTS.lock().unwrap().insert(statement.sql().into_owned());
+    }
+}
+
+impl Store {
+    fn open(path: &Path) -> Store {
+        let mut writer = Writer::open(path).unwrap();
+        let mut reader = Reader::open(path, &Places::for_workers(2)).unwrap();
+        let mut packer = Packer::open(path).unwrap();
+        for connection in [&mut writer.connection, &mut reader.connection, &mut packer.0] {
+            connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(note)).unwrap();
+        }
+        let stranger = Connection::open(path).unwrap();
+        Store { writer, reader, packer, stranger, folded: HashMap::new() }
+    }
+
+    fn message(&mut self, numbers: &mut Numbers, seconds: i64, senders: i64) -> Message {
+        let text: Vec<_> = (0..numbers.below(8)).map(|_| numbers.pick(WORDS)).collect();
+        let second = numbers.below(seconds);
+        let moment = datetime!(2025-01-01 0:00) + time::Duration::seconds(second);
+        let shape = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+        let ts = format!("{}{}Z", moment.format(shape).unwrap(), numbers.pick(FRACTIONS));
+        let message_id = format!("{}-{}", numbers.below(1_000_000), self.folded.len());
+        let text = (numbers.below(10) > 0).then(|| text.join(" "));
+        self.folded.insert(message_id.clone(), fold_case(text.as_deref().unwrap_or_default()));
+        Message {
+            message_id,
+            from: format!("+{}", 1 + numbers.skewed(senders)),
+            to: "+2".to_owned(),
+            instant: Instant::parse(&ts).unwrap_or_else(|| panic!("{ts}")),
+            ts,
+            text,
+        }
+    }
+
+    fn insert(&mut self, messages: Vec<Message>) -> Vec<Outcome> {
+        let entries: Vec<Entry> = messages.into_iter().map(Entry::Message).collect();
+        self.writer.commit(entries.iter())
+    }
+
+    /// Deletes, as an operator would; rewords; or packs.
+    fn disturb(&mut self, numbers: &mut Numbers, senders: i64) {
+        let number = numbers.below(300);
+        let sql = match numbers.below(8) {
+            0 => format!(
+                "DELETE FROM messages WHERE from_msisdn = '+{}' AND ts_s % 3 = {}",
+                1 + numbers.skewed(senders),
+                number % 3
+            ),
+            1 => format!(
+                "DELETE FROM messages
+                 WHERE id IN (SELECT id FROM messages ORDER BY ts_s LIMIT {number})"
+            ),
+            2 => format!(
+                "DELETE FROM messages WHERE id > (SELECT max(id) - {} FROM messages)",
+                number % 30
+            ),
+            3 => "DELETE FROM messages WHERE id % 71 = 7 RETURNING 'x'".to_owned(),
+            4 => {
+                let reworded = "UPDATE messages SET text = 'reworded THE' WHERE id % 97 = ?1
+                                RETURNING message_id";
+                let mut reworded = self.stranger.prepare(reworded).unwrap();
+                for id in reworded.query_map([number % 97], |row| row.get(0)).unwrap() {
+                    self.folded.insert(id.unwrap(), "reworded the".to_owned());
+                }
+                return;
+            }
+            _ => return self.pack_all(),
+        };
+        self.stranger.execute_batch(&sql).unwrap();
+    }
+
+    fn pack_all(&mut self) {
+        while let Some(pack) = self.packer.next().unwrap() {
+            assert_eq!(self.writer.commit([Entry::Pack(pack)].iter()), [Ok(Stored::Done)]);
+        }
+    }
+
+    /// What plain SQL says: the page's ids and the total.
+    fn naive(&self, filter: &Filter) -> (Vec<String>, i64) {
+        let mut statement = self
+            .stranger
+            .prepare_cached(
+                "SELECT message_id FROM messages
+                 WHERE (?1 IS NULL OR from_msisdn = ?1)
+                     AND (?2 IS NULL OR ts_s > ?2 OR ts_s = ?2 AND ts_ns >= ?3)
+                 ORDER BY ts_s, ts_ns, message_id",
+            )
+            .unwrap();
+        let since = filter.since;
+        let rows = statement
+            .query_map(
+                params![filter.from, since.map(|s| s.seconds), since.map(|s| s.nanoseconds)],
+                |row| row.get(0),
+            )
+            .unwrap();
+        let matches = |id: &String| filter.q.as_ref().is_none_or(|q| self.folded[id].contains(q));
+        let ids: Vec<String> = rows.map(Result::unwrap).filter(matches).collect();
+        let from = usize::try_from(filter.offset).unwrap().min(ids.len());
+        let to = (from + usize::try_from(filter.limit).unwrap()).min(ids.len());
+        (ids[from..to].to_vec(), ids.len() as i64)
+    }
+
+    fn naive_stats(&self) -> Value {
+        let text = |sql: &str| -> Value {
+            let text: Option<String> = self.stranger.query_row(sql, (), |row| row.get(0)).unwrap();
+            json!(text)
+        };
+        let number =
+            |sql: &str| -> i64 { self.stranger.query_row(sql, (), |row| row.get(0)).unwrap() };
+        let mut top = self
+            .stranger
+            .prepare(
+                "SELECT from_msisdn, count(*) AS n FROM messages GROUP BY 1 ORDER BY n DESC, 1 LIMIT 10",
+            )
+            .unwrap();
+        let top: Vec<Value> = top
+            .query_map((), |row| {
+                Ok(json!({ "from": row.get::<_, String>(0)?, "count": row.get::<_, i64>(1)? }))
+            })
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        json!({
+            "total_messages": number("SELECT count(*) FROM messages"),
+            "senders_count": number("SELECT count(DISTINCT from_msisdn) FROM messages"),
+            "messages_per_sender": top,
+            "first_message_ts": text("SELECT (SELECT ts FROM messages ORDER BY ts_s, ts_ns, message_id LIMIT 1)"),
+            "last_message_ts": text("SELECT (SELECT ts FROM messages ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1)"),
+        })
+    }
+
+    fn ask(&mut self, numbers: &mut Numbers, seconds: i64, senders: i64) {
+        let mut filter = Filter {
+            limit: 1 + numbers.below(100),
+            offset: 0,
+            from: (numbers.below(2) == 0).then(|| format!("+{}", 1 + numbers.skewed(senders + 2))),
+            since: (numbers.below(2) == 0).then(|| self.message(numbers, seconds, 1).instant),
+            q: (numbers.below(2) == 0).then(|| fold_case(numbers.pick(SEARCHES))),
+        };
+        let total = self.reader.list(&filter).unwrap().1;
+        filter.offset = match numbers.below(4) {
+            0 => 0,
+            1 => (total - filter.limit).max(0),
+            _ => numbers.below(total + 2),
+        };
+        let (messages, found) = self.reader.list(&filter).unwrap();
+        let ids: Vec<_> = messages.into_iter().map(|message| message.message_id).collect();
+        assert_eq!((ids, found), self.naive(&filter), "{filter:?}");
+    }
+
+    /// Every milestone holds what lies behind it, and no more than it may.
+    fn check_milestones(&self) {
+        let wrong: Vec<String> = self
+            .stranger
+            .prepare(
+                "WITH place AS (
+                     SELECT *, lead(ts_s, 1, 1e18) OVER line AS next_s, lead(ts_ns) OVER line AS next_ns,
+                         lead(message_id) OVER line AS next_id
+                     FROM milestones
+                     WINDOW line AS (PARTITION BY sender_id, level ORDER BY ts_s, ts_ns, message_id)
+                 )
+                 SELECT sender_id || ' ' || level || ' ' || ts_s || ' ' || message_id || ' ' || n
+                 FROM place
+                 WHERE n > iif(level = 1, ?1, ?2)
+                     OR n <> (
+                         SELECT count(*) FROM messages
+                         WHERE (sender_id = 0 OR from_msisdn = (SELECT msisdn FROM senders WHERE id = sender_id))
+                             AND (messages.ts_s, messages.ts_ns, messages.message_id)
+                                 >= (place.ts_s, place.ts_ns, place.message_id)
+                             AND (next_s = 1e18 OR (messages.ts_s, messages.ts_ns, messages.message_id)
+                                 < (next_s, next_ns, next_id)))
+                     OR level = 2 AND NOT EXISTS (
+                         SELECT 1 FROM milestones AS lower
+                         WHERE lower.sender_id = place.sender_id AND lower.level = 1
+                             AND (lower.ts_s, lower.ts_ns, lower.message_id)
+                                 = (place.ts_s, place.ts_ns, place.message_id))",
+            )
+            .unwrap()
+            .query_map(counts::SPANS, |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(wrong, [""; 0]);
+    }
+}
+
+#[test]
+fn every_answer_is_that_of_plain_sql_whatever_came_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailslot.db");
+    let mut numbers = Numbers(0x5eed);
+    let mut store = Store::open(&path);
+    // At first few seconds, so that many messages share one.
+    for (rounds, seconds, senders) in [(30, 20, 3), (40, 5_000, 40), (40, 30_000_000, 300)] {
+        for _ in 0..rounds {
+            let mut messages = Vec::new();
+            for _ in 0..=numbers.below(200) {
+                let message = store.message(&mut numbers, seconds, senders);
+                let twice = numbers.below(10) == 0;
+                messages.extend(twice.then(|| message.clone()));
+                messages.push(message);
+            }
+            let again = messages.clone();
+            store.insert(messages);
+            let outcomes = store.insert(again);
+            assert!(outcomes.iter().all(|outcome| *outcome == Ok(Stored::Duplicate)));
+            store.disturb(&mut numbers, senders);
+            for _ in 0..30 {
+                store.ask(&mut numbers, seconds, senders);
+            }
+            assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+        }
+        store.check_milestones();
+    }
+    no_statement_sorts(&store.stranger);
+    store.stranger.execute("DELETE FROM messages", ()).unwrap();
+    assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+    store.check_milestones();
+}
+
+/// Looks at the plan of every statement that this test has run.
+fn no_statement_sorts(connection: &Connection) {
+    let statements = std::mem::take(&mut *STATEMENTS.lock().unwrap());
+    assert!(statements.len() > 30, "{statements:?}");
+    for sql in statements.iter().filter(|sql| !sql.starts_with("PRAGMA")) {
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let mut steps = plan.raw_query();
+        while let Some(step) = steps.next().unwrap() {
+            let detail: String = step.get(3).unwrap();
+            assert!(!detail.contains("TEMP B-TREE"), "{detail}: {sql}");
+            let is_walked = [
+                "SCAN packs",
+                "SCAN totals",
+                "SCAN senders USING COVERING INDEX",
+                "SCAN lower USING INDEX milestones_empty",
+            ];
+            let is_flat = !detail.starts_with("SCAN")
+                || is_walked.iter().any(|walk| detail.starts_with(walk));
+            assert!(is_flat, "{detail}: {sql}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The texts once more, packed for searching.
+//!
+//! Messages are packed a block of ids at a time, in the background. A block's texts stand
+//! case-folded in pieces that fill a page of the database each, in the order of time; beside them
+//! is, for every three bytes in a row (by their hash), in which pieces they occur. A search reads
+//! the pieces alone in which all of its own three bytes occur. A block that is not packed, because
+//! it is not full or has changed, is searched row by row (search.rs), so that packs may be missing,
+//! but never wrong: the schema's triggers drop those of a block in which a message is deleted or
+//! reworded.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::reader;
+use crate::{error::Error, message::fold_case};
+
+/// Messages whose ids, divided by it, are the same, are a block. The schema has it too.
+pub(super) const BLOCK_MESSAGES: i64 = 2_048;
+/// Pieces of a block, one for each bit of a word of [`Trigrams`].
+pub(super) const BLOCK_PIECES: i64 = 64;
+/// Bytes of a piece, so that a page of 4,096 holds it and nothing has to be put together.
+const PIECE_BYTES: usize = 4_040;
+/// Words in a block's [`Trigrams`].
+const SLOTS: usize = 2_048;
+
+/// For each hash of three bytes, the pieces of a block in which they occur.
+#[derive(Debug)]
+struct Trigrams(Vec<u64>);
+
+/// A block, ready to be stored.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    block: i64,
+    /// What `packs.changes` was when the block was read.
+    changes: i64,
+    ts_s_max: Option<i64>,
+    trigrams: Vec<u8>,
+    pieces: Vec<Vec<u8>>,
+}
+
+/// A message in a piece.
+struct Entry {
+    /// Its id, within the block.
+    number: u16,
+    sender_id: u32,
+    ts_s: i64,
+    text: String,
+}
+
+/// Bytes of an [`Entry`] without its text.
+const ENTRY_BYTES: usize = 18;
+/// Bytes of a piece's head: how many messages it has.
+const HEAD_BYTES: usize = 2;
+
+/// A piece as it is stored: for `n` messages, the ends of their texts, their `ts_s`, their senders,
+/// their ids within the block, and then the texts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece<'a> {
+    ends: &'a [[u8; 4]],
+    ts_s: &'a [[u8; 8]],
+    senders: &'a [[u8; 4]],
+    numbers: &'a [[u8; 2]],
+    pub(super) texts: &'a [u8],
+}
+
+impl<'a> Piece<'a> {
+    /// `None` if these bytes are no piece.
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Piece<'a>> {
+        let (n, rest) = bytes.split_first_chunk()?;
+        let n = usize::from(u16::from_le_bytes(*n));
+        let (ends, rest) = rest.split_at_checked(4 * n)?;
+        let (ts_s, rest) = rest.split_at_checked(8 * n)?;
+        let (senders, rest) = rest.split_at_checked(4 * n)?;
+        let (numbers, texts) = rest.split_at_checked(2 * n)?;
+        let piece = Piece {
+            ends: ends.as_chunks().0,
+            ts_s: ts_s.as_chunks().0,
+            senders: senders.as_chunks().0,
+            numbers: numbers.as_chunks().0,
+            texts,
+        };
+        (n > 0 && piece.end(n - 1) == texts.len()).then_some(piece)
+    }
+
+    /// Where the text of a message ends.
+    pub(super) fn end(&self, row: usize) -> usize {
+        u32::from_le_bytes(self.ends[row]) as usize
+    }
+
+    pub(super) fn ts_s(&self, row: usize) -> i64 {
+        i64::from_le_bytes(self.ts_s[row])
+    }
+
+    pub(super) fn sender_id(&self, row: usize) -> i64 {
+        i64::from(u32::from_le_bytes(self.senders[row]))
+    }
+
+    /// The id within the block.
+    pub(super) fn number(&self, row: usize) -> i64 {
+        i64::from(u16::from_le_bytes(self.numbers[row]))
+    }
+
+    fn write(entries: &[Entry]) -> Vec<u8> {
+        let mut bytes = u16::try_from(entries.len()).unwrap_or(u16::MAX).to_le_bytes().to_vec();
+        let mut end = 0;
+        for entry in entries {
+            end += u32::try_from(entry.text.len()).unwrap_or(u32::MAX);
+            bytes.extend(end.to_le_bytes());
+        }
+        bytes.extend(entries.iter().flat_map(|entry| entry.ts_s.to_le_bytes()));
+        bytes.extend(entries.iter().flat_map(|entry| entry.sender_id.to_le_bytes()));
+        bytes.extend(entries.iter().flat_map(|entry| entry.number.to_le_bytes()));
+        bytes.extend(entries.iter().flat_map(|entry| entry.text.bytes()));
+        bytes
+    }
+}
+
+impl Trigrams {
+    fn add(&mut self, piece: usize, entries: &[Entry]) {
+        for entry in entries {
+            self.0[sender_slot(i64::from(entry.sender_id))] |= 1 << piece;
+            for three in entry.text.as_bytes().windows(3) {
+                self.0[slot(three)] |= 1 << piece;
+            }
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+}
+
+/// Which slots of a block's trigrams a search must look at.
+pub(super) fn slots(q: &str, sender_id: Option<i64>) -> Vec<usize> {
+    let mut slots: Vec<usize> = q.as_bytes().windows(3).map(slot).collect();
+    slots.extend(sender_id.map(sender_slot));
+    slots.sort_unstable();
+    slots.dedup();
+    slots
+}
+
+/// The pieces of a block in which all of `slots` occur.
+pub(super) fn candidates(trigrams: &[u8], slots: &[usize]) -> u64 {
+    let words = trigrams.as_chunks::<8>().0;
+    slots.iter().fold(u64::MAX, |pieces, slot| {
+        pieces & words.get(*slot).map_or(0, |word| u64::from_le_bytes(*word))
+    })
+}
+
+fn slot(three: &[u8]) -> usize {
+    let number = three.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+    spread(u64::from(number))
+}
+
+fn sender_slot(sender_id: i64) -> usize {
+    spread(sender_id.cast_unsigned().wrapping_add(1 << 32))
+}
+
+/// Fibonacci hashing: the product's upper bits.
+fn spread(number: u64) -> usize {
+    (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.ilog2())) as usize
+}
+
+/// Makes packs of blocks that have none.
+#[derive(Debug)]
+pub(crate) struct Packer(pub(super) Connection);
+
+impl Packer {
+    pub(crate) fn open(path: &Path) -> rusqlite::Result<Packer> {
+        reader::connect(path).map(Packer)
+    }
+
+    /// The first full block that is not packed, packed.
+    pub(crate) fn next(&mut self) -> Result<Option<Pack>, Error> {
+        let transaction = self.0.transaction()?;
+        let missing = transaction
+            .prepare_cached(
+                "SELECT block, changes FROM packs
+                 WHERE trigrams IS NULL AND block < (SELECT last_id / ?1 FROM totals)
+                 ORDER BY block LIMIT 1",
+            )?
+            .query_row([BLOCK_MESSAGES], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        Ok(missing.map(|(block, changes)| pack(&transaction, block, changes)).transpose()?)
+    }
+}
+
+fn pack(transaction: &Transaction<'_>, block: i64, changes: i64) -> rusqlite::Result<Pack> {
+    let first = block * BLOCK_MESSAGES;
+    let mut statement = transaction.prepare_cached(
+        "SELECT messages.id - ?1, senders.id, ts_s, text
+         FROM messages CROSS JOIN senders ON senders.msisdn = messages.from_msisdn
+         WHERE messages.id BETWEEN ?1 AND ?2",
+    )?;
+    let rows = statement.query_map((first, first + BLOCK_MESSAGES - 1), |row| {
+        let text = String::from_utf8_lossy(row.get_ref(3)?.as_bytes_or_null()?.unwrap_or(b""));
+        Ok(Entry {
+            number: row.get(0)?,
+            sender_id: row.get(1)?,
+            ts_s: row.get(2)?,
+            text: fold_case(&text),
+        })
+    })?;
+    let mut entries: Vec<Entry> = rows.collect::<rusqlite::Result<_>>()?;
+    entries.sort_by_key(|entry| entry.ts_s);
+    let mut trigrams = Trigrams(vec![0; SLOTS]);
+    let mut pieces = Vec::new();
+    for piece in cut(&entries) {
+        trigrams.add(pieces.len(), piece);
+        pieces.push(Piece::write(piece));
+    }
+    Ok(Pack {
+        block,
+        changes,
+        ts_s_max: entries.last().map(|entry| entry.ts_s),
+        trigrams: if entries.is_empty() { Vec::new() } else { trigrams.bytes() },
+        pieces,
+    })
+}
+
+/// At most [`BLOCK_PIECES`] pieces: of a page each, or larger where the texts are.
+fn cut(entries: &[Entry]) -> Vec<&[Entry]> {
+    if entries.is_empty() {
+        return Vec::new();
+    }
+    let size = |entry: &Entry| ENTRY_BYTES + entry.text.len();
+    let bytes: usize = entries.iter().map(size).sum();
+    // Two neighbours are larger than `bytes_max` together, or they would be one.
+    let surely_few = HEAD_BYTES + 2 * bytes / (BLOCK_PIECES as usize - 1);
+    let mut bytes_max = PIECE_BYTES;
+    loop {
+        let mut used = HEAD_BYTES;
+        let mut starts = vec![0];
+        for (at, entry) in entries.iter().enumerate() {
+            if used + size(entry) > bytes_max && used > HEAD_BYTES {
+                starts.push(at);
+                used = HEAD_BYTES;
+            }
+            used += size(entry);
+        }
+        if starts.len() <= BLOCK_PIECES as usize {
+            let ends = starts.iter().skip(1).copied().chain([entries.len()]);
+            return starts.iter().zip(ends).map(|(start, end)| &entries[*start..end]).collect();
+        }
+        bytes_max = if bytes_max == PIECE_BYTES { surely_few } else { 2 * bytes_max };
+    }
+}
+
+/// Stores a pack, unless its block has changed since it was read.
+pub(super) fn store(transaction: &Transaction<'_>, pack: &Pack) -> rusqlite::Result<()> {
+    let is_stored = transaction
+        .prepare_cached(
+            "UPDATE packs SET ts_s_max = ?3, trigrams = ?4
+             WHERE block = ?1 AND changes = ?2 AND trigrams IS NULL",
+        )?
+        .execute(params![pack.block, pack.changes, pack.ts_s_max, pack.trigrams])?;
+    if is_stored == 0 {
+        return Ok(());
+    }
+    let mut insert = transaction.prepare_cached("INSERT INTO pieces (id, rows) VALUES (?1, ?2)")?;
+    for (id, piece) in (pack.block * BLOCK_PIECES..).zip(&pack.pieces) {
+        insert.execute((id, piece))?;
+    }
+    Ok(())
+}
+
+/// Lets every block up to that of the last message be known, packed or not.
+pub(super) fn register(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let (next, last): (i64, i64) = transaction
+        .prepare_cached(
+            "SELECT (SELECT coalesce(max(block) + 1, 0) FROM packs), last_id / ?1 FROM totals",
+        )?
+        .query_row([BLOCK_MESSAGES], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut insert = transaction.prepare_cached("INSERT INTO packs (block) VALUES (?1)")?;
+    for block in next..=last {
+        insert.execute([block])?;
+    }
+    Ok(())
+}
