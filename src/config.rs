@@ -161,7 +161,7 @@ impl Config {
         let webhook_secret = reading.secret();
         let config = Config {
             listen: reading.listen(),
-            database: reading.or("DATABASE_URL", PathBuf::from("mailslot.db"), database_path),
+            database: reading.database(),
             webhook_secret,
             workers: reading
                 .or("WORKERS", default_workers(), |text| within(text, &(1..=WORKERS_MAX))),
@@ -170,6 +170,16 @@ impl Config {
             inherited: reading.inherited(),
         };
         if reading.problems.is_empty() { Ok(config) } else { Err(ConfigError(reading.problems)) }
+    }
+
+    /// DATABASE_URL alone: all that `mailslot import` needs to know.
+    ///
+    /// # Errors
+    /// When it names no file.
+    pub fn read_database(source: &Source<'_>) -> Result<PathBuf, ConfigError> {
+        let mut reading = Reading { source, problems: Vec::new() };
+        let database = reading.database();
+        if reading.problems.is_empty() { Ok(database) } else { Err(ConfigError(reading.problems)) }
     }
 
     /// LISTEN alone: all that `mailslot healthcheck` needs to know.
@@ -216,6 +226,10 @@ impl Reading<'_> {
                 "a numeric ADDR:PORT such as 127.0.0.1:8000, 0.0.0.0:8000 or [::1]:8000".to_owned()
             })
         })
+    }
+
+    fn database(&mut self) -> PathBuf {
+        self.or("DATABASE_URL", PathBuf::from("mailslot.db"), database_path)
     }
 
     fn limits(&mut self) -> Limits {

@@ -4,6 +4,7 @@
 //! `tests/it/tidy.rs` holds them to it. docs/ARCHITECTURE.md is the map.
 
 pub mod server; // threads: who they are, how they start and stop, a request's life
+pub mod import; // mailslot import: messages from a file
 mod routes; // the table of endpoints
 mod api; // one file per endpoint
 mod http; // Request, Response, Exchange: strict framing, one write per answer

@@ -4,7 +4,8 @@ use std::{
     env,
     ffi::OsString,
     fmt::Write as _,
-    io::{self, Write},
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
     net::SocketAddr,
     os::{fd::RawFd, unix::process::CommandExt},
     path::PathBuf,
@@ -16,7 +17,7 @@ use std::{
 
 use mailslot::{
     config::{Config, INHERITED_RESTARTS, INHERITED_SOCKET, SETTINGS, Setting, Source},
-    logging,
+    import, logging,
     server::{self, Server, Stop},
 };
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     match arguments[..] {
         [] | [Some("serve")] => serve(),
         [Some("healthcheck")] => healthcheck(),
+        [Some("import"), Some(file)] => import(file),
         [Some("--version" | "-V" | "version")] => print(&version()),
         [Some("--help" | "-h" | "help")] => print(&help()),
         _ => {
@@ -151,6 +153,30 @@ fn healthcheck() -> ExitCode {
     fail(&[format!("{address} is not ready: {problem}")], EXIT_FAILURE)
 }
 
+/// Stores the messages of a file, or of stdin: exit status 0 if each line was one.
+fn import(file: &str) -> ExitCode {
+    let database = match Config::read_database(&source()) {
+        Ok(database) => database,
+        Err(error) => return fail(&error.0, EXIT_USAGE),
+    };
+    let opened = match file {
+        "-" => Ok((Box::new(io::stdin().lock()) as Box<dyn BufRead>, None)),
+        _ => File::open(file).and_then(|file| {
+            let bytes = file.metadata()?.len();
+            Ok((Box::new(BufReader::new(file)) as Box<dyn BufRead>, Some(bytes)))
+        }),
+    };
+    let (mut input, bytes) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return fail(&[format!("{file}: {error}")], EXIT_FAILURE),
+    };
+    match import::import(&database, &mut *input, bytes, &mut io::stderr()) {
+        Ok(imported) if imported.bad == 0 => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(EXIT_FAILURE),
+        Err(problem) => fail(&[problem], EXIT_FAILURE),
+    }
+}
+
 fn source() -> Source<'static> {
     Source {
         variable: &|name| match env::var(name) {
@@ -217,6 +243,9 @@ fn help() -> String {
          mailslot               serve until SIGTERM or SIGINT; SIGUSR2 starts it anew\n  \
                                 on the same socket\n  \
          mailslot healthcheck   ask the service at LISTEN whether it is ready: exit 0 or 1\n  \
+         mailslot import FILE   store the messages of a file, one JSON object a line as in a\n  \
+                                delivery; - is stdin. May run beside the service; run it\n  \
+                                again to resume\n  \
          mailslot --help        this text\n  \
          mailslot --version     the version\n\n\
          Settings, from the environment:\n",

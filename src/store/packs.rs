@@ -17,8 +17,8 @@ use crate::{error::Error, message::fold_case};
 
 /// Messages whose ids, divided by it, are the same, are a block. The schema has it too.
 pub(super) const BLOCK_MESSAGES: i64 = 2_048;
-/// Pieces of a block, one for each bit of a word of [`Trigrams`].
-pub(super) const BLOCK_PIECES: i64 = 64;
+/// Pieces of a block at most, one for each bit of a word of [`Trigrams`].
+pub(super) const BLOCK_PIECES: u32 = u64::BITS;
 /// Bytes of a piece, so that a page of 4,096 holds it and nothing has to be put together.
 const PIECE_BYTES: usize = 4_040;
 /// Words in a block's [`Trigrams`].
@@ -159,7 +159,8 @@ fn sender_slot(sender_id: i64) -> usize {
 
 /// Fibonacci hashing: the product's upper bits.
 fn spread(number: u64) -> usize {
-    (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.ilog2())) as usize
+    let product = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    usize::try_from(product >> (u64::BITS - SLOTS.ilog2())).unwrap_or_default()
 }
 
 /// Makes packs of blocks that have none.
@@ -221,13 +222,14 @@ fn pack(transaction: &Transaction<'_>, block: i64, changes: i64) -> rusqlite::Re
 
 /// At most [`BLOCK_PIECES`] pieces: of a page each, or larger where the texts are.
 fn cut(entries: &[Entry]) -> Vec<&[Entry]> {
+    const WORD_BITS: usize = BLOCK_PIECES as usize;
     if entries.is_empty() {
         return Vec::new();
     }
     let size = |entry: &Entry| ENTRY_BYTES + entry.text.len();
     let bytes: usize = entries.iter().map(size).sum();
     // Two neighbours are larger than `bytes_max` together, or they would be one.
-    let surely_few = HEAD_BYTES + 2 * bytes / (BLOCK_PIECES as usize - 1);
+    let surely_few = HEAD_BYTES + 2 * bytes / (WORD_BITS - 1);
     let mut bytes_max = PIECE_BYTES;
     loop {
         let mut used = HEAD_BYTES;
@@ -239,7 +241,7 @@ fn cut(entries: &[Entry]) -> Vec<&[Entry]> {
             }
             used += size(entry);
         }
-        if starts.len() <= BLOCK_PIECES as usize {
+        if starts.len() <= WORD_BITS {
             let ends = starts.iter().skip(1).copied().chain([entries.len()]);
             return starts.iter().zip(ends).map(|(start, end)| &entries[*start..end]).collect();
         }
@@ -259,7 +261,7 @@ pub(super) fn store(transaction: &Transaction<'_>, pack: &Pack) -> rusqlite::Res
         return Ok(());
     }
     let mut insert = transaction.prepare_cached("INSERT INTO pieces (id, rows) VALUES (?1, ?2)")?;
-    for (id, piece) in (pack.block * BLOCK_PIECES..).zip(&pack.pieces) {
+    for (id, piece) in (pack.block * i64::from(BLOCK_PIECES)..).zip(&pack.pieces) {
         insert.execute((id, piece))?;
     }
     Ok(())

@@ -143,7 +143,7 @@ impl Question<'_> {
             let first = pieces.trailing_zeros();
             let length = (pieces >> first).trailing_ones();
             pieces &= u64::MAX.checked_shl(first + length).unwrap_or(0);
-            let from = block * BLOCK_PIECES + i64::from(first);
+            let from = block * i64::from(BLOCK_PIECES) + i64::from(first);
             let mut rows = statement.query((from, from + i64::from(length) - 1))?;
             while let Some(row) = rows.next()? {
                 let bytes = row.get_ref(0)?.as_blob()?;
@@ -294,7 +294,7 @@ impl Matches {
              ORDER BY ts_s, ts_ns, message_id",
         )?;
         let mut ids = Vec::new();
-        let mut skip = offset;
+        let (mut skip, mut wanted) = (offset, limit);
         let ends = self.spans.iter().skip(1).map(|(start, _)| *start).chain([i64::MAX]);
         for ((start, n), end) in self.spans.iter().zip(ends) {
             if skip >= *n {
@@ -317,7 +317,8 @@ impl Matches {
                     continue;
                 }
                 ids.push(id);
-                if ids.len() as i64 == limit {
+                wanted -= 1;
+                if wanted == 0 {
                     return Ok(ids);
                 }
             }
