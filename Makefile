@@ -9,7 +9,7 @@ SAMPLE := {"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"20
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-overload static up down logs image
+.PHONY: help run test lint bench bench-overload bench-scale static up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -40,6 +40,10 @@ bench: ## Measure against a bare tiny_http in the same run (BASELINE=1: and the 
 bench-overload: ## Measure what happens under four times the searches that can be answered
 	cargo build --release --locked --bin mailslot
 	python3 tests/bench/overload.py
+
+bench-scale: ## Measure what reading costs as the table grows (ROWS=10000000: to ten million)
+	cargo build --release --locked --bin mailslot
+	python3 tests/bench/scale.py
 
 static: export RUSTFLAGS := -C target-feature=+crt-static
 static: ## Build one static binary and check that it is static

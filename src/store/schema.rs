@@ -8,7 +8,7 @@ use super::{counts, packs};
 use crate::message::Instant;
 
 /// `MIGRATIONS[n]` leads from version n to n + 1. What has been released is never edited.
-const MIGRATIONS: [&str; VERSION as usize] = [
+pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
     // The order of messages is by instant, and a text does not sort as one ('.' is before 'Z'), so
     // the instant is stored: seconds since 1970 and nanoseconds, which holds every ts from the
     // year 0001 to 9999 exactly. In an index that is 6 bytes for a ts without a fraction (the text

@@ -7,9 +7,12 @@
 //!
 //! Deliberately absent: an index of words or of trigrams. FTS5's costs 600 µs an insert.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use memchr::memmem::Finder;
@@ -33,11 +36,22 @@ pub(crate) const SHORT_SEARCH_MS_MAX: u64 = 20;
 #[derive(Debug)]
 pub(crate) struct Places {
     free: AtomicUsize,
+    /// What needs none.
+    short: Duration,
 }
 
 impl Places {
     pub(crate) fn for_workers(workers: usize) -> Arc<Places> {
-        Arc::new(Places { free: AtomicUsize::new(workers.div_ceil(2)) })
+        let short = Duration::from_millis(SHORT_SEARCH_MS_MAX);
+        Arc::new(Places { free: AtomicUsize::new(workers.div_ceil(2)), short })
+    }
+}
+
+#[cfg(test)]
+impl Places {
+    /// None, and every search is a long one.
+    pub(super) fn nowhere() -> Arc<Places> {
+        Arc::new(Places { free: AtomicUsize::new(0), short: Duration::ZERO })
     }
 }
 
@@ -110,7 +124,7 @@ impl Question<'_> {
                 }
                 None => self.read_messages(transaction, block, &mut matches)?,
             }
-            if place.is_none() && started.elapsed().as_millis() > u128::from(SHORT_SEARCH_MS_MAX) {
+            if place.is_none() && started.elapsed() >= places.short {
                 place = places.take();
                 if place.is_none() {
                     return Err(Error::Unavailable("too many long searches, try again later"));
@@ -324,5 +338,19 @@ impl Matches {
             }
         }
         Ok(ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_searches_hold_half_of_the_workers_at_most() {
+        let places = Places::for_workers(4);
+        let taken = [places.take(), places.take()];
+        assert!(taken.iter().all(Option::is_some) && places.take().is_none());
+        drop(taken);
+        assert!(places.take().is_some(), "given back");
     }
 }

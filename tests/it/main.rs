@@ -14,4 +14,5 @@ mod commit;
 mod lifecycle;
 mod framing;
 mod restart;
+mod search;
 mod tidy;
