@@ -55,7 +55,7 @@ pub(crate) type Outcome = Result<Stored, Error>;
 /// How long SQLite waits for another process's lock.
 const BUSY_MS_MAX: u32 = 5_000;
 /// Prepared statements that a connection keeps.
-const STATEMENTS_MAX: usize = 32;
+const STATEMENTS_MAX: usize = 64;
 
 /// Trouble of the disk or of another process is the sender's to retry; the rest is ours.
 impl From<rusqlite::Error> for Error {
