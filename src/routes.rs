@@ -45,7 +45,7 @@ mod tests {
         http::{Request, path_and_query},
         metrics::Metrics,
         signature::Verifier,
-        store::{Entry, Places, Reader, Writer},
+        store::{Entry, Reader, Searches, Writer},
     };
 
     /// Numbers that are the same in every run, by xorshift64.
@@ -135,7 +135,7 @@ mod tests {
         let mut writer = Writer::open(&path).unwrap();
         let mut context = Context {
             verifier: Verifier::new(&config.unwrap().webhook_secret),
-            reader: Reader::open(&path, &Places::for_workers(1)).unwrap(),
+            reader: Reader::open(&path, &Searches::for_workers(1)).unwrap(),
             metrics: Arc::new(Metrics::new(ROUTES.iter().map(|(_, path, ..)| *path), 0)),
         };
         let (mut entries, mut stored) = (Vec::<Entry>::new(), 0);

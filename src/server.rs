@@ -29,7 +29,7 @@ use crate::{
     routes,
     signature::Verifier,
     store::{
-        Entry, GroupCommit, Leader, Outcome, Packer, Places, Reader, Stored, Writer, answer_all,
+        Entry, GroupCommit, Leader, Outcome, Packer, Reader, Searches, Stored, Writer, answer_all,
     },
 };
 
@@ -150,12 +150,12 @@ impl Server {
         let paths = routes::ROUTES.iter().map(|(_, path, ..)| *path);
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
         let unopened = |error| one(format!("database {}: {error}", config.database.display()));
-        let places = Places::for_workers(config.workers);
+        let searches = Searches::for_workers(config.workers);
         let mut contexts = Vec::with_capacity(config.workers);
         for _ in 0..config.workers {
             contexts.push(Context {
                 verifier: Verifier::new(&config.webhook_secret),
-                reader: Reader::open(&config.database, &places).map_err(unopened)?,
+                reader: Reader::open(&config.database, &searches).map_err(unopened)?,
                 metrics: Arc::clone(&metrics),
             });
         }

@@ -27,7 +27,7 @@ use crate::{error::Error, logging, message::Message};
 pub(crate) use commit::{GroupCommit, Leader, answer_all};
 pub(crate) use packs::{Pack, Packer};
 pub(crate) use reader::{Filter, Reader};
-pub(crate) use search::Places;
+pub(crate) use search::Searches;
 pub(crate) use writer::Writer;
 
 /// What a commit can be asked to carry.

@@ -10,7 +10,7 @@ use super::{
     configure,
     counts::{self, Place, Scope},
     open, schema,
-    search::{self, Places},
+    search::{self, Searches},
 };
 use crate::{
     error::Error,
@@ -28,7 +28,7 @@ const FEW: i64 = if cfg!(test) { 60 } else { 1_024 };
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(super) connection: Connection,
-    places: Arc<Places>,
+    searches: Arc<Searches>,
 }
 
 /// All conditions hold at once.
@@ -67,9 +67,9 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 impl Reader {
-    /// Opens a database that [`super::Writer::open`] has brought up to date. Readers share `places`.
-    pub(crate) fn open(path: &Path, places: &Arc<Places>) -> rusqlite::Result<Reader> {
-        Ok(Reader { connection: connect(path)?, places: Arc::clone(places) })
+    /// Opens a database that [`super::Writer::open`] has brought up to date. Readers share `searches`.
+    pub(crate) fn open(path: &Path, searches: &Arc<Searches>) -> rusqlite::Result<Reader> {
+        Ok(Reader { connection: connect(path)?, searches: Arc::clone(searches) })
     }
 
     /// The database answers, and with the schema that this program knows.
@@ -99,7 +99,7 @@ impl Reader {
             }
             Some(q) if candidates <= FEW => Ok(pick(&transaction, scope, filter, q)?),
             Some(q) => {
-                let (ids, total) = search::search(&transaction, filter, scope, q, &self.places)?;
+                let (ids, total) = search::search(&transaction, filter, scope, q, &self.searches)?;
                 Ok((with_ids(&transaction, &ids)?, total))
             }
         }

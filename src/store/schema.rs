@@ -34,9 +34,10 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
          one      INTEGER PRIMARY KEY CHECK (one = 1),
          messages INTEGER NOT NULL,
          senders  INTEGER NOT NULL,
-         last_id  INTEGER NOT NULL -- the highest messages.id ever; none is given twice
+         last_id  INTEGER NOT NULL, -- the highest messages.id ever; none is given twice
+         changes  INTEGER NOT NULL  -- deleted or changed messages, ever
      ) STRICT;
-     INSERT INTO totals VALUES (1, 0, 0, 0);
+     INSERT INTO totals VALUES (1, 0, 0, 0, 0);
 
      CREATE TABLE senders (
          id       INTEGER PRIMARY KEY,
@@ -100,7 +101,7 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
          UPDATE senders SET n = n - 1 WHERE msisdn = old.from_msisdn;
          DELETE FROM milestones
          WHERE sender_id = (SELECT id FROM senders WHERE msisdn = old.from_msisdn AND n = 0);
-         UPDATE totals SET messages = messages - 1, senders = senders -
+         UPDATE totals SET messages = messages - 1, changes = changes + 1, senders = senders -
              (SELECT count(*) FROM senders WHERE msisdn = old.from_msisdn AND n = 0);
          DELETE FROM senders WHERE msisdn = old.from_msisdn AND n = 0;
 
@@ -113,6 +114,7 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
          DELETE FROM pieces
          WHERE id BETWEEN old.id / 2048 * 64 AND old.id / 2048 * 64 + 63;
          UPDATE packs SET changes = changes + 1, trigrams = NULL WHERE block = old.id / 2048;
+         UPDATE totals SET changes = changes + 1;
      END;
      CREATE TRIGGER messages_moved
      BEFORE UPDATE OF id, message_id, from_msisdn, ts, ts_s, ts_ns ON messages BEGIN

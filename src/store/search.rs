@@ -8,8 +8,9 @@
 //! Deliberately absent: an index of words or of trigrams. FTS5's costs 600 µs an insert.
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -32,31 +33,73 @@ use crate::{
 /// as workers, so that long ones never hold all workers.
 pub(crate) const SHORT_SEARCH_MS_MAX: u64 = 20;
 
-/// The places for long searches.
+/// Bytes of the searches that are remembered, all together.
+pub(crate) const REMEMBERED_BYTES_MAX: usize = 4_194_304;
+
+/// What the readers share: places for long searches, and what was found by recent ones, so that
+/// paging through a search looks at each message once.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Searches {
     free: AtomicUsize,
-    /// What needs none.
+    /// What needs no place.
     short: Duration,
+    /// The newest last.
+    remembered: Mutex<VecDeque<(Asked, Matches)>>,
 }
 
-impl Places {
-    pub(crate) fn for_workers(workers: usize) -> Arc<Places> {
-        let short = Duration::from_millis(SHORT_SEARCH_MS_MAX);
-        Arc::new(Places { free: AtomicUsize::new(workers.div_ceil(2)), short })
+/// What was asked for, but for the page.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    from: Option<String>,
+    since: Option<Instant>,
+    q: String,
+}
+
+impl Searches {
+    pub(crate) fn for_workers(workers: usize) -> Arc<Searches> {
+        Arc::new(Searches {
+            free: AtomicUsize::new(workers.div_ceil(2)),
+            short: Duration::from_millis(SHORT_SEARCH_MS_MAX),
+            remembered: Mutex::default(),
+        })
+    }
+
+    /// What was found before, if nothing was deleted or reworded since and not much has come.
+    fn recall(&self, asked: &Asked, now: Seen) -> Option<Matches> {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = remembered.iter().position(|(other, _)| other == asked)?;
+        let (_, matches) = remembered.remove(at)?;
+        let Seen { last_id, changes } = matches.seen;
+        // A reader whose moment is older than what was found finds too much.
+        let is_valid =
+            changes == now.changes && last_id <= now.last_id && now.last_id / 4 <= last_id / 3;
+        is_valid.then_some(matches)
+    }
+
+    fn remember(&self, asked: Asked, matches: Matches) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.retain(|(other, _)| *other != asked);
+        remembered.push_back((asked, matches));
+        let mut bytes: usize = remembered.iter().map(|(_, matches)| matches.bytes()).sum();
+        while bytes > REMEMBERED_BYTES_MAX
+            && let Some((_, oldest)) = remembered.pop_front()
+        {
+            bytes -= oldest.bytes();
+        }
     }
 }
 
 #[cfg(test)]
-impl Places {
-    /// None, and every search is a long one.
-    pub(super) fn nowhere() -> Arc<Places> {
-        Arc::new(Places { free: AtomicUsize::new(0), short: Duration::ZERO })
+impl Searches {
+    /// Without places, and every search is a long one.
+    pub(super) fn nowhere() -> Arc<Searches> {
+        let (free, short) = (AtomicUsize::new(0), Duration::ZERO);
+        Arc::new(Searches { free, short, remembered: Mutex::default() })
     }
 }
 
 /// A place, given back when dropped.
-struct Place<'a>(&'a Places);
+struct Place<'a>(&'a Searches);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
@@ -64,7 +107,7 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Places {
+impl Searches {
     fn take(&self) -> Option<Place<'_>> {
         self.free
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1))
@@ -73,8 +116,19 @@ impl Places {
     }
 }
 
+/// How far messages have been looked at.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// All up to this one; -1 if none.
+    last_id: i64,
+    /// `totals.changes` then.
+    changes: i64,
+}
+
 /// Which messages match.
+#[derive(Debug)]
 struct Matches {
+    seen: Seen,
     total: i64,
     /// A bit for each id.
     ids: Vec<u64>,
@@ -96,42 +150,64 @@ pub(super) fn search(
     filter: &Filter,
     scope: Scope<'_>,
     q: &str,
-    places: &Places,
+    searches: &Searches,
 ) -> Result<(Vec<i64>, i64), Error> {
+    let now = transaction
+        .prepare_cached("SELECT last_id, changes FROM totals")?
+        .query_row((), |row| Ok(Seen { last_id: row.get(0)?, changes: row.get(1)? }))?;
+    let asked = Asked { from: filter.from.clone(), since: filter.since, q: q.to_owned() };
+    let mut matches = match searches.recall(&asked, now) {
+        Some(matches) => matches,
+        None => Matches::none(transaction, now.changes)?,
+    };
     let sender_id = if let Scope::Sender { id, .. } = scope { Some(id) } else { None };
-    let finder = Finder::new(q);
-    let question = Question { scope, since: filter.since, finder, slots: slots(q, sender_id) };
-    let matches = question.matches(transaction, places)?;
+    let question =
+        Question { scope, since: filter.since, finder: Finder::new(q), slots: slots(q, sender_id) };
+    question.look(transaction, now.last_id, &mut matches, searches)?;
     let ids = matches.page(transaction, filter.offset, filter.limit)?;
-    Ok((ids, matches.total))
+    let total = matches.total;
+    searches.remember(asked, matches);
+    Ok((ids, total))
 }
 
 impl Question<'_> {
-    fn matches(&self, transaction: &Transaction<'_>, places: &Places) -> Result<Matches, Error> {
+    /// Looks at every message up to `last_id` that was not looked at before.
+    fn look(
+        &self,
+        transaction: &Transaction<'_>,
+        last_id: i64,
+        matches: &mut Matches,
+        searches: &Searches,
+    ) -> Result<(), Error> {
         let started = std::time::Instant::now();
         let mut place = None;
-        let mut matches = Matches::none(transaction)?;
-        let mut blocks = transaction
-            .prepare_cached("SELECT block, ts_s_max, trigrams FROM packs ORDER BY block")?;
-        let mut blocks = blocks.query(())?;
+        let first = matches.look_up_to(last_id);
+        if first > last_id {
+            return Ok(());
+        }
+        let mut blocks = transaction.prepare_cached(
+            "SELECT block, ts_s_max, trigrams FROM packs WHERE block >= ?1 ORDER BY block",
+        )?;
+        let mut blocks = blocks.query([first / BLOCK_MESSAGES])?;
         while let Some(row) = blocks.next()? {
-            let block = row.get(0)?;
+            let block: i64 = row.get(0)?;
+            let start = block * BLOCK_MESSAGES;
             match row.get_ref(2)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
                 Some(_) if self.is_before(row.get(1)?) => {}
-                Some(trigrams) => {
+                Some(trigrams) if start >= first => {
                     let pieces = candidates(trigrams, &self.slots);
-                    self.read_pieces(transaction, block, pieces, &mut matches)?;
+                    self.read_pieces(transaction, block, pieces, matches)?;
                 }
-                None => self.read_messages(transaction, block, &mut matches)?,
+                _ => self.read_messages(transaction, start.max(first), matches)?,
             }
-            if place.is_none() && started.elapsed() >= places.short {
-                place = places.take();
+            if place.is_none() && started.elapsed() >= searches.short {
+                place = searches.take();
                 if place.is_none() {
                     return Err(Error::Unavailable("too many long searches, try again later"));
                 }
             }
         }
-        Ok(matches)
+        Ok(())
     }
 
     /// All of a block is, by the newest of it.
@@ -221,13 +297,13 @@ impl Question<'_> {
             .query_row((id, since.nanoseconds), |row| row.get(0))
     }
 
+    /// From an id to the end of its block.
     fn read_messages(
         &self,
         transaction: &Transaction<'_>,
-        block: i64,
+        first: i64,
         matches: &mut Matches,
     ) -> rusqlite::Result<()> {
-        let first = block * BLOCK_MESSAGES;
         let mut statement = transaction.prepare_cached(
             "SELECT id, ts_s, text FROM messages
              WHERE id BETWEEN ?1 AND ?2 AND text IS NOT NULL
@@ -237,7 +313,7 @@ impl Question<'_> {
         let since = self.since;
         let mut rows = statement.query(params![
             first,
-            first + BLOCK_MESSAGES - 1,
+            (first / BLOCK_MESSAGES + 1) * BLOCK_MESSAGES - 1,
             self.scope.msisdn(),
             since.map(|since| since.seconds),
             since.map(|since| since.nanoseconds)
@@ -257,7 +333,7 @@ impl Question<'_> {
 struct Span(Option<usize>);
 
 impl Matches {
-    fn none(transaction: &Transaction<'_>) -> rusqlite::Result<Matches> {
+    fn none(transaction: &Transaction<'_>, changes: i64) -> rusqlite::Result<Matches> {
         let mut starts: Vec<(i64, i64)> = transaction
             .prepare_cached(
                 "SELECT ts_s, 0 FROM milestones WHERE sender_id = 0 AND level = 1
@@ -266,10 +342,20 @@ impl Matches {
             .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
         starts.dedup();
-        let last_id: i64 = transaction
-            .prepare_cached("SELECT last_id FROM totals")?
-            .query_row((), |row| row.get(0))?;
-        Ok(Matches { total: 0, ids: vec![0; Self::position(last_id).0 + 1], spans: starts })
+        let seen = Seen { last_id: -1, changes };
+        Ok(Matches { seen, total: 0, ids: Vec::new(), spans: starts })
+    }
+
+    /// Makes room for the messages up to `last_id`, and says with which to go on.
+    fn look_up_to(&mut self, last_id: i64) -> i64 {
+        let first = self.seen.last_id + 1;
+        self.seen.last_id = last_id;
+        self.ids.resize(Self::position(last_id).0 + 1, 0);
+        first
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.ids) + size_of_val(&*self.spans)
     }
 
     fn add(&mut self, id: i64, ts_s: i64, span: &mut Span) {
@@ -347,7 +433,7 @@ mod tests {
 
     #[test]
     fn long_searches_hold_half_of_the_workers_at_most() {
-        let places = Places::for_workers(4);
+        let places = Searches::for_workers(4);
         let taken = [places.take(), places.take()];
         assert!(taken.iter().all(Option::is_some) && places.take().is_none());
         drop(taken);
