@@ -6,6 +6,7 @@
 use std::{
     io::{self, BufRead, Write},
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,10 @@ use crate::{
 const IMPORT_BATCH_MAX: usize = 512;
 /// Bytes of a line, as of a delivery's body.
 const LINE_BYTES_MAX: u64 = 1_048_576;
+/// Some editors begin a file with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Between commits, so that the service gets its turn at the database.
+const PAUSE: Duration = Duration::from_millis(3);
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -67,17 +72,20 @@ pub fn import(
     let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
-        let length = io::Read::take(&mut *input, LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)
-            .map_err(|error| format!("line {number} cannot be read: {error}"))?;
+        let length =
+            io::Read::take(&mut *input, LINE_BYTES_MAX + 1).read_until(b'\n', &mut line).or_else(
+                |error| import.give_up(&format!("line {number} cannot be read: {error}")),
+            )?;
         if length == 0 {
             break;
         }
         import.bytes += length as u64;
-        if length as u64 == LINE_BYTES_MAX && line.last() != Some(&b'\n') {
-            return Err(format!("line {number} is longer than {LINE_BYTES_MAX} bytes"));
+        if length as u64 > LINE_BYTES_MAX {
+            import.give_up(&format!("line {number} is longer than {LINE_BYTES_MAX} bytes"))?;
         }
-        import.take(number, &line)?;
+        let line =
+            if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line) } else { &line };
+        import.take(number, line)?;
     }
     import.commit()?;
     import.tell_progress();
@@ -105,6 +113,13 @@ impl Import<'_> {
         Ok(())
     }
 
+    /// What came before is stored all the same.
+    fn give_up<T>(&mut self, problem: &str) -> Result<T, String> {
+        self.commit()?;
+        self.tell_progress();
+        Err(problem.to_owned())
+    }
+
     fn commit(&mut self) -> Result<(), String> {
         if self.batch.is_empty() {
             return Ok(());
@@ -122,6 +137,7 @@ impl Import<'_> {
             }
         }
         self.batch.clear();
+        thread::sleep(PAUSE);
         Ok(())
     }
 
@@ -145,11 +161,12 @@ fn reason(error: &Error) -> String {
     match error {
         Error::Invalid { problems, .. } => {
             let problem = |problem: &crate::error::Problem| {
-                let place = problem.loc.last().map(ToString::to_string).unwrap_or_default();
-                format!("{} {}", place.trim_matches('"'), problem.msg)
+                let place = problem.loc.last().and_then(serde_json::Value::as_str);
+                format!("{} {}", place.unwrap_or("it:"), problem.msg)
             };
             problems.iter().map(problem).collect::<Vec<_>>().join("; ")
         }
+        Error::Unavailable(reason) => (*reason).to_owned(),
         other => format!("{other:?}"),
     }
 }

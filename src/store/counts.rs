@@ -11,6 +11,7 @@
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
+use super::reader;
 use crate::message::{Instant, Message};
 
 /// Messages that a milestone of each level holds at most. When there are more, a new one is set
@@ -69,6 +70,26 @@ impl Scope<'_> {
             Scope::Sender { msisdn, .. } => Some(msisdn),
         }
     }
+}
+
+/// How far ahead of [`add`] ids may be to be taken in.
+const AHEAD: i64 = 1_000_000;
+
+/// What a stranger has inserted, which is not how messages come in, but must stop nothing: it is
+/// counted by the next commit.
+pub(super) fn uncounted(
+    transaction: &Transaction<'_>,
+    last_id: i64,
+) -> rusqlite::Result<Vec<(i64, Message)>> {
+    transaction
+        .prepare_cached(
+            "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, id FROM messages
+             WHERE id BETWEEN ?1 AND ?2 ORDER BY id",
+        )?
+        .query_map((last_id.saturating_add(1), last_id.saturating_add(AHEAD)), |row| {
+            Ok((row.get(7)?, reader::message(row)?))
+        })?
+        .collect()
 }
 
 /// Counts messages that this transaction has inserted, the last of them with id `last_id`.
@@ -321,7 +342,8 @@ pub(super) fn rank(
     }
     let sql = format!(
         "SELECT count(*) FROM messages
-         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4) AND (ts_s, ts_ns) < (?5, ?6)",
+         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
+             AND (ts_s, ts_ns, message_id) < (?5, ?6, '')",
         scope.condition()
     );
     let walked: i64 = transaction.prepare_cached(&sql)?.query_row(

@@ -393,8 +393,61 @@ fn counted_messages_cannot_be_moved_and_ids_are_not_given_twice() {
     let id: i64 =
         store.stranger.query_row("SELECT id FROM messages", (), |row| row.get(0)).unwrap();
     assert_eq!(id, 2);
-    for column in ["id", "message_id", "from_msisdn", "ts", "ts_s", "ts_ns"] {
+    for column in ["id", "rowid", "message_id", "from_msisdn", "ts", "ts_s", "ts_ns"] {
         let refused = store.stranger.execute(&format!("UPDATE messages SET {column} = 7"), ());
         assert!(refused.is_err_and(|error| error.to_string().contains("not moved")), "{column}");
     }
+}
+
+#[test]
+fn blocks_that_begin_with_a_batch_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailslot.db");
+    let mut store = Store::open(&path);
+    let mut numbers = Numbers(5);
+    let filter = Filter { limit: 1, offset: 0, from: None, since: None, q: Some("e".to_owned()) };
+    for size in [1, 64] {
+        for _ in 0..4_200 / size {
+            let messages = (0..size).map(|_| store.message(&mut numbers, 9_000, 40)).collect();
+            store.insert(messages);
+        }
+        assert_eq!(store.reader.list(&filter).unwrap().1, store.naive(&filter).1);
+        store.pack_all();
+        assert_eq!(store.reader.list(&filter).unwrap().1, store.naive(&filter).1);
+    }
+    let blocks = "SELECT count(*) FROM packs";
+    let blocks: i64 = store.stranger.query_row(blocks, (), |row| row.get(0)).unwrap();
+    assert_eq!(blocks, 8_400 / packs::BLOCK_MESSAGES + 1);
+}
+
+#[test]
+fn what_a_stranger_inserts_is_counted_and_stops_nothing() {
+    const INSERT: &str = "WITH RECURSIVE number (n) AS (
+             SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?2
+         )
+         INSERT INTO messages
+             (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
+         SELECT ?1, 'strange ' || coalesce(?1, ?2) || ' ' || n, '+1', '+2', '2025-01-01T00:00:07Z',
+             1735689607, 0, 'the', ''
+         FROM number";
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&folder.path().join("mailslot.db"));
+    let mut numbers = Numbers(5);
+    for count in [1, 3_000] {
+        store.stranger.execute(INSERT, params![None::<i64>, count]).unwrap();
+        let message = store.message(&mut numbers, 100, 3);
+        assert_eq!(store.insert(vec![message]), [Ok(Stored::Created)]);
+        store.check_milestones();
+        assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+    }
+    store.pack_all();
+    let filter = Filter { limit: 1, offset: 0, from: None, since: None, q: Some("the".to_owned()) };
+    assert!(store.reader.list(&filter).unwrap().1 >= 3_001);
+    // Far away from all others: nobody's business, and harmless when it goes.
+    store.stranger.execute(INSERT, params![1_000_000_000_000_i64, 1]).unwrap();
+    store.stranger.execute_batch("DELETE FROM messages WHERE id = 1000000000000").unwrap();
+    let message = store.message(&mut numbers, 100, 3);
+    assert_eq!(store.insert(vec![message]), [Ok(Stored::Created)]);
+    assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+    store.check_milestones();
 }

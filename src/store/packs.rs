@@ -260,8 +260,12 @@ pub(super) fn store(transaction: &Transaction<'_>, pack: &Pack) -> rusqlite::Res
     if is_stored == 0 {
         return Ok(());
     }
+    let first = pack.block * i64::from(BLOCK_PIECES);
+    transaction
+        .prepare_cached("DELETE FROM pieces WHERE id BETWEEN ?1 AND ?2")?
+        .execute((first, first + i64::from(BLOCK_PIECES) - 1))?;
     let mut insert = transaction.prepare_cached("INSERT INTO pieces (id, rows) VALUES (?1, ?2)")?;
-    for (id, piece) in (pack.block * i64::from(BLOCK_PIECES)..).zip(&pack.pieces) {
+    for (id, piece) in (first..).zip(&pack.pieces) {
         insert.execute((id, piece))?;
     }
     Ok(())

@@ -202,7 +202,7 @@ fn with_ids(transaction: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<Vec<
     ids.iter().map(|id| statement.query_row([id], message)).collect()
 }
 
-fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
+pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
     // Another program may have written what is no UTF-8: one such row must not hide a page.
     let text = |column: usize| -> rusqlite::Result<Option<String>> {
         let value = row.get_ref(column)?.as_bytes_or_null()?;

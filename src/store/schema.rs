@@ -70,7 +70,8 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
          rows BLOB NOT NULL
      ) STRICT;
 
-     CREATE TRIGGER messages_deleted AFTER DELETE ON messages BEGIN
+     CREATE TRIGGER messages_deleted AFTER DELETE ON messages
+     WHEN old.id BETWEEN 0 AND (SELECT last_id FROM totals) BEGIN
          UPDATE milestones SET n = n - 1
          WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
              SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
@@ -116,8 +117,10 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
          UPDATE packs SET changes = changes + 1, trigrams = NULL WHERE block = old.id / 2048;
          UPDATE totals SET changes = changes + 1;
      END;
-     CREATE TRIGGER messages_moved
-     BEFORE UPDATE OF id, message_id, from_msisdn, ts, ts_s, ts_ns ON messages BEGIN
+     CREATE TRIGGER messages_moved BEFORE UPDATE ON messages
+     WHEN new.id IS NOT old.id OR new.message_id IS NOT old.message_id
+         OR new.from_msisdn IS NOT old.from_msisdn
+         OR (new.ts, new.ts_s, new.ts_ns) IS NOT (old.ts, old.ts_s, old.ts_ns) BEGIN
          SELECT RAISE(ABORT, 'mailslot keeps counts by these columns: a message can be deleted, but not moved');
      END;",
 ];
@@ -161,6 +164,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), String> {
     if found != (Found::Ours { version: VERSION }) {
         upgrade(&transaction, found)?;
     }
+    packs::register(&transaction).map_err(|error| sentence(&error))?;
     transaction.commit().map_err(|error| sentence(&error))
 }
 
@@ -214,13 +218,15 @@ fn upgrade(transaction: &Transaction<'_>, found: Found) -> Result<(), String> {
     for migration in MIGRATIONS.iter().skip(done as usize) {
         run(migration)?;
     }
+    if done == 1 && !has_sane_ids(transaction).map_err(|error| sentence(&error))? {
+        return Err("another program has stored messages with ids of its own: copy them into a new database with mailslot import".into());
+    }
     let mut progress = Progress::of(transaction, found);
     if found == Found::Seed {
         adopt(transaction, &mut progress)?;
     }
     if done < 2 {
         counts::rebuild(transaction, &mut |messages| progress.advance("counting", messages))
-            .and_then(|()| packs::register(transaction))
             .map_err(|error| sentence(&error))?;
     }
     run(&format!("PRAGMA user_version = {VERSION}"))?;
@@ -256,6 +262,19 @@ impl Progress {
         }
     }
 }
+
+/// Ids as mailslot gives them: from 1 on, and hardly more than there are messages.
+fn has_sane_ids(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
+    let (first, last): (Option<i64>, Option<i64>) = transaction.query_row(
+        "SELECT (SELECT min(id) FROM messages), (SELECT max(id) FROM messages)",
+        (),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(first.unwrap_or(1) >= 1 && last.unwrap_or(1) <= ID_SANE)
+}
+
+/// More messages than a small machine ever gets.
+const ID_SANE: i64 = 1_000_000_000;
 
 /// Takes the seed's rows over, in the order in which they came. What is no timestamp on the way in
 /// is none here either: it has no place in the order.

@@ -119,7 +119,7 @@ impl Searches {
 /// How far messages have been looked at.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    /// All up to this one; -1 if none.
+    /// All up to this one.
     last_id: i64,
     /// `totals.changes` then.
     changes: i64,
@@ -130,8 +130,10 @@ struct Seen {
 struct Matches {
     seen: Seen,
     total: i64,
-    /// A bit for each id.
+    /// A bit for each id from `base` on.
     ids: Vec<u64>,
+    /// No message has a lower id.
+    base: i64,
     /// From which `ts_s` on, and how many matches there are up to the next.
     spans: Vec<(i64, i64)>,
 }
@@ -186,14 +188,16 @@ impl Question<'_> {
             return Ok(());
         }
         let mut blocks = transaction.prepare_cached(
-            "SELECT block, ts_s_max, trigrams FROM packs WHERE block >= ?1 ORDER BY block",
+            "SELECT block, trigrams FROM packs
+             WHERE block >= ?1 AND (?2 IS NULL OR trigrams IS NULL OR ts_s_max >= ?2)
+             ORDER BY block",
         )?;
-        let mut blocks = blocks.query([first / BLOCK_MESSAGES])?;
+        let since = self.since.map(|since| since.seconds);
+        let mut blocks = blocks.query((first / BLOCK_MESSAGES, since))?;
         while let Some(row) = blocks.next()? {
             let block: i64 = row.get(0)?;
             let start = block * BLOCK_MESSAGES;
-            match row.get_ref(2)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
-                Some(_) if self.is_before(row.get(1)?) => {}
+            match row.get_ref(1)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
                 Some(trigrams) if start >= first => {
                     let pieces = candidates(trigrams, &self.slots);
                     self.read_pieces(transaction, block, pieces, matches)?;
@@ -208,14 +212,6 @@ impl Question<'_> {
             }
         }
         Ok(())
-    }
-
-    /// All of a block is, by the newest of it.
-    fn is_before(&self, ts_s_max: Option<i64>) -> bool {
-        match (self.since, ts_s_max) {
-            (Some(since), Some(ts_s_max)) => ts_s_max < since.seconds,
-            (_, ts_s_max) => ts_s_max.is_none(),
-        }
     }
 
     fn read_pieces(
@@ -293,8 +289,8 @@ impl Question<'_> {
             return Ok(ts_s >= since.seconds);
         }
         transaction
-            .prepare_cached("SELECT ts_ns >= ?2 FROM messages WHERE id = ?1")?
-            .query_row((id, since.nanoseconds), |row| row.get(0))
+            .prepare_cached("SELECT 1 FROM messages WHERE id = ?1 AND ts_ns >= ?2")?
+            .exists((id, since.nanoseconds))
     }
 
     /// From an id to the end of its block.
@@ -342,15 +338,19 @@ impl Matches {
             .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
         starts.dedup();
-        let seen = Seen { last_id: -1, changes };
-        Ok(Matches { seen, total: 0, ids: Vec::new(), spans: starts })
+        let base: i64 = transaction
+            .prepare_cached("SELECT coalesce(min(id), 0) FROM messages")?
+            .query_row((), |row| row.get(0))?;
+        // What was deleted long ago costs no more time and no more memory.
+        let seen = Seen { last_id: base / BLOCK_MESSAGES * BLOCK_MESSAGES - 1, changes };
+        Ok(Matches { seen, total: 0, ids: Vec::new(), base, spans: starts })
     }
 
     /// Makes room for the messages up to `last_id`, and says with which to go on.
     fn look_up_to(&mut self, last_id: i64) -> i64 {
         let first = self.seen.last_id + 1;
         self.seen.last_id = last_id;
-        self.ids.resize(Self::position(last_id).0 + 1, 0);
+        self.ids.resize(self.position(last_id).0 + 1, 0);
         first
     }
 
@@ -365,7 +365,7 @@ impl Matches {
         while self.spans.get(*at + 1).is_some_and(|(start, _)| *start <= ts_s) {
             *at += 1;
         }
-        let (word, bit) = Self::position(id);
+        let (word, bit) = self.position(id);
         if let (Some((_, n)), Some(ids)) = (self.spans.get_mut(*at), self.ids.get_mut(word)) {
             *n += 1;
             *ids |= bit;
@@ -373,12 +373,13 @@ impl Matches {
         }
     }
 
-    fn position(id: i64) -> (usize, u64) {
-        (usize::try_from(id / 64).unwrap_or(usize::MAX), 1 << (id & 63))
+    fn position(&self, id: i64) -> (usize, u64) {
+        let at = (id - self.base).max(0);
+        (usize::try_from(at / 64).unwrap_or(usize::MAX), 1 << (at % 64))
     }
 
     fn has(&self, id: i64) -> bool {
-        let (word, bit) = Self::position(id);
+        let (word, bit) = self.position(id);
         self.ids.get(word).is_some_and(|ids| ids & bit != 0)
     }
 

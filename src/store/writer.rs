@@ -68,8 +68,12 @@ impl Writer {
         let mut outcomes = Vec::new();
         let mut created = Vec::new();
         let now = logging::now();
-        let first_id = last_id(&transaction)? + 1;
-        let mut next_id = first_id;
+        let last_id: i64 = transaction
+            .prepare_cached("SELECT last_id FROM totals")?
+            .query_row((), |row| row.get(0))?;
+        let foreign = counts::uncounted(&transaction, last_id)?;
+        let mut next_id = foreign.last().map_or(last_id, |(id, _)| *id) + 1;
+        created.extend(foreign.iter().map(|(_, message)| message));
         for entry in batch {
             outcomes.push(match entry {
                 Entry::Message(message) => {
@@ -90,7 +94,7 @@ impl Writer {
         }
         if !created.is_empty() {
             counts::add(&transaction, &mut created, next_id - 1)?;
-            if first_id / packs::BLOCK_MESSAGES != next_id / packs::BLOCK_MESSAGES {
+            if last_id / packs::BLOCK_MESSAGES != (next_id - 1) / packs::BLOCK_MESSAGES {
                 packs::register(&transaction)?;
                 counts::prune(&transaction)?;
             }
@@ -109,11 +113,6 @@ impl Writer {
             log::warn!("the write-ahead log stays: another process reads the database");
         }
     }
-}
-
-/// The highest id ever given.
-fn last_id(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
-    transaction.prepare_cached("SELECT last_id FROM totals")?.query_row((), |row| row.get(0))
 }
 
 /// # Errors
