@@ -1,6 +1,6 @@
 """Turns the figures into a table, ratios and verdicts."""
 FASTAPI_RATIO_MIN = 50
-BARE_RATIO_MIN = 0.3
+BARE_RATIO_MIN = 0.35
 MEMORY_MB_MAX = 40
 READY_MS_MAX = 50
 STATIC_BYTES_MAX = 5_000_000
