@@ -73,7 +73,7 @@ impl Scope<'_> {
 }
 
 /// How far ahead of [`add`] ids may be to be taken in.
-const AHEAD: i64 = 1_000_000;
+const AHEAD: i64 = 100_000;
 
 /// What a stranger has inserted, which is not how messages come in, but must stop nothing: it is
 /// counted by the next commit.
