@@ -12,15 +12,12 @@ use std::{
 
 use crate::{
     error::Error,
+    http::BODY_BYTES_MAX,
     message::Message,
     signature::SignedBody,
-    store::{Entry, Stored, Writer},
+    store::{BATCH_MAX, Entry, Stored, Writer},
 };
 
-/// Messages that one commit carries: the service's own commits wait as long as it takes.
-const IMPORT_BATCH_MAX: usize = 512;
-/// Bytes of a line, as of a delivery's body.
-const LINE_BYTES_MAX: u64 = 1_048_576;
 /// Some editors begin a file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Between commits, so that the service gets its turn at the database.
@@ -72,16 +69,15 @@ pub fn import(
     let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
-        let length =
-            io::Read::take(&mut *input, LINE_BYTES_MAX + 1).read_until(b'\n', &mut line).or_else(
-                |error| import.give_up(&format!("line {number} cannot be read: {error}")),
-            )?;
+        let length = io::Read::take(&mut *input, BODY_BYTES_MAX as u64 + 1)
+            .read_until(b'\n', &mut line)
+            .or_else(|error| import.give_up(&format!("line {number} cannot be read: {error}")))?;
         if length == 0 {
             break;
         }
         import.bytes += length as u64;
-        if length as u64 > LINE_BYTES_MAX {
-            import.give_up(&format!("line {number} is longer than {LINE_BYTES_MAX} bytes"))?;
+        if length > BODY_BYTES_MAX {
+            import.give_up(&format!("line {number} is longer than {BODY_BYTES_MAX} bytes"))?;
         }
         let line =
             if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line) } else { &line };
@@ -104,7 +100,7 @@ impl Import<'_> {
                 let _ = writeln!(self.tell, "line {number}: {}", reason(&error));
             }
         }
-        if self.batch.len() == IMPORT_BATCH_MAX {
+        if self.batch.len() == BATCH_MAX {
             self.commit()?;
         }
         if self.told.elapsed() > PROGRESS {

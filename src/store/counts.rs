@@ -108,15 +108,19 @@ pub(super) fn add(
             .prepare_cached("SELECT id, n, is_heavy FROM senders WHERE msisdn = ?1")?
             .query_row([msisdn], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let Some((id, before, is_heavy)) = known else {
+        let (id, n, is_heavy) = if let Some((id, before, is_heavy)) = known {
+            let n = before + added;
+            transaction
+                .prepare_cached("UPDATE senders SET n = ?2 WHERE id = ?1")?
+                .execute((id, n))?;
+            (id, n, is_heavy)
+        } else {
             transaction
                 .prepare_cached("INSERT INTO senders (msisdn, n) VALUES (?1, ?2)")?
                 .execute((msisdn, added))?;
             new_senders += 1;
-            continue;
+            (transaction.last_insert_rowid(), added, false)
         };
-        let n = before + added;
-        transaction.prepare_cached("UPDATE senders SET n = ?2 WHERE id = ?1")?.execute((id, n))?;
         let scope = Scope::Sender { id, msisdn };
         if is_heavy {
             bump(transaction, scope, messages)?;
@@ -226,13 +230,13 @@ fn hold(
     place: &Place,
     n: i64,
 ) -> rusqlite::Result<()> {
-    let Place { instant, message_id } = place;
+    let (sender_id, level, seconds, nanoseconds, message_id) = key(scope, level, place);
     transaction
         .prepare_cached(
             "UPDATE milestones SET n = ?6
              WHERE (sender_id, level, ts_s, ts_ns, message_id) = (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute(params![scope.id(), level, instant.seconds, instant.nanoseconds, message_id, n])?;
+        .execute((sender_id, level, seconds, nanoseconds, message_id, n))?;
     Ok(())
 }
 
@@ -243,14 +247,20 @@ fn set(
     place: &Place,
     n: i64,
 ) -> rusqlite::Result<()> {
-    let Place { instant, message_id } = place;
+    let (sender_id, level, seconds, nanoseconds, message_id) = key(scope, level, place);
     transaction
         .prepare_cached(
             "INSERT INTO milestones (sender_id, level, ts_s, ts_ns, message_id, n)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
-        .execute(params![scope.id(), level, instant.seconds, instant.nanoseconds, message_id, n])?;
+        .execute((sender_id, level, seconds, nanoseconds, message_id, n))?;
     Ok(())
+}
+
+/// The primary key of a milestone.
+fn key<'a>(scope: Scope<'_>, level: u8, place: &'a Place) -> (i64, u8, i64, u32, &'a str) {
+    let Place { instant, message_id } = place;
+    (scope.id(), level, instant.seconds, instant.nanoseconds, message_id)
 }
 
 /// The message `offset` messages behind a place.
@@ -285,14 +295,7 @@ fn half_way(
     n: i64,
 ) -> rusqlite::Result<Option<(Place, i64)>> {
     let mut statement = transaction.prepare_cached(ALONG)?;
-    let Place { instant, message_id } = place;
-    let mut milestones = statement.query(params![
-        scope.id(),
-        1,
-        instant.seconds,
-        instant.nanoseconds,
-        message_id
-    ])?;
+    let mut milestones = statement.query(key(scope, 1, place))?;
     let mut before = 0;
     while let Some(row) = milestones.next()? {
         if before >= n / 2 {
@@ -369,14 +372,7 @@ pub(super) fn seek(
     let (mut place, mut left) = (Place::START, offset);
     for level in [2, 1] {
         let mut statement = transaction.prepare_cached(ALONG)?;
-        let Place { instant, message_id } = &place;
-        let mut milestones = statement.query(params![
-            scope.id(),
-            level,
-            instant.seconds,
-            instant.nanoseconds,
-            message_id
-        ])?;
+        let mut milestones = statement.query(key(scope, level, &place))?;
         while let Some(row) = milestones.next()? {
             let n: i64 = row.get(3)?;
             if left < n {
@@ -408,13 +404,13 @@ pub(super) fn prune(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Counts everything anew. `progress` hears how many messages have been seen.
+/// Counts everything anew. `progress` hears, in each step, how many more messages have been seen.
 pub(super) fn rebuild(
     transaction: &Transaction<'_>,
-    progress: &mut dyn FnMut(i64),
+    progress: &mut dyn FnMut(&'static str, i64),
 ) -> rusqlite::Result<()> {
     transaction.execute_batch("DELETE FROM milestones; DELETE FROM senders;")?;
-    lay(transaction, Scope::All, progress)?;
+    lay(transaction, Scope::All, &mut |seen| progress("counting", seen))?;
     transaction.execute(
         "INSERT INTO senders (msisdn, n, is_heavy)
          SELECT from_msisdn, count(*), count(*) >= ?1 FROM messages GROUP BY from_msisdn",
@@ -424,7 +420,8 @@ pub(super) fn rebuild(
     let mut senders = heavy.query(())?;
     while let Some(row) = senders.next()? {
         let msisdn: String = row.get(1)?;
-        lay(transaction, Scope::Sender { id: row.get(0)?, msisdn: &msisdn }, progress)?;
+        let scope = Scope::Sender { id: row.get(0)?, msisdn: &msisdn };
+        lay(transaction, scope, &mut |seen| progress("counting by sender", seen))?;
     }
     transaction.execute(
         "UPDATE totals SET

@@ -427,7 +427,7 @@ fn what_a_stranger_inserts_is_counted_and_stops_nothing() {
          )
          INSERT INTO messages
              (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
-         SELECT ?1, 'strange ' || coalesce(?1, ?2) || ' ' || n, '+1', '+2', '2025-01-01T00:00:07Z',
+         SELECT ?1, 'strange ' || coalesce(?1, ?2) || ' ' || n, '+7' || ?2, '+2', '2025-01-01T00:00:07Z',
              1735689607, 0, 'the', ''
          FROM number";
     let folder = tempfile::tempdir().unwrap();
@@ -440,6 +440,8 @@ fn what_a_stranger_inserts_is_counted_and_stops_nothing() {
         store.check_milestones();
         assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
     }
+    let heavy = "SELECT is_heavy FROM senders WHERE msisdn = '+73000'";
+    assert_eq!(store.stranger.query_row(heavy, (), |row| row.get(0)), Ok(1), "at once");
     store.pack_all();
     let filter = Filter { limit: 1, offset: 0, from: None, since: None, q: Some("the".to_owned()) };
     assert!(store.reader.list(&filter).unwrap().1 >= 3_001);

@@ -24,7 +24,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 use crate::{error::Error, logging, message::Message};
 
-pub(crate) use commit::{GroupCommit, Leader, answer_all};
+pub(crate) use commit::{BATCH_MAX, GroupCommit, Leader, answer_all};
 pub(crate) use packs::{Pack, Packer};
 pub(crate) use reader::{Filter, Reader};
 pub(crate) use search::Searches;

@@ -226,7 +226,7 @@ fn upgrade(transaction: &Transaction<'_>, found: Found) -> Result<(), String> {
         adopt(transaction, &mut progress)?;
     }
     if done < 2 {
-        counts::rebuild(transaction, &mut |messages| progress.advance("counting", messages))
+        counts::rebuild(transaction, &mut |step, messages| progress.advance(step, messages))
             .map_err(|error| sentence(&error))?;
     }
     run(&format!("PRAGMA user_version = {VERSION}"))?;
@@ -239,6 +239,8 @@ fn upgrade(transaction: &Transaction<'_>, found: Found) -> Result<(), String> {
 /// Tells in the log how far long work has come.
 struct Progress {
     messages: i64,
+    step: &'static str,
+    /// Of this step.
     done: i64,
     told: time::Instant,
 }
@@ -251,10 +253,14 @@ impl Progress {
         let table = if found == Found::Seed { "seed_messages" } else { "messages" };
         let count =
             transaction.query_row(&format!("SELECT count(*) FROM {table}"), (), |row| row.get(0));
-        Progress { messages: count.unwrap_or_default(), done: 0, told: time::Instant::now() }
+        let (messages, told) = (count.unwrap_or_default(), time::Instant::now());
+        Progress { messages, step: "", done: 0, told }
     }
 
-    fn advance(&mut self, step: &str, messages: i64) {
+    fn advance(&mut self, step: &'static str, messages: i64) {
+        if self.step != step {
+            (self.step, self.done) = (step, 0);
+        }
         self.done += messages;
         if self.told.elapsed().as_secs() >= PROGRESS_SECONDS {
             log::info!(step, done = self.done, messages = self.messages; "the database is being migrated");

@@ -64,6 +64,13 @@ impl Searches {
         })
     }
 
+    fn take(&self) -> Option<Permit<'_>> {
+        self.free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1))
+            .is_ok()
+            .then(|| Permit(self))
+    }
+
     /// What was found before, if nothing was deleted or reworded since and not much has come.
     fn recall(&self, asked: &Asked, now: Seen) -> Option<Matches> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,21 +105,12 @@ impl Searches {
     }
 }
 
-/// A place, given back when dropped.
-struct Place<'a>(&'a Searches);
+/// A place for a long search, given back when dropped.
+struct Permit<'a>(&'a Searches);
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.0.free.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Searches {
-    fn take(&self) -> Option<Place<'_>> {
-        self.free
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1))
-            .is_ok()
-            .then(|| Place(self))
     }
 }
 

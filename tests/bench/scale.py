@@ -10,6 +10,7 @@ a count and a page with OFFSET, by Python's sqlite3. The environment may set:
   MAILSLOT_BIN   the mailslot to measure (target/release/mailslot)
 """
 import http.client
+import itertools
 import json
 import os
 import re
@@ -95,12 +96,15 @@ def offsets(total):
     return {"": 0} if total <= 200 else {"": 0, "middle": total // 2, "end": total - 50}
 
 
-def asked_anew(parameters, number):
+WORDINGS = itertools.count(1)
+
+
+def asked_anew(parameters):
     """The same question in other words: mailslot remembers what recent searches found."""
     if "q" not in parameters:
         return parameters
     since = parameters.get("since", "0001-01-01T00:00:00Z")
-    return parameters | {"since": f"{since[:-1]}.{number:09}Z"}
+    return parameters | {"since": f"{since[:-1]}.{next(WORDINGS):09}Z"}
 
 
 def measure(ask):
@@ -178,7 +182,7 @@ def read(folder, rows, found):
                 if plain_total != total:
                     sys.exit(f"{asked}: total {total}, plain SQL says {plain_total}")
                 one(f"{name}{', ' + where if where else ''}",
-                    lambda number: messages(asked_anew(asked, number)), plain)
+                    lambda _: messages(asked_anew(asked)), plain)
         one("no filter, q common, the next pages",
             lambda number: messages({"q": "the", "offset": 50 * number}), None)
     finally:
