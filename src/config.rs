@@ -23,6 +23,16 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "the key of the HMAC; or the systemd credential webhook_secret",
     },
     Setting {
+        name: "READ_TOKEN",
+        default: "none: everybody may read",
+        meaning: "who reads must show it; several, parted by spaces; or the credential read_token",
+    },
+    Setting {
+        name: "READ_TOKEN_FILE",
+        default: "none",
+        meaning: "a file with such tokens, one a line, instead",
+    },
+    Setting {
         name: "DATABASE_URL",
         default: "sqlite:///mailslot.db",
         meaning: "sqlite:////absolute/path, sqlite:///relative/path or a bare path",
@@ -83,6 +93,8 @@ pub struct Config {
     pub listen: SocketAddr,
     pub database: PathBuf,
     pub webhook_secret: Secret,
+    /// Any of them lets its holder read; none: everybody may.
+    pub read_tokens: Vec<Secret>,
     pub workers: usize,
     pub log_level: LevelFilter,
     pub limits: Limits,
@@ -143,6 +155,8 @@ impl std::error::Error for ConfigError {}
 pub struct Source<'a> {
     pub variable: Lookup<'a, String>,
     pub credential: Lookup<'a, Vec<u8>>,
+    /// A file that a setting names.
+    pub file: &'a dyn Fn(&str) -> Result<Vec<u8>, String>,
 }
 
 type Lookup<'a, T> = &'a dyn Fn(&str) -> Result<Option<T>, String>;
@@ -159,10 +173,12 @@ impl Config {
     pub fn read(source: &Source<'_>) -> Result<Config, ConfigError> {
         let mut reading = Reading { source, problems: Vec::new() };
         let webhook_secret = reading.secret();
+        let read_tokens = reading.tokens();
         let config = Config {
             listen: reading.listen(),
             database: reading.database(),
             webhook_secret,
+            read_tokens,
             workers: reading
                 .or("WORKERS", default_workers(), |text| within(text, &(1..=WORKERS_MAX))),
             log_level: reading.or("LOG_LEVEL", LevelFilter::Info, log_level),
@@ -254,6 +270,26 @@ impl Reading<'_> {
         }
     }
 
+    /// From the environment, a file, or a credential. One that is there and has no token is a mistake:
+    /// nobody who sets it wants everybody to read.
+    fn tokens(&mut self) -> Vec<Secret> {
+        let (name, found) = if let Some(text) = self.variable("READ_TOKEN") {
+            ("READ_TOKEN", Ok(Some(text.into_bytes())))
+        } else if let Some(path) = self.variable("READ_TOKEN_FILE") {
+            ("READ_TOKEN_FILE", (self.source.file)(&path).map(Some))
+        } else {
+            ("credential read_token", (self.source.credential)("read_token"))
+        };
+        let parsed = found.and_then(|bytes| match bytes {
+            None => Ok(Vec::new()),
+            Some(bytes) => parse_tokens(&String::from_utf8_lossy(&bytes)),
+        });
+        parsed.unwrap_or_else(|problem| {
+            self.problems.push(format!("{name}: {problem}"));
+            Vec::new()
+        })
+    }
+
     fn secret(&mut self) -> Secret {
         if let Some(text) = self.variable("WEBHOOK_SECRET") {
             return Secret(text.into_bytes());
@@ -277,6 +313,16 @@ impl Reading<'_> {
         }
         Secret(bytes)
     }
+}
+
+/// Tokens as RFC 6750 has them, so that they fit into a header.
+fn parse_tokens(text: &str) -> Result<Vec<Secret>, String> {
+    let is_sane = |token: &str| token.bytes().all(|byte| byte.is_ascii_graphic());
+    let tokens: Vec<&str> = text.split_whitespace().collect();
+    if tokens.is_empty() || !tokens.iter().all(|token| is_sane(token)) {
+        return Err("expected tokens of visible ASCII characters, parted by spaces or lines".into());
+    }
+    Ok(tokens.into_iter().map(|token| Secret(token.as_bytes().to_vec())).collect())
 }
 
 fn default_workers() -> usize {
@@ -340,6 +386,7 @@ mod tests {
                 Ok(pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
             },
             credential: &|_| Ok(None),
+            file: &|_| Err("is not there".to_owned()),
         })
     }
 

@@ -10,10 +10,14 @@ pub(crate) enum Error {
     Framing(&'static str),
     /// 401, in the same words whatever was wrong with the signature.
     InvalidSignature,
+    /// 401 of what is to be read, with the ways in which a token can be shown.
+    NoReadToken,
     /// 404
     NotFound,
     /// 405, with `Allow`.
     MethodNotAllowed { allow: String },
+    /// 409: this inbox has not come so far.
+    CursorAhead,
     /// 413
     TooLarge { limit_bytes: usize },
     /// 422, every problem at once. The id is for the log, where it could be read.
@@ -70,9 +74,10 @@ impl Error {
     pub(crate) fn status(&self) -> u16 {
         match self {
             Error::Framing(_) => 400,
-            Error::InvalidSignature => 401,
+            Error::InvalidSignature | Error::NoReadToken => 401,
             Error::NotFound => 404,
             Error::MethodNotAllowed { .. } => 405,
+            Error::CursorAhead => 409,
             Error::TooLarge { .. } => 413,
             Error::Invalid { .. } => 422,
             Error::Internal => 500,
@@ -94,8 +99,16 @@ impl Error {
         match self {
             Error::Framing(reason) | Error::Unavailable(reason) => json(None, reason),
             Error::InvalidSignature => json(None, "invalid signature"),
+            Error::NoReadToken => json(
+                None,
+                "reading needs a token: Authorization: Bearer, or Basic with it as the password",
+            ),
             Error::NotFound => json(None, "Not Found"),
             Error::MethodNotAllowed { .. } => json(None, "Method Not Allowed"),
+            Error::CursorAhead => json(
+                None,
+                "this inbox has not come so far: it was restored or replaced, begin anew",
+            ),
             Error::TooLarge { limit_bytes } => {
                 json(None, format!("body larger than {limit_bytes} bytes"))
             }
@@ -105,11 +118,15 @@ impl Error {
         }
     }
 
-    pub(crate) fn header(&self) -> Option<(&'static str, String)> {
+    pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
         match self {
-            Error::MethodNotAllowed { allow } => Some(("Allow", allow.clone())),
-            Error::Unavailable(_) | Error::NotReady(_) => Some(("Retry-After", "1".to_owned())),
-            _ => None,
+            Error::NoReadToken => vec![
+                ("WWW-Authenticate", "Basic realm=\"mailslot\", charset=\"UTF-8\"".to_owned()),
+                ("WWW-Authenticate", "Bearer realm=\"mailslot\"".to_owned()),
+            ],
+            Error::MethodNotAllowed { allow } => vec![("Allow", allow.clone())],
+            Error::Unavailable(_) | Error::NotReady(_) => vec![("Retry-After", "1".to_owned())],
+            _ => Vec::new(),
         }
     }
 }

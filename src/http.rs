@@ -19,7 +19,7 @@ pub(crate) use tiny_http::Method;
 
 use crate::{
     error::Error,
-    front::{Arrival, BODY_BUFFERED_BYTES, Missing},
+    front::{Arrival, BODY_BUFFERED_BYTES, Ended, Missing, Stream},
     metrics::WebhookResult,
 };
 
@@ -66,7 +66,7 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) content_type: &'static str,
     pub(crate) body: Vec<u8>,
-    pub(crate) header: Option<(&'static str, String)>,
+    pub(crate) headers: Vec<(&'static str, String)>,
     /// How a delivery to /webhook ended, for its metric and its log line.
     pub(crate) result: Option<WebhookResult>,
 }
@@ -81,7 +81,15 @@ impl Response {
     }
 
     fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Response {
-        Response { status, content_type, body, header: None, result: None }
+        Response { status, content_type, body, headers: Vec::new(), result: None }
+    }
+
+    pub(crate) fn with(
+        mut self,
+        headers: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Response {
+        self.headers.extend(headers);
+        self
     }
 }
 
@@ -91,7 +99,7 @@ impl From<&Error> for Response {
             status: error.status(),
             content_type: JSON,
             body: error.body(),
-            header: error.header(),
+            headers: error.headers(),
             result: Some(WebhookResult::of(error)),
         }
     }
@@ -157,6 +165,12 @@ impl Exchange {
         let mut signatures = self.headers("X-Signature");
         let signature = signatures.next().filter(|_| signatures.next().is_none());
         Request { body, query: self.url().1, signature }
+    }
+
+    /// The value of `Authorization`, if there is exactly one.
+    pub(crate) fn authorization(&self) -> Option<&str> {
+        let mut values = self.headers("Authorization");
+        values.next().filter(|_| values.next().is_none())
     }
 
     fn headers<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a str> {
@@ -234,6 +248,30 @@ impl Exchange {
         self.arrival.answer(bytes, is_last && !is_ended_by_tiny_http);
     }
 
+    /// # Errors
+    /// Where no answer can be sent as it comes: nothing is chunked in HTTP/1.0.
+    pub(crate) fn check_chunked(&self) -> Result<(), Error> {
+        if *self.arrival.request.http_version() < (1, 1) {
+            return Err(Error::Framing("this answer needs HTTP/1.1"));
+        }
+        Ok(())
+    }
+
+    /// Begins an answer that is sent as it comes, with `response`'s head: chunked, so that the client
+    /// sees whether it is whole. `None` if that was all, or the connection is over.
+    pub(crate) fn stream(self, response: &Response) -> Option<Body> {
+        let is_last = self.is_last();
+        let is_head = *self.method() == Method::Head;
+        let head = self.head(response, None, is_last);
+        let mut stream = self.arrival.stream()?;
+        match stream.send(head.as_bytes()) {
+            Ok(()) if is_head => stream.finish(is_last),
+            Ok(()) => return Some(Body { stream, is_last }),
+            Err(Ended) => stream.cut(),
+        }
+        None
+    }
+
     /// Sends the answer without reading what the client is still sending, and ends the connection.
     pub(crate) fn refuse(self, response: &Response) {
         let bytes = self.bytes(response, true);
@@ -261,17 +299,29 @@ impl Exchange {
 
     /// Head and body as one write (H12).
     fn bytes(&self, response: &Response, is_last: bool) -> Vec<u8> {
-        let Response { status, content_type, body, header, .. } = response;
-        let mut head = String::with_capacity(HEAD_BYTES + body.len());
+        let head = self.head(response, Some(response.body.len()), is_last);
+        let mut bytes = head.into_bytes();
+        if *self.method() != Method::Head {
+            bytes.extend_from_slice(&response.body);
+        }
+        bytes
+    }
+
+    fn head(&self, response: &Response, length: Option<usize>, is_last: bool) -> String {
+        let Response { status, content_type, headers, .. } = response;
+        let mut head = String::with_capacity(HEAD_BYTES + length.unwrap_or_default());
         let _ = write!(
             head,
-            "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nX-Request-ID: {}\r\n",
+            "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\nX-Request-ID: {}\r\n",
             reason(*status),
             httpdate::HttpDate::from(SystemTime::now()),
-            body.len(),
             self.request_id,
         );
-        if let Some((name, value)) = header {
+        let _ = match length {
+            Some(length) => write!(head, "Content-Length: {length}\r\n"),
+            None => write!(head, "Transfer-Encoding: chunked\r\n"),
+        };
+        for (name, value) in headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }
         if is_last {
@@ -280,11 +330,38 @@ impl Exchange {
             head.push_str("Connection: keep-alive\r\n");
         }
         head.push_str("\r\n");
-        let mut bytes = head.into_bytes();
-        if *self.method() != Method::Head {
-            bytes.extend_from_slice(body);
+        head
+    }
+}
+
+/// The body of an answer that is sent as it comes (RFC 9112 §7.1).
+pub(crate) struct Body {
+    stream: Stream,
+    is_last: bool,
+}
+
+impl Body {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+        if bytes.is_empty() {
+            return Ok(()); // an empty chunk is the last one
         }
-        bytes
+        let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+        chunk.extend_from_slice(bytes);
+        chunk.extend_from_slice(b"\r\n");
+        self.stream.send(&chunk)
+    }
+
+    /// The body is whole.
+    pub(crate) fn finish(mut self) {
+        match self.stream.send(b"0\r\n\r\n") {
+            Ok(()) => self.stream.finish(self.is_last),
+            Err(Ended) => self.stream.cut(),
+        }
+    }
+
+    /// It is not, and never will be: the client is to see that.
+    pub(crate) fn cut(self) {
+        self.stream.cut();
     }
 }
 
@@ -316,6 +393,7 @@ fn reason(status: u16) -> &'static str {
         401 => "Unauthorized",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        409 => "Conflict",
         413 => "Content Too Large",
         422 => "Unprocessable Content",
         503 => "Service Unavailable",

@@ -5,12 +5,15 @@
 
 pub mod server; // threads: who they are, how they start and stop, a request's life
 pub mod import; // mailslot import: messages from a file
+mod export; // the threads that send exports
+mod feed; // the thread that answers readers who wait
 mod routes; // the table of endpoints
 mod api; // one file per endpoint
 mod http; // Request, Response, Exchange: strict framing, one write per answer
 mod front; // between the network and http: the listener and its guard
 mod store; // every line of SQL, and the group commit
 mod message; // the domain: a Message that exists is valid
+mod access; // who may read
 mod signature; // HMAC: a SignedBody that exists is verified
 mod metrics; // counters and histograms as Prometheus text
 mod error; // every refusal, its status and its body

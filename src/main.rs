@@ -192,6 +192,9 @@ fn source() -> Source<'static> {
                 Err(error) => Err(format!("cannot be read: {error}")),
             }
         },
+        file: &|path| {
+            std::fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"))
+        },
     }
 }
 

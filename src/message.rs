@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use time::{Date, Month};
+use time::{Date, Month, OffsetDateTime, macros::format_description};
 
 use crate::{
     error::{Error, Problem},
@@ -197,6 +197,13 @@ pub(crate) fn check_ts(text: &str) -> Result<Instant, Breach> {
 }
 
 impl Instant {
+    /// As [`Instant::parse`] takes it, to the second.
+    pub(crate) fn text(self) -> String {
+        let shape = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+        let moment = OffsetDateTime::from_unix_timestamp(self.seconds).ok();
+        moment.and_then(|moment| moment.format(shape).ok()).unwrap_or_default()
+    }
+
     /// `YYYY-MM-DDTHH:MM:SS[.f…]Z` with 1 to 9 digits of fraction: RFC 3339 narrowed to UTC, a
     /// capital `T` and `Z`, and no leap second.
     pub(crate) fn parse(text: &str) -> Option<Instant> {
@@ -220,6 +227,12 @@ impl Instant {
             seconds: moment.assume_utc().unix_timestamp(),
             nanoseconds: fraction(rest.strip_suffix(b"Z")?)?,
         })
+    }
+}
+
+impl From<i64> for Instant {
+    fn from(seconds: i64) -> Instant {
+        Instant { seconds, nanoseconds: 0 }
     }
 }
 

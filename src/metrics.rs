@@ -17,7 +17,7 @@ const LATENCY_BUCKETS_MS: [f64; 13] =
 /// Upper bounds of the batch histogram's buckets.
 const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 /// Every status that mailslot answers with; the last is for what this list forgot.
-const STATUSES: [u16; 10] = [200, 400, 401, 404, 405, 413, 422, 500, 503, 0];
+const STATUSES: [u16; 11] = [200, 400, 401, 404, 405, 409, 413, 422, 500, 503, 0];
 
 /// How a POST to /webhook ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +51,11 @@ impl WebhookResult {
             Error::TooLarge { .. } => WebhookResult::TooLarge,
             Error::Unavailable(_) | Error::NotReady(_) => WebhookResult::Unavailable,
             Error::Internal => WebhookResult::InternalError,
-            Error::Framing(_) | Error::NotFound | Error::MethodNotAllowed { .. } => {
-                WebhookResult::BadRequest
-            }
+            Error::Framing(_)
+            | Error::NoReadToken
+            | Error::NotFound
+            | Error::MethodNotAllowed { .. }
+            | Error::CursorAhead => WebhookResult::BadRequest,
         }
     }
 
@@ -145,6 +147,8 @@ pub(crate) struct Metrics {
     commit_failures: AtomicU64,
     /// Requests that wait for their commit now.
     parked: AtomicI64,
+    /// Readers of the feed that wait for messages now.
+    following: AtomicI64,
     connections: AtomicU64,
     leaked: AtomicU64,
     cuts: [AtomicU64; Cut::ALL.len()],
@@ -174,6 +178,7 @@ impl Metrics {
             batch: Histogram::new(BATCH_BUCKETS),
             commit_failures: AtomicU64::new(0),
             parked: AtomicI64::new(0),
+            following: AtomicI64::new(0),
             connections: AtomicU64::new(0),
             leaked: AtomicU64::new(0),
             cuts: Default::default(),
@@ -209,6 +214,10 @@ impl Metrics {
 
     pub(crate) fn parked(&self, change: i64) {
         self.parked.fetch_add(change, Relaxed);
+    }
+
+    pub(crate) fn following(&self, change: i64) {
+        self.following.fetch_add(change, Relaxed);
     }
 
     pub(crate) fn connections(&self, open: usize, leaked: usize) {
@@ -296,6 +305,12 @@ impl Metrics {
                 "gauge",
                 "Requests that wait for their commit now.",
                 u64::try_from(self.parked.load(Relaxed)).unwrap_or(0),
+            ),
+            (
+                "feed_waiting",
+                "gauge",
+                "Readers of the feed that wait for messages now.",
+                u64::try_from(self.following.load(Relaxed)).unwrap_or(0),
             ),
             (
                 "connections",

@@ -1,28 +1,47 @@
 //! The whole API on one screen.
 
 use crate::{
-    api::{Handler, health, messages, metrics, stats, webhook},
+    api::{Handler, documents, export, feed, health, messages, metrics, stats, webhook},
     error::Error,
     front::Importance::{self, Delivery, Health, Read},
     http::Method::{self, Get, Head, Post},
 };
 
+/// Who may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Anyone,
+    /// Who has a read token, if there is one.
+    Reader,
+}
+
+use Access::{Anyone, Reader};
+
 #[rustfmt::skip]
-pub(crate) const ROUTES: &[(Method, &str, Handler, Importance)] = &[
-    (Post, "/webhook",      webhook::receive, Delivery),
-    (Get,  "/messages",     messages::list,   Read),
-    (Get,  "/stats",        stats::show,      Read),
-    (Get,  "/health/live",  health::live,     Health),
-    (Get,  "/health/ready", health::ready,    Delivery),
-    (Get,  "/metrics",      metrics::show,    Health),
+pub(crate) const ROUTES: &[(Method, &str, Handler, Importance, Access)] = &[
+    (Post, "/webhook",      webhook::receive,   Delivery, Anyone),
+    (Get,  "/messages",     messages::list,     Read,     Reader),
+    (Get,  "/feed",         feed::follow,       Read,     Reader),
+    (Get,  "/export",       export::start,      Read,     Reader),
+    (Get,  "/stats",        stats::show,        Read,     Reader),
+    (Get,  "/stats/series", stats::series,      Read,     Reader),
+    (Get,  "/health/live",  health::live,       Health,   Anyone),
+    (Get,  "/health/ready", health::ready,      Delivery, Anyone),
+    (Get,  "/metrics",      metrics::show,      Health,   Reader),
+    (Get,  "/",             documents::page,    Read,     Reader),
+    (Get,  "/docs",         documents::docs,    Read,     Reader),
+    (Get,  "/openapi.json", documents::openapi, Read,     Reader),
 ];
 
+/// What answers a request, how soon it is shed, and who may ask.
+pub(crate) type Route = (Handler, Importance, Access);
+
 /// HEAD works where GET does.
-pub(crate) fn find(method: &Method, path: &str) -> Result<(Handler, Importance), Error> {
+pub(crate) fn find(method: &Method, path: &str) -> Result<Route, Error> {
     let asked = if *method == Head { &Get } else { method };
     let here = || ROUTES.iter().filter(|(_, route, ..)| *route == path);
     match here().find(|(method, ..)| method == asked) {
-        Some((.., handler, importance)) => Ok((*handler, *importance)),
+        Some((.., handler, importance, access)) => Ok((*handler, *importance, *access)),
         None if here().next().is_none() => Err(Error::NotFound),
         None => {
             let allow = here().map(|(method, ..)| match method {
@@ -103,6 +122,13 @@ mod tests {
         "/messages?from=%2B919876543210&since=2025-01-15T10:00:00.1Z&q=hel",
         "http://x/messages?q=%C3%A9cole",
         "/stats?x",
+        "/stats/series?bucket=day&since=2025-01-01T00:00:00Z&until=2025-02-01T00:00:00.5Z",
+        "/messages?to=%2B14155550100&until=2025-01-15T10:00:00.1Z&order=desc&cursor=612031203520206d31",
+        "/feed?after=3&limit=10&wait=1",
+        "/feed?after=latest",
+        "/export?format=csv&from=%2B919876543210",
+        "/docs",
+        "/",
     ];
     const BODIES: &[&str] = &[
         r#"{"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"2025-01-15T10:00:00Z","text":"Hello"}"#,
@@ -131,6 +157,7 @@ mod tests {
         let config = Config::read(&Source {
             variable: &|name| Ok((name == "WEBHOOK_SECRET").then(|| "secret".to_owned())),
             credential: &|_| Ok(None),
+            file: &|_| Err("is not there".to_owned()),
         });
         let mut writer = Writer::open(&path).unwrap();
         let mut context = Context {
@@ -157,7 +184,7 @@ mod tests {
             let signature = String::from_utf8_lossy(&signature).into_owned();
             let (path, query) = path_and_query(&target);
             let method = numbers.pick(&[&Get, &Post, &Post, &Head]);
-            let answer = find(method, path).and_then(|(handler, _)| {
+            let answer = find(method, path).and_then(|(handler, ..)| {
                 handler(&mut context, &Request::new(&body, query, Some(&signature)))
             });
             let mut described = String::new();
@@ -169,6 +196,7 @@ mod tests {
             match answer {
                 Ok(Answer::Now(response)) => assert_eq!(response.status, 200, "{described}"),
                 Ok(Answer::AfterCommit(entry, _)) => entries.push(entry),
+                Ok(Answer::WhenCommitted(_) | Answer::Export(_)) => {}
                 Err(error) => {
                     assert!((400..500).contains(&error.status()), "{described}: {error:?}");
                 }

@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::RawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -19,14 +19,17 @@ use std::{
 use log::{Level, Record, kv::Value};
 
 use crate::{
-    api::{Answer, Context, Handler, health},
+    access::ReadTokens,
+    api::{Answer, Context, health},
     config::{Config, Inherited, Limits},
     error::Error,
-    front::{self, Arrival, Ending, Importance, Listener},
+    export::Exports,
+    feed::Feed,
+    front::{self, Arrival, Ending, Listener},
     http::{Exchange, Intake, Method, Response},
     logging,
     metrics::{Metrics, WebhookResult, milliseconds},
-    routes,
+    routes::{self, Access, Route},
     signature::Verifier,
     store::{
         Entry, GroupCommit, Leader, Outcome, Packer, Reader, Searches, Stored, Writer, answer_all,
@@ -42,7 +45,7 @@ const DRAIN_TICK_MS: u64 = 20;
 const DRAIN_QUIET_TICKS: u32 = 3;
 /// Descriptors: of all that is no connection, of a worker's database, of a connection (three while a
 /// slow client is waited for).
-const OWN_DESCRIPTORS: usize = 20;
+const OWN_DESCRIPTORS: usize = 36;
 const DESCRIPTORS_PER_WORKER: usize = 3;
 const DESCRIPTORS_PER_CONNECTION: usize = 3;
 /// Bytes of a client's path, method or message_id in a log line.
@@ -63,6 +66,7 @@ enum Asker {
 
 /// The start line, at any LOG_LEVEL: with port 0 it is the only place that tells the port.
 fn announce(config: &Config, address: SocketAddr, start: Duration) {
+    let is_loopback = address.ip().to_canonical().is_loopback();
     let (address, database) = (address.to_string(), config.database.display().to_string());
     let fields = [
         ("version", Value::from(env!("CARGO_PKG_VERSION"))),
@@ -74,6 +78,21 @@ fn announce(config: &Config, address: SocketAddr, start: Duration) {
     let mut record = Record::builder();
     let record = record.level(Level::Info).target(module_path!()).key_values(&fields);
     logging::announce(&record.args(format_args!("listening")).build());
+    if config.read_tokens.is_empty() && !is_loopback {
+        log::warn!(
+            "whoever reaches this address can read every message: set READ_TOKEN, or listen on 127.0.0.1"
+        );
+    }
+}
+
+/// The listening socket: systemd's, that of the process before, or a new one.
+fn socket(config: &Config) -> Result<TcpListener, String> {
+    match config.inherited.socket() {
+        Some(number) => front::inherit(number)
+            .map_err(|error| format!("the socket that was passed cannot be used: {error}")),
+        None => front::listen_on(config.listen)
+            .map_err(|error| format!("LISTEN={}: cannot listen there: {error}", config.listen)),
+    }
 }
 
 /// To the microsecond.
@@ -93,7 +112,7 @@ fn within_descriptors(limits: Limits, workers: usize) -> Limits {
 }
 
 /// What answers a method and a path: [`routes::find`], but for the tests.
-type Find = fn(&Method, &str) -> Result<(Handler, Importance), Error>;
+type Find = fn(&Method, &str) -> Result<Route, Error>;
 
 type Store = GroupCommit<Writer, Parked>;
 
@@ -109,14 +128,13 @@ pub enum Stop {
 /// The running service. [`Server::stop`] ends it; dropping it ends nothing.
 pub struct Server {
     inherited: Inherited,
-    listener: Arc<Listener>,
-    store: Arc<Store>,
+    shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Server({:?})", self.listener)
+        write!(f, "Server({:?})", self.shared.listener)
     }
 }
 
@@ -134,13 +152,7 @@ impl Server {
         // A connection takes two descriptors, and tiny_http does not survive the last one.
         let limits = within_descriptors(config.limits, config.workers);
         let writer = Writer::open(&config.database);
-        let socket = match config.inherited.socket() {
-            Some(number) => front::inherit(number)
-                .map_err(|error| format!("the socket that was passed cannot be used: {error}")),
-            None => front::listen_on(config.listen)
-                .map_err(|error| format!("LISTEN={}: cannot listen there: {error}", config.listen)),
-        };
-        let (writer, socket) = match (writer, socket) {
+        let (writer, socket) = match (writer, socket(config)) {
             (Ok(writer), Ok(socket)) => (writer, socket),
             (writer, socket) => {
                 return Err([writer.err(), socket.err()].into_iter().flatten().collect());
@@ -164,28 +176,31 @@ impl Server {
         let listener = Listener::start(socket, Arc::clone(&metrics)).map_err(no_thread)?;
         front::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
         let store = Arc::new(Store::new(writer));
-        let replier = Replier::start(&metrics).map_err(no_thread)?;
+        let (feed, events) = Feed::new(limits.connections, &metrics);
+        let feed = Arc::new(feed);
+        let replier = Replier::start(&metrics, &feed).map_err(no_thread)?;
+        let reader = Reader::open(&config.database, &searches).map_err(unopened)?;
+        let own = replier.clone();
+        let reply = move |exchange, response: &_| own.reply(exchange, response, None);
+        events.serve(reader, reply).map_err(no_thread)?;
+        let exports = Exports::of(config.database.clone(), searches);
+        let tokens = ReadTokens::new(&config.read_tokens);
         start_packing(packer, &store, &replier).map_err(no_thread)?;
+        let shared = Arc::new(Shared { find, tokens, listener, feed, exports, store, replier });
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
-            let mut worker = Worker {
-                find,
-                context,
-                listener: Arc::clone(&listener),
-                store: Arc::clone(&store),
-                replier: replier.clone(),
-            };
+            let mut worker = Worker { context, shared: Arc::clone(&shared) };
             let thread = thread::Builder::new().name(format!("worker-{number}"));
             workers.push(thread.spawn(move || worker.run()).map_err(no_thread)?);
         }
-        announce(config, listener.address(), started.elapsed());
-        Ok(Server { inherited: config.inherited, listener, store, workers })
+        announce(config, shared.listener.address(), started.elapsed());
+        Ok(Server { inherited: config.inherited, shared, workers })
     }
 
     /// Where a client on this machine reaches the service.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        front::reachable(self.listener.address())
+        front::reachable(self.shared.listener.address())
     }
 
     /// Takes no more connections, answers what is in hand, makes it durable, moves the write-ahead
@@ -195,55 +210,65 @@ impl Server {
     /// # Errors
     /// When that cannot be done.
     pub fn stop(self, stop: Stop) -> io::Result<Option<RawFd>> {
+        let Shared { listener, feed, store, .. } = &*self.shared;
         let is_kept = stop == Stop::Restart || self.inherited.from_systemd.is_some();
         let ending = if is_kept { Ending::Keep } else { Ending::Close };
-        if let Err(error) = self.listener.drain(ending) {
+        if let Err(error) = listener.drain(ending) {
             log::warn!(error:% = error; "cannot stop listening");
         }
+        feed.close();
         let started = Instant::now();
         let mut quiet_ticks = 0;
         while quiet_ticks < DRAIN_QUIET_TICKS
-            && !self.listener.is_hasty()
+            && !listener.is_hasty()
             && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX)
         {
             thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
-            quiet_ticks = if self.listener.is_busy() { 0 } else { quiet_ticks + 1 };
+            quiet_ticks = if listener.is_busy() { 0 } else { quiet_ticks + 1 };
         }
-        self.listener.stop(self.workers.len());
+        listener.stop(self.workers.len());
         // Workers are not joined: one may still hang on a client, and the process ends anyway. But
         // a commit under way is waited for.
-        let mut writer = self.store.close();
-        let patience_ms = if self.listener.is_hasty() { DRAIN_HASTY_MS } else { DRAIN_MS_MAX };
+        let mut writer = store.close();
+        let patience_ms = if listener.is_hasty() { DRAIN_HASTY_MS } else { DRAIN_MS_MAX };
         while writer.is_none() && started.elapsed() < Duration::from_millis(patience_ms) {
             thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
-            writer = self.store.close();
+            writer = store.close();
         }
         match writer {
             Some(writer) => writer.checkpoint(),
-            None => log::warn!(parked = self.store.parked(); "stopped with requests in hand"),
+            None => log::warn!(parked = store.parked(); "stopped with requests in hand"),
         }
         log::info!(drain_ms = rounded(milliseconds(started.elapsed())); "stopped");
         // What was inherited survives as it has before.
         match (stop, self.inherited) {
             (Stop::Exit, _) | (_, Inherited { from_systemd: Some(_), .. }) => Ok(None),
             (_, Inherited { from_itself: Some(number), .. }) => Ok(Some(number)),
-            _ => self.listener.pass_on().map(Some),
+            _ => listener.pass_on().map(Some),
         }
     }
 }
 
-struct Worker {
+/// What the workers share.
+struct Shared {
     find: Find,
-    context: Context,
+    tokens: ReadTokens,
     listener: Arc<Listener>,
+    feed: Arc<Feed>,
+    exports: Arc<Exports>,
     store: Arc<Store>,
     replier: Replier,
+}
+
+struct Worker {
+    context: Context,
+    shared: Arc<Shared>,
 }
 
 impl Worker {
     fn run(&mut self) {
         let mut buffer = Vec::new();
-        while let Some(arrival) = self.listener.next() {
+        while let Some(arrival) = self.shared.listener.next() {
             // A handler's own panic is answered in `serve`. Any other costs its request too, which
             // is answered 500 when it is dropped, and not this thread.
             let _ = catch_unwind(AssertUnwindSafe(|| self.take_up(arrival, &mut buffer)));
@@ -256,7 +281,7 @@ impl Worker {
             Intake::Awaited => {}
             Intake::Refused(exchange, error) => {
                 let response = Response::from(&error);
-                record(&self.replier.metrics, &exchange, &response, None);
+                record(&self.shared.replier.metrics, &exchange, &response, None);
                 exchange.refuse(&response);
             }
         }
@@ -266,34 +291,52 @@ impl Worker {
         // The panic hook has logged it; a panic costs one request.
         let answer = catch_unwind(AssertUnwindSafe(|| self.route(&exchange, body)));
         match answer.unwrap_or(Err(Error::Internal)) {
-            Ok(Answer::Now(response)) => self.replier.reply(exchange, &response, None),
+            Ok(Answer::Now(response)) => self.shared.replier.reply(exchange, &response, None),
             Ok(Answer::AfterCommit(entry, then)) => {
                 self.park(Parked { entry, asker: Asker::Client(exchange, then) });
+            }
+            Ok(Answer::WhenCommitted(follow)) => {
+                if let Err(exchange) = self.shared.feed.wait(exchange, follow) {
+                    let error = Error::Unavailable("too many wait for messages, try again later");
+                    self.shared.replier.reply(exchange, &Response::from(&error), None);
+                }
+            }
+            Ok(Answer::Export(wanted)) => {
+                let metrics = Arc::clone(&self.shared.replier.metrics);
+                let record =
+                    move |exchange: &_, response: &_| record(&metrics, exchange, response, None);
+                if let Err((exchange, error)) = self.shared.exports.start(exchange, wanted, record)
+                {
+                    self.shared.replier.reply(exchange, &Response::from(&error), None);
+                }
             }
             Err(error) => {
                 let message_id = match &error {
                     Error::Invalid { message_id, .. } => message_id.as_deref(),
                     _ => None,
                 };
-                self.replier.reply(exchange, &Response::from(&error), message_id);
+                self.shared.replier.reply(exchange, &Response::from(&error), message_id);
             }
         }
     }
 
     fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
-        let (handler, importance) = (self.find)(exchange.method(), exchange.path())?;
-        if self.listener.sheds(importance) {
-            self.replier.metrics.shed();
+        let (handler, importance, access) = (self.shared.find)(exchange.method(), exchange.path())?;
+        if access == Access::Reader {
+            self.shared.tokens.check(exchange.authorization())?;
+        }
+        if self.shared.listener.sheds(importance) {
+            self.shared.replier.metrics.shed();
             return Err(Error::Unavailable("overloaded, try again later"));
         }
         handler(&mut self.context, &exchange.request(body))
     }
 
     fn park(&self, parked: Parked) {
-        self.replier.metrics.parked(1);
-        if let Err(parked) = self.store.submit(parked, &self.replier) {
+        self.shared.replier.metrics.parked(1);
+        if let Err(parked) = self.shared.store.submit(parked, &self.shared.replier) {
             let error = Error::Unavailable("too much waits for the disk, try again later");
-            self.replier.answer(parked, Err(error));
+            self.shared.replier.answer(parked, Err(error));
         }
     }
 }
@@ -334,14 +377,15 @@ fn pack_next(packer: &mut Packer, store: &Store, replier: &Replier) -> Option<Ou
 #[derive(Clone)]
 struct Replier {
     metrics: Arc<Metrics>,
+    feed: Arc<Feed>,
     /// To that thread.
     answers: Sender<Vec<(Parked, Outcome)>>,
 }
 
 impl Replier {
-    fn start(metrics: &Arc<Metrics>) -> io::Result<Replier> {
+    fn start(metrics: &Arc<Metrics>, feed: &Arc<Feed>) -> io::Result<Replier> {
         let (answers, handed_over) = channel();
-        let replier = Replier { metrics: Arc::clone(metrics), answers };
+        let replier = Replier { metrics: Arc::clone(metrics), feed: Arc::clone(feed), answers };
         let own = replier.clone();
         let run = move || {
             while let Ok(answers) = handed_over.recv() {
@@ -368,6 +412,8 @@ impl Leader<Writer, Parked> for Replier {
         if outcomes.iter().all(Result::is_err) {
             self.metrics.commit_failed();
         }
+        let created = outcomes.iter().filter(|outcome| **outcome == Ok(Stored::Created)).count();
+        self.feed.committed(created as u64);
         outcomes
     }
 
@@ -398,8 +444,10 @@ fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_i
     let (method, path, status) = (exchange.method(), exchange.path(), response.status);
     let latency = exchange.elapsed();
     metrics.answered(path, status, latency);
-    let level = if status == 401 || status >= 500 { Level::Error } else { Level::Info };
     let result = response.result.filter(|_| path == "/webhook" && *method == Method::Post);
+    // A browser is told 401 before it asks for a token; a provider never should be.
+    let is_refused = status == 401 && result.is_some();
+    let level = if is_refused || status >= 500 { Level::Error } else { Level::Info };
     if let Some(result) = result {
         metrics.delivered(result);
     }
@@ -460,9 +508,9 @@ mod tests {
     use super::*;
     use crate::config::Source;
 
-    fn find_or_panic(method: &Method, path: &str) -> Result<(Handler, Importance), Error> {
+    fn find_or_panic(method: &Method, path: &str) -> Result<Route, Error> {
         if path == "/panic" {
-            return Ok((|_, _| panic!("asked to"), Importance::Read));
+            return Ok((|_, _| panic!("asked to"), front::Importance::Read, Access::Anyone));
         }
         routes::find(method, path)
     }
@@ -482,9 +530,10 @@ mod tests {
                 })
             },
             credential: &|_| Ok(None),
+            file: &|_| Err("is not there".to_owned()),
         });
         let server = Server::start_with(&config.unwrap(), find_or_panic).unwrap();
-        let mut stream = TcpStream::connect(server.listener.address()).unwrap();
+        let mut stream = TcpStream::connect(server.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut ask = |path: &str| {
             write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();

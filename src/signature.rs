@@ -80,6 +80,7 @@ mod tests {
         let config = crate::config::Config::read(&crate::config::Source {
             variable: &|name| Ok((name == "WEBHOOK_SECRET").then(|| "Jefe".to_owned())),
             credential: &|_| Ok(None),
+            file: &|_| Err("is not there".to_owned()),
         });
         let verifier =
             Verifier::new(&config.unwrap_or_else(|error| panic!("{error}")).webhook_secret);

@@ -1,16 +1,14 @@
-//! `GET /messages`: which messages, in which page of them.
+//! `GET /messages`: which messages, in which page of them, and where the pages beside it are.
 
-use std::borrow::Cow;
-
+use form_urlencoded::Serializer;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use super::{Answer, Context};
+use super::{Answer, Context, query::Query};
 use crate::{
-    error::{Error, Problem},
+    error::Error,
     http::{Request, Response},
-    message::{self, Message},
-    store::Filter,
+    message::{Instant, Message},
+    store::{Filter, Listing, Order, Paging, Place, Start},
 };
 
 /// Messages of one page.
@@ -26,96 +24,79 @@ struct Body {
 }
 
 pub(crate) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
-    let filter = parse(request.query())?;
-    let (data, total) = context.reader.list(&filter)?;
-    let Filter { limit, offset, .. } = filter;
-    Ok(Answer::Now(Response::json(&Body { data, total, limit, offset })))
+    let (filter, paging) = parse(Query::of(request))?;
+    let Listing { messages: data, total, offset } = context.reader.list(&filter, &paging)?;
+    let links = links(request, &data, total, offset);
+    // An offset beyond the end is told as it was asked for.
+    let offset = if let Start::Offset(asked) = paging.start { asked } else { offset };
+    let response = Response::json(&Body { data, total, limit: paging.limit, offset });
+    Ok(Answer::Now(response.with(links.map(|links| ("Link", links)))))
 }
 
-/// Of a repeated parameter the last counts; an empty filter is none; unknown ones are ignored.
-fn parse<'a>(query: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Result<Filter, Error> {
-    let (mut limit, mut offset, mut from, mut since, mut q) = (None, None, None, None, None);
-    for (name, value) in query {
-        match &*name {
-            "limit" => limit = Some(value),
-            "offset" => offset = Some(value),
-            "from" => from = Some(value),
-            "since" => since = Some(value),
-            "q" => q = Some(value),
-            _ => {}
-        }
-    }
-    let mut problems = Vec::new();
-    let filter = Filter {
-        limit: integer("limit", limit, LIMIT_DEFAULT, (1, LIMIT_MAX), &mut problems),
-        offset: integer("offset", offset, 0, (0, i64::MAX), &mut problems),
-        from: from.filter(|from| !from.is_empty()).map(|from| plus(&from)),
-        since: since.filter(|since| !since.is_empty()).and_then(|since| {
-            message::check_ts(&since)
-                .map_err(|(kind, msg, ctx)| {
-                    problems.push(problem(kind, "since", msg, &since, Some(ctx)));
-                })
-                .ok()
+fn parse(mut query: Query<'_>) -> Result<(Filter, Paging), Error> {
+    let filter = query.filter();
+    let limit = query.integer("limit", LIMIT_DEFAULT, 1..=LIMIT_MAX);
+    let offset = query.integer("offset", 0, 0..=i64::MAX);
+    let orders = [("asc", Order::Ascending), ("desc", Order::Descending)];
+    let order = query.choice("order", &orders);
+    let start = match query.text("cursor") {
+        None => Start::Offset(offset),
+        Some(cursor) => read_cursor(&cursor).unwrap_or_else(|| {
+            let msg = "Input should be the cursor of a Link header";
+            query.refuse("value_error", "cursor", msg, &cursor, None);
+            Start::Offset(offset)
         }),
-        q: q.filter(|q| !q.is_empty()).map(|q| message::fold_case(&q)),
     };
-    if problems.is_empty() {
-        Ok(filter)
-    } else {
-        Err(Error::Invalid { problems, message_id: None })
-    }
+    query.finish((filter, Paging { limit, start, order }))
 }
 
-/// People type `from=+91…`, and the plus decodes to a space: no number begins with one.
-fn plus(from: &str) -> String {
-    from.strip_prefix(' ').map_or_else(|| from.to_owned(), |digits| format!("+{digits}"))
+/// RFC 8288: the same question with a cursor at either end of the page, where there is more.
+fn links(request: &Request<'_>, data: &[Message], total: i64, offset: i64) -> Option<String> {
+    let (first, last) = (data.first()?, data.last()?);
+    let end = offset + i64::try_from(data.len()).unwrap_or(0);
+    let link = |is_there: bool, side: char, message: &Message, rel: &str| {
+        is_there.then(|| {
+            let pairs =
+                request.query().filter(|(name, _)| !["cursor", "offset"].contains(&&**name));
+            let cursor = cursor(side, message);
+            let query = Serializer::new(String::new())
+                .extend_pairs(pairs)
+                .append_pair("cursor", &cursor)
+                .finish();
+            format!("</messages?{query}>; rel=\"{rel}\"")
+        })
+    };
+    let links = [link(end < total, 'a', last, "next"), link(offset > 0, 'b', first, "prev")];
+    let links: Vec<String> = links.into_iter().flatten().collect();
+    (!links.is_empty()).then(|| links.join(", "))
 }
 
-fn integer(
-    name: &'static str,
-    value: Option<Cow<'_, str>>,
-    default: i64,
-    (min, max): (i64, i64),
-    problems: &mut Vec<Problem>,
-) -> i64 {
-    let Some(text) = value else { return default };
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(&text);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        let msg = "Input should be a valid integer, unable to parse string as an integer";
-        problems.push(problem("int_parsing", name, msg, &text, None));
-        return default;
-    }
-    // An integer too long for i64 is out of every range, on the side of its sign.
-    let number = text.parse().unwrap_or(if text.starts_with('-') { i64::MIN } else { i64::MAX });
-    let is_exact = text.parse::<i64>().is_ok();
-    if number < min {
-        let msg = format!("Input should be greater than or equal to {min}");
-        problems.push(problem("greater_than_equal", name, msg, &text, Some(json!({ "ge": min }))));
-    } else if number > max || !is_exact {
-        let msg = format!("Input should be less than or equal to {max}");
-        problems.push(problem("less_than_equal", name, msg, &text, Some(json!({ "le": max }))));
-    } else {
-        return number;
-    }
-    default
+/// Opaque to clients: a side, after or before, and a place in the order.
+fn cursor(side: char, message: &Message) -> String {
+    let Instant { seconds, nanoseconds } = message.instant;
+    hex::encode(format!("{side} {seconds} {nanoseconds} {}", message.message_id))
 }
 
-fn problem(
-    kind: &'static str,
-    name: &str,
-    msg: impl Into<String>,
-    input: &str,
-    ctx: Option<Value>,
-) -> Problem {
-    Problem::new(kind, [json!("query"), json!(name)], msg, &json!(input), ctx)
+fn read_cursor(text: &str) -> Option<Start> {
+    let text = String::from_utf8(hex::decode(text).ok()?).ok()?;
+    let mut parts = text.splitn(4, ' ');
+    let side = parts.next()?;
+    let instant =
+        Instant { seconds: parts.next()?.parse().ok()?, nanoseconds: parts.next()?.parse().ok()? };
+    let place = Place { instant, message_id: parts.next()?.to_owned() };
+    match side {
+        "a" => Some(Start::After(place)),
+        "b" => Some(Start::Before(place)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(query: &str) -> Result<Filter, Vec<&'static str>> {
-        parse(form_urlencoded::parse(query.as_bytes())).map_err(|error| match error {
+    fn read(query: &str) -> Result<(Filter, Paging), Vec<&'static str>> {
+        parse(Query::of(&Request::new(b"", query, None))).map_err(|error| match error {
             Error::Invalid { problems, .. } => {
                 problems.iter().map(|problem| problem.r#type).collect()
             }
@@ -138,24 +119,46 @@ mod tests {
             ("offset=100000000000000000000", "less_than_equal"),
             ("offset=-100000000000000000000", "greater_than_equal"),
             ("since=yesterday", "string_pattern_mismatch"),
+            ("until=2025-02-30T00:00:00Z", "string_pattern_mismatch"),
+            ("order=up", "enum"),
+            ("cursor=61", "value_error"),
+            ("cursor=x", "value_error"),
         ] {
             assert_eq!(read(query).map(|_| ()), Err(vec![kind]), "{query}");
         }
-        assert_eq!(read("limit=x&offset=y&since=z").map(|_| ()).unwrap_err().len(), 3);
-        assert!(read("limit=100&offset=9223372036854775807&limit=1").is_ok_and(|f| f.limit == 1));
+        assert_eq!(read("limit=x&offset=y&since=z&order=q").map(|_| ()).unwrap_err().len(), 4);
+        let repeated = read("limit=100&offset=9223372036854775807&limit=1");
+        assert!(repeated.is_ok_and(|(_, paging)| paging.limit == 1));
     }
 
     #[test]
     fn a_typed_plus_is_a_plus() {
         for query in ["from=+919876543210", "from=%2B919876543210", "from=%20919876543210"] {
             assert!(
-                read(query).is_ok_and(|f| f.from.as_deref() == Some("+919876543210")),
+                read(query).is_ok_and(|(f, _)| f.from.as_deref() == Some("+919876543210")),
                 "{query}"
             );
         }
-        assert!(read("q=a+b").is_ok_and(|f| f.q.as_deref() == Some("a b")));
-        assert!(
-            read("from=&since=&q=").is_ok_and(|f| (f.from, f.since, f.q) == (None, None, None))
-        );
+        assert!(read("to=+1").is_ok_and(|(f, _)| f.to.as_deref() == Some("+1")));
+        assert!(read("q=a+b").is_ok_and(|(f, _)| f.q.as_deref() == Some("a b")));
+        let empty = read("from=&to=&since=&until=&q=&order=&cursor=");
+        assert!(empty.is_ok_and(|(filter, paging)| {
+            filter == Filter::default() && paging.start == Start::Offset(0)
+        }));
+    }
+
+    #[test]
+    fn a_cursor_survives_its_way_through_a_link() {
+        let message = Message {
+            message_id: "a b \u{e9}\0 \"<>".to_owned(),
+            from: String::new(),
+            to: String::new(),
+            ts: String::new(),
+            text: None,
+            instant: Instant { seconds: -5, nanoseconds: 7 },
+        };
+        let place = Place { instant: message.instant, message_id: message.message_id.clone() };
+        assert_eq!(read_cursor(&cursor('a', &message)), Some(Start::After(place.clone())));
+        assert_eq!(read_cursor(&cursor('b', &message)), Some(Start::Before(place)));
     }
 }

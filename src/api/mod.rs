@@ -1,8 +1,12 @@
 //! One file per endpoint, each a function from a request to an [`Answer`] or an error.
 
+pub(crate) mod documents;
+pub(crate) mod export;
+pub(crate) mod feed;
 pub(crate) mod health;
 pub(crate) mod messages;
 pub(crate) mod metrics;
+mod query;
 pub(crate) mod stats;
 pub(crate) mod webhook;
 
@@ -26,10 +30,14 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// A handler never waits for a commit: it says what is to be committed, and how the outcome is
-/// to be told.
+/// A handler never waits: it says what is to be committed or waited for, and how the outcome is to
+/// be told.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Now(Response),
     AfterCommit(Entry, fn(Outcome) -> Result<Response, Error>),
+    /// When there is something to be told, or the wait is over.
+    WhenCommitted(feed::Follow),
+    /// As it is read, by a thread of its own.
+    Export(export::Wanted),
 }

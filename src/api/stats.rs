@@ -1,11 +1,73 @@
-//! `GET /stats`.
+//! `GET /stats` and `GET /stats/series`.
 
-use super::{Answer, Context};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::{Answer, Context, query::Query};
 use crate::{
     error::Error,
     http::{Request, Response},
+    message::Instant,
 };
+
+/// Buckets of one series.
+pub(crate) const SERIES_BUCKETS_MAX: i64 = 1_000;
+
+const HOUR: i64 = 3_600;
+const DAY: i64 = 24 * HOUR;
+
+#[derive(Serialize)]
+struct Series {
+    bucket: &'static str,
+    data: Vec<Bucket>,
+}
+
+#[derive(Serialize)]
+struct Bucket {
+    /// When it begins.
+    ts: String,
+    count: i64,
+}
 
 pub(crate) fn show(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     Ok(Answer::Now(Response::json(&context.reader.stats()?)))
+}
+
+/// How many messages have their `ts` in each hour or day, in UTC.
+pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
+    let mut query = Query::of(request);
+    let (name, bucket, buckets) =
+        query.choice("bucket", &[("hour", ("hour", HOUR, 24)), ("day", ("day", DAY, 30))]);
+    let (since, until) = (query.instant("since"), query.instant("until"));
+    let until = until.unwrap_or_else(|| Instant::from(start_of(now(), bucket) + bucket));
+    let since = since.unwrap_or_else(|| {
+        Instant::from(start_of(until.seconds - 1, bucket) - (buckets - 1) * bucket)
+    });
+    let first = start_of(since.seconds, bucket);
+    let length = (until.seconds - first).div_euclid(bucket) + 1;
+    if length > SERIES_BUCKETS_MAX {
+        let msg = format!("Input should be at most {SERIES_BUCKETS_MAX} buckets before until");
+        let asked = query.text("since").unwrap_or_default();
+        query.refuse("value_error", "since", msg, &asked, None);
+    }
+    query.finish(())?;
+    let starts: Vec<i64> = (0..length.max(0)).map(|number| first + number * bucket).collect();
+    let starts: Vec<i64> =
+        starts.into_iter().filter(|start| Instant::from(*start) < until).collect();
+    let bounds: Vec<Instant> =
+        starts.iter().map(|start| Instant::from(*start).max(since)).chain([until]).collect();
+    let counts = if since < until { context.reader.series(&bounds)? } else { Vec::new() };
+    let ts = starts.iter().map(|start| Instant::from(*start).text());
+    let data = ts.zip(counts).map(|(ts, count)| Bucket { ts, count }).collect();
+    Ok(Answer::Now(Response::json(&Series { bucket: name, data })))
+}
+
+fn start_of(seconds: i64, bucket: i64) -> i64 {
+    seconds.div_euclid(bucket) * bucket
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs().cast_signed()
 }

@@ -13,6 +13,7 @@ use std::{
 use super::{
     listener::{Listener, Phase},
     socket,
+    stream::Stream,
     waiting::{Item, Reserved, Work},
 };
 use crate::metrics::Cut;
@@ -63,7 +64,7 @@ impl Turn {
         Turn { peer, listener }
     }
 
-    fn stream(&self) -> Option<TcpStream> {
+    pub(super) fn stream(&self) -> Option<TcpStream> {
         self.listener.stream(self.peer)
     }
 }
@@ -132,6 +133,11 @@ impl Arrival {
         if let Err(item) = listener.waiting.add(Item::new(self, stream, work)) {
             item.arrival.cut(&item.stream, Cut::Answer);
         }
+    }
+
+    /// Begins an answer that is sent as it comes; `None` if the connection is over.
+    pub(crate) fn stream(self) -> Option<Stream> {
+        Stream::new(self)
     }
 
     fn send(self, bytes: &[u8], is_last: bool) {

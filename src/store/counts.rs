@@ -23,10 +23,10 @@ const FILLS: [i64; 2] = if cfg!(test) { [12, 96] } else { [384, 49_152] };
 const HEAVY_MIN: i64 = if cfg!(test) { 40 } else { 1_024 };
 
 /// A place in the order: at the message that has it, or where one would be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) instant: Instant,
-    pub(super) message_id: String,
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) instant: Instant,
+    pub(crate) message_id: String,
 }
 
 /// Whose messages.
@@ -41,7 +41,17 @@ impl Place {
     pub(super) const START: Place =
         Place { instant: Instant { seconds: i64::MIN, nanoseconds: 0 }, message_id: String::new() };
 
-    fn read(row: &Row<'_>) -> rusqlite::Result<Place> {
+    /// Before every message of this moment.
+    pub(super) fn at(instant: Instant) -> Place {
+        Place { instant, message_id: String::new() }
+    }
+
+    /// Right behind this one: no text is between one and the same with a NUL more.
+    pub(super) fn next(&self) -> Place {
+        Place { instant: self.instant, message_id: format!("{}\0", self.message_id) }
+    }
+
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Place> {
         let instant = Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? };
         Ok(Place { instant, message_id: row.get(2)? })
     }
@@ -311,15 +321,16 @@ const ALONG: &str = "SELECT ts_s, ts_ns, message_id, n FROM milestones
      WHERE sender_id = ?1 AND level = ?2 AND (ts_s, ts_ns, message_id) >= (?3, ?4, ?5)
      ORDER BY ts_s, ts_ns, message_id";
 
-/// How many messages come before an instant.
+/// How many messages come before a place.
 pub(super) fn rank(
     transaction: &Transaction<'_>,
     scope: Scope<'_>,
-    instant: Instant,
+    place: &Place,
 ) -> rusqlite::Result<i64> {
+    let Place { instant, message_id } = place;
     let (mut from, mut rank) = (Place::START, 0);
     for level in [2, 1] {
-        let to = at_or_before(transaction, scope, level, instant, "")?
+        let to = at_or_before(transaction, scope, level, *instant, message_id)?
             .map_or(Place::START, |(place, _)| place);
         rank += transaction
             .prepare_cached(
@@ -346,7 +357,7 @@ pub(super) fn rank(
     let sql = format!(
         "SELECT count(*) FROM messages
          WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
-             AND (ts_s, ts_ns, message_id) < (?5, ?6, '')",
+             AND (ts_s, ts_ns, message_id) < (?5, ?6, ?7)",
         scope.condition()
     );
     let walked: i64 = transaction.prepare_cached(&sql)?.query_row(
@@ -356,7 +367,8 @@ pub(super) fn rank(
             from.instant.nanoseconds,
             from.message_id,
             instant.seconds,
-            instant.nanoseconds
+            instant.nanoseconds,
+            message_id
         ],
         |row| row.get(0),
     )?;

@@ -48,6 +48,7 @@ const SEARCHES: &[&str] = &[
     "hello", "ORDER", "the", "h", "e", " ", "%", "_", "\\", "'", "\0", "école", "strasse", "σίσυφοσ", "स्ते", "🙂", "ı", "i",
     "482", "48213", "213 the", "ff", "語", "absent", "the the", "\u{fffd}", "lo or", "llo order", "e\0t", "oth", "zzz",
 ];
+const RECEIVERS: i64 = 6;
 const FRACTIONS: &[&str] = &["", "", "", ".5", ".50", ".000000001", ".999999999", ".09", ".1"];
 
 /// One inbox, its writer and its readers, and every statement that they ran.
@@ -93,7 +94,7 @@ impl Store {
         Message {
             message_id,
             from: format!("+{}", 1 + numbers.skewed(senders)),
-            to: "+2".to_owned(),
+            to: format!("+{}", 1 + numbers.skewed(RECEIVERS)),
             instant: Instant::parse(&ts).unwrap_or_else(|| panic!("{ts}")),
             ts,
             text,
@@ -143,29 +144,31 @@ impl Store {
         }
     }
 
-    /// What plain SQL says: the page's ids and the total.
-    fn naive(&self, filter: &Filter) -> (Vec<String>, i64) {
+    /// What plain SQL says: the ids of all that match, in order.
+    fn naive(&self, filter: &Filter) -> Vec<String> {
         let mut statement = self
             .stranger
             .prepare_cached(
                 "SELECT message_id FROM messages
-                 WHERE (?1 IS NULL OR from_msisdn = ?1)
-                     AND (?2 IS NULL OR ts_s > ?2 OR ts_s = ?2 AND ts_ns >= ?3)
+                 WHERE (?1 IS NULL OR from_msisdn = ?1) AND (?2 IS NULL OR to_msisdn = ?2)
+                     AND (?3 IS NULL OR ts_s > ?3 OR ts_s = ?3 AND ts_ns >= ?4)
+                     AND (?5 IS NULL OR ts_s < ?5 OR ts_s = ?5 AND ts_ns < ?6)
                  ORDER BY ts_s, ts_ns, message_id",
             )
             .unwrap();
-        let since = filter.since;
-        let rows = statement
-            .query_map(
-                params![filter.from, since.map(|s| s.seconds), since.map(|s| s.nanoseconds)],
-                |row| row.get(0),
-            )
-            .unwrap();
-        let matches = |id: &String| filter.q.as_ref().is_none_or(|q| self.folded[id].contains(q));
-        let ids: Vec<String> = rows.map(Result::unwrap).filter(matches).collect();
-        let from = usize::try_from(filter.offset).unwrap().min(ids.len());
-        let to = (from + usize::try_from(filter.limit).unwrap()).min(ids.len());
-        (ids[from..to].to_vec(), i64::try_from(ids.len()).unwrap())
+        let Filter { from, to, since, until, q } = filter;
+        let (seconds, nanoseconds) = (|i: Instant| i.seconds, |i: Instant| i.nanoseconds);
+        let bounds = params![
+            from,
+            to,
+            since.map(seconds),
+            since.map(nanoseconds),
+            until.map(seconds),
+            until.map(nanoseconds)
+        ];
+        let rows = statement.query_map(bounds, |row| row.get(0)).unwrap();
+        let matches = |id: &String| q.as_ref().is_none_or(|q| self.folded[id].contains(q));
+        rows.map(Result::unwrap).filter(matches).collect()
     }
 
     fn naive_stats(&self) -> Value {
@@ -197,27 +200,118 @@ impl Store {
         })
     }
 
-    fn ask(&mut self, numbers: &mut Numbers, seconds: i64, senders: i64) {
+    fn filter(&mut self, numbers: &mut Numbers, seconds: i64, senders: i64) -> Filter {
+        let sometimes = |numbers: &mut Numbers, of: i64| numbers.below(of) == 0;
         let mut filter = Filter {
-            limit: 1 + numbers.below(100),
-            offset: 0,
-            from: (numbers.below(2) == 0).then(|| format!("+{}", 1 + numbers.skewed(senders + 2))),
-            since: (numbers.below(2) == 0).then(|| self.message(numbers, seconds, 1).instant),
-            q: (numbers.below(2) == 0).then(|| fold_case(numbers.pick(SEARCHES))),
+            from: sometimes(numbers, 2).then(|| format!("+{}", 1 + numbers.skewed(senders + 2))),
+            to: sometimes(numbers, 3).then(|| format!("+{}", 1 + numbers.skewed(RECEIVERS + 2))),
+            since: sometimes(numbers, 2).then(|| self.message(numbers, seconds, 1).instant),
+            until: sometimes(numbers, 3).then(|| self.message(numbers, seconds, 1).instant),
+            q: sometimes(numbers, 2).then(|| fold_case(numbers.pick(SEARCHES))),
         };
         // Often the same, as whoever pages asks.
-        if numbers.below(3) == 0 {
-            (filter.from, filter.since, filter.q) = (None, None, Some("the".to_owned()));
+        match numbers.below(5) {
+            0 => filter = Filter { q: Some("the".to_owned()), ..Filter::default() },
+            1 => filter = Filter { to: Some("+1".to_owned()), ..Filter::default() },
+            _ => {}
         }
-        let total = self.reader.list(&filter).unwrap().1;
-        filter.offset = match numbers.below(4) {
+        filter
+    }
+
+    fn ask(&mut self, numbers: &mut Numbers, seconds: i64, senders: i64) {
+        let filter = self.filter(numbers, seconds, senders);
+        let mut ids = self.naive(&filter);
+        let total = i64::try_from(ids.len()).unwrap();
+        let order = if numbers.below(2) == 0 { Order::Ascending } else { Order::Descending };
+        if order == Order::Descending {
+            ids.reverse();
+        }
+        let limit = 1 + numbers.below(100);
+        let offset = match numbers.below(4) {
             0 => 0,
-            1 => (total - filter.limit).max(0),
+            1 => (total - limit).max(0),
             _ => numbers.below(total + 2),
         };
-        let (messages, found) = self.reader.list(&filter).unwrap();
-        let ids: Vec<_> = messages.into_iter().map(|message| message.message_id).collect();
-        assert_eq!((ids, found), self.naive(&filter), "{filter:?}");
+        let mut expected: Vec<String> = ids.clone();
+        let mut offset_told = offset.min(total);
+        let start =
+            match (numbers.below(3), usize::try_from(offset).ok().and_then(|at| ids.get(at))) {
+                (1, Some(id)) => {
+                    offset_told += 1;
+                    expected = expected.split_off(usize::try_from(offset).unwrap() + 1);
+                    Start::After(self.place(id))
+                }
+                (2, Some(id)) => {
+                    expected.truncate(usize::try_from(offset).unwrap());
+                    offset_told = (offset - limit).max(0);
+                    expected = expected.split_off(usize::try_from(offset_told).unwrap());
+                    Start::Before(self.place(id))
+                }
+                _ => {
+                    expected = expected.split_off(usize::try_from(offset_told).unwrap());
+                    Start::Offset(offset)
+                }
+            };
+        expected.truncate(usize::try_from(limit).unwrap());
+        let paging = Paging { limit, start, order };
+        let listing = self.reader.list(&filter, &paging).unwrap();
+        let found: Vec<_> =
+            listing.messages.into_iter().map(|message| message.message_id).collect();
+        let found = (found, listing.total, listing.offset);
+        assert_eq!(found, (expected, total, offset_told), "{filter:?} {paging:?}");
+    }
+
+    /// Where a message stands in the order.
+    fn place(&self, message_id: &str) -> Place {
+        let sql = "SELECT ts_s, ts_ns, message_id FROM messages WHERE message_id = ?1";
+        self.stranger.query_row(sql, [message_id], Place::read).unwrap()
+    }
+
+    /// How many there are, by a page of one.
+    fn total(&mut self, filter: &Filter) -> Result<i64, Error> {
+        let paging = Paging { limit: 1, start: Start::Offset(0), order: Order::Ascending };
+        self.reader.list(filter, &paging).map(|listing| listing.total)
+    }
+
+    /// An export is all that matches; the feed is all that there is, in the order of the ids; and the
+    /// series between some moments add up.
+    fn read_whole(&mut self, numbers: &mut Numbers, seconds: i64, senders: i64) {
+        let filter = self.filter(numbers, seconds, senders);
+        let mut export = Export::begin(&self.reader, filter.clone()).unwrap();
+        let mut ids = Vec::new();
+        while let Some(portion) = export.next(&mut self.reader).unwrap() {
+            ids.extend(portion.into_iter().map(|received| received.message.message_id));
+        }
+        assert_eq!(ids, self.naive(&filter), "{filter:?}");
+
+        let mut after = 0;
+        let mut cursors: Vec<i64> = Vec::new();
+        loop {
+            let limit = 1 + numbers.below(1_000);
+            let page = self.reader.committed(after, limit).unwrap();
+            let Some(last) = page.last() else { break };
+            after = last.cursor.parse().unwrap();
+            cursors
+                .extend(page.into_iter().map(|committed| committed.cursor.parse::<i64>().unwrap()));
+        }
+        let mut statement = self.stranger.prepare("SELECT id FROM messages ORDER BY id").unwrap();
+        let all = statement.query_map((), |row| row.get(0)).unwrap();
+        assert_eq!(cursors, all.collect::<rusqlite::Result<Vec<i64>>>().unwrap());
+        assert_eq!(
+            self.reader.committed(self.reader.last_cursor().unwrap() + 1, 1).unwrap_err(),
+            Error::CursorAhead
+        );
+        drop(statement);
+
+        let mut bounds: Vec<Instant> =
+            (0..=numbers.below(20)).map(|_| self.message(numbers, seconds, 1).instant).collect();
+        bounds.sort_unstable();
+        let counts = self.reader.series(&bounds).unwrap();
+        for (bounds, count) in bounds.windows(2).zip(counts) {
+            let filter =
+                Filter { since: Some(bounds[0]), until: Some(bounds[1]), ..Filter::default() };
+            assert_eq!(usize::try_from(count).unwrap(), self.naive(&filter).len());
+        }
     }
 
     /// Every milestone holds what lies behind it, and no more than it may.
@@ -281,6 +375,7 @@ fn every_answer_is_that_of_plain_sql_whatever_came_before() {
                 store.ask(&mut numbers, seconds, senders);
             }
             assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+            store.read_whole(&mut numbers, seconds, senders);
         }
         store.check_milestones();
     }
@@ -329,13 +424,14 @@ fn a_long_search_without_a_place_is_refused_and_other_reads_are_not() {
     let mut numbers = Numbers(7);
     let messages = (0..200).map(|_| store.message(&mut numbers, 100, 3)).collect();
     store.insert(messages);
-    let mut reader = Reader::open(&path, &Searches::nowhere()).unwrap();
-    let mut filter = Filter { limit: 5, offset: 0, from: None, since: None, q: None };
-    assert_eq!(reader.list(&filter).unwrap().1, 200);
-    filter.q = Some("the".to_owned());
-    let refused = reader.list(&filter).unwrap_err();
+    let found = |store: &Store, filter| i64::try_from(store.naive(filter).len()).unwrap();
+    let mut filter = Filter { q: Some("the".to_owned()), ..Filter::default() };
+    assert_eq!(store.total(&filter).unwrap(), found(&store, &filter));
+    store.reader = Reader::open(&path, &Searches::nowhere()).unwrap();
+    let refused = store.total(&filter).unwrap_err();
     assert_eq!(refused, Error::Unavailable("too many long searches, try again later"));
-    assert_eq!(store.reader.list(&filter).unwrap().1, store.naive(&filter).1);
+    filter.q = None;
+    assert_eq!(store.total(&filter).unwrap(), 200);
 }
 
 #[test]
@@ -381,6 +477,32 @@ fn a_database_of_version_one_is_counted_when_it_is_opened() {
 }
 
 #[test]
+fn a_database_of_version_two_is_packed_anew_with_its_receivers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailslot.db");
+    let mut numbers = Numbers(13);
+    let mut store = Store::open(&path);
+    for _ in 0..10 {
+        let messages = (0..500).map(|_| store.message(&mut numbers, 1_000_000, 30)).collect();
+        store.insert(messages);
+    }
+    store.pack_all();
+    let old = "ALTER TABLE packs DROP COLUMN receivers; PRAGMA user_version = 2;";
+    store.stranger.execute_batch(old).unwrap();
+    let texts = std::mem::take(&mut store.folded);
+    drop(store);
+    let mut store = Store { folded: texts, ..Store::open(&path) };
+    for _ in 0..2 {
+        for _ in 0..100 {
+            store.ask(&mut numbers, 1_000_000, 30);
+        }
+        store.pack_all();
+    }
+    let packed = "SELECT count(receivers) FROM packs";
+    assert_eq!(store.stranger.query_row(packed, (), |row| row.get(0)), Ok(2));
+}
+
+#[test]
 fn counted_messages_cannot_be_moved_and_ids_are_not_given_twice() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(&folder.path().join("mailslot.db"));
@@ -405,15 +527,16 @@ fn blocks_that_begin_with_a_batch_are_found() {
     let path = folder.path().join("mailslot.db");
     let mut store = Store::open(&path);
     let mut numbers = Numbers(5);
-    let filter = Filter { limit: 1, offset: 0, from: None, since: None, q: Some("e".to_owned()) };
+    let filter = Filter { q: Some("e".to_owned()), ..Filter::default() };
+    let naive = |store: &Store| i64::try_from(store.naive(&filter).len()).unwrap();
     for size in [1, 64] {
         for _ in 0..4_200 / size {
             let messages = (0..size).map(|_| store.message(&mut numbers, 9_000, 40)).collect();
             store.insert(messages);
         }
-        assert_eq!(store.reader.list(&filter).unwrap().1, store.naive(&filter).1);
+        assert_eq!(store.total(&filter).unwrap(), naive(&store));
         store.pack_all();
-        assert_eq!(store.reader.list(&filter).unwrap().1, store.naive(&filter).1);
+        assert_eq!(store.total(&filter).unwrap(), naive(&store));
     }
     let blocks = "SELECT count(*) FROM packs";
     let blocks: i64 = store.stranger.query_row(blocks, (), |row| row.get(0)).unwrap();
@@ -443,8 +566,8 @@ fn what_a_stranger_inserts_is_counted_and_stops_nothing() {
     let heavy = "SELECT is_heavy FROM senders WHERE msisdn = '+73000'";
     assert_eq!(store.stranger.query_row(heavy, (), |row| row.get(0)), Ok(1), "at once");
     store.pack_all();
-    let filter = Filter { limit: 1, offset: 0, from: None, since: None, q: Some("the".to_owned()) };
-    assert!(store.reader.list(&filter).unwrap().1 >= 3_001);
+    let filter = Filter { q: Some("the".to_owned()), ..Filter::default() };
+    assert!(store.total(&filter).unwrap() >= 3_001);
     // Far away from all others: nobody's business, and harmless when it goes.
     store.stranger.execute(INSERT, params![1_000_000_000_000_i64, 1]).unwrap();
     store.stranger.execute_batch("DELETE FROM messages WHERE id = 1000000000000").unwrap();

@@ -8,10 +8,13 @@ mod commit;
 mod counts;
 #[cfg(test)]
 mod exactness;
+mod export;
+mod feed;
 mod packs;
 mod reader;
 mod schema;
 mod search;
+mod series;
 mod writer;
 
 use std::{
@@ -25,8 +28,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 use crate::{error::Error, logging, message::Message};
 
 pub(crate) use commit::{BATCH_MAX, GroupCommit, Leader, answer_all};
+pub(crate) use counts::Place;
+pub(crate) use export::Export;
+pub(crate) use feed::Committed;
 pub(crate) use packs::{Pack, Packer};
-pub(crate) use reader::{Filter, Reader};
+pub(crate) use reader::{Filter, Listing, Order, Paging, Reader, Received, Start};
 pub(crate) use search::Searches;
 pub(crate) use writer::Writer;
 

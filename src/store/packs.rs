@@ -35,6 +35,8 @@ pub(crate) struct Pack {
     /// What `packs.changes` was when the block was read.
     changes: i64,
     ts_s_max: Option<i64>,
+    /// Whom its messages went to, each once, as a JSON array.
+    receivers: String,
     trigrams: Vec<u8>,
     pieces: Vec<Vec<u8>>,
 }
@@ -44,23 +46,26 @@ struct Entry {
     /// Its id, within the block.
     number: u16,
     sender_id: u32,
+    /// Which of the block's receivers.
+    receiver: u16,
     ts_s: i64,
     text: String,
 }
 
 /// Bytes of an [`Entry`] without its text.
-const ENTRY_BYTES: usize = 18;
+const ENTRY_BYTES: usize = 20;
 /// Bytes of a piece's head: how many messages it has.
 const HEAD_BYTES: usize = 2;
 
 /// A piece as it is stored: for `n` messages, the ends of their texts, their `ts_s`, their senders,
-/// their ids within the block, and then the texts.
+/// their ids within the block, their receivers, and then the texts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece<'a> {
     ends: &'a [[u8; 4]],
     ts_s: &'a [[u8; 8]],
     senders: &'a [[u8; 4]],
     numbers: &'a [[u8; 2]],
+    receivers: &'a [[u8; 2]],
     pub(super) texts: &'a [u8],
 }
 
@@ -72,15 +77,22 @@ impl<'a> Piece<'a> {
         let (ends, rest) = rest.split_at_checked(4 * n)?;
         let (ts_s, rest) = rest.split_at_checked(8 * n)?;
         let (senders, rest) = rest.split_at_checked(4 * n)?;
-        let (numbers, texts) = rest.split_at_checked(2 * n)?;
+        let (numbers, rest) = rest.split_at_checked(2 * n)?;
+        let (receivers, texts) = rest.split_at_checked(2 * n)?;
         let piece = Piece {
             ends: ends.as_chunks().0,
             ts_s: ts_s.as_chunks().0,
             senders: senders.as_chunks().0,
             numbers: numbers.as_chunks().0,
+            receivers: receivers.as_chunks().0,
             texts,
         };
         (n > 0 && piece.end(n - 1) == texts.len()).then_some(piece)
+    }
+
+    /// How many messages it has.
+    pub(super) fn length(&self) -> usize {
+        self.ends.len()
     }
 
     /// Where the text of a message ends.
@@ -101,6 +113,11 @@ impl<'a> Piece<'a> {
         i64::from(u16::from_le_bytes(self.numbers[row]))
     }
 
+    /// Which of the block's receivers.
+    pub(super) fn receiver(&self, row: usize) -> usize {
+        usize::from(u16::from_le_bytes(self.receivers[row]))
+    }
+
     fn write(entries: &[Entry]) -> Vec<u8> {
         let mut bytes = u16::try_from(entries.len()).unwrap_or(u16::MAX).to_le_bytes().to_vec();
         let mut end = 0;
@@ -111,14 +128,16 @@ impl<'a> Piece<'a> {
         bytes.extend(entries.iter().flat_map(|entry| entry.ts_s.to_le_bytes()));
         bytes.extend(entries.iter().flat_map(|entry| entry.sender_id.to_le_bytes()));
         bytes.extend(entries.iter().flat_map(|entry| entry.number.to_le_bytes()));
+        bytes.extend(entries.iter().flat_map(|entry| entry.receiver.to_le_bytes()));
         bytes.extend(entries.iter().flat_map(|entry| entry.text.bytes()));
         bytes
     }
 }
 
 impl Trigrams {
-    fn add(&mut self, piece: usize, entries: &[Entry]) {
+    fn add(&mut self, piece: usize, entries: &[Entry], receivers: &[String]) {
         for entry in entries {
+            self.0[receiver_slot(&receivers[usize::from(entry.receiver)])] |= 1 << piece;
             self.0[sender_slot(i64::from(entry.sender_id))] |= 1 << piece;
             for three in entry.text.as_bytes().windows(3) {
                 self.0[slot(three)] |= 1 << piece;
@@ -132,9 +151,10 @@ impl Trigrams {
 }
 
 /// Which slots of a block's trigrams a search must look at.
-pub(super) fn slots(q: &str, sender_id: Option<i64>) -> Vec<usize> {
+pub(super) fn slots(q: &str, sender_id: Option<i64>, receiver: Option<&str>) -> Vec<usize> {
     let mut slots: Vec<usize> = q.as_bytes().windows(3).map(slot).collect();
     slots.extend(sender_id.map(sender_slot));
+    slots.extend(receiver.map(receiver_slot));
     slots.sort_unstable();
     slots.dedup();
     slots
@@ -155,6 +175,12 @@ fn slot(three: &[u8]) -> usize {
 
 fn sender_slot(sender_id: i64) -> usize {
     spread(sender_id.cast_unsigned().wrapping_add(1 << 32))
+}
+
+fn receiver_slot(msisdn: &str) -> usize {
+    let hash =
+        msisdn.bytes().fold(1 << 33, |hash: u64, byte| hash * 31 % 0xffff_fffb + u64::from(byte));
+    spread(hash)
 }
 
 /// Fibonacci hashing: the product's upper bits.
@@ -190,15 +216,18 @@ impl Packer {
 fn pack(transaction: &Transaction<'_>, block: i64, changes: i64) -> rusqlite::Result<Pack> {
     let first = block * BLOCK_MESSAGES;
     let mut statement = transaction.prepare_cached(
-        "SELECT messages.id - ?1, senders.id, ts_s, text
+        "SELECT messages.id - ?1, senders.id, ts_s, text, to_msisdn
          FROM messages CROSS JOIN senders ON senders.msisdn = messages.from_msisdn
          WHERE messages.id BETWEEN ?1 AND ?2",
     )?;
+    let mut receivers: Vec<String> = Vec::new();
     let rows = statement.query_map((first, first + BLOCK_MESSAGES - 1), |row| {
         let text = String::from_utf8_lossy(row.get_ref(3)?.as_bytes_or_null()?.unwrap_or(b""));
+        let receiver = String::from_utf8_lossy(row.get_ref(4)?.as_bytes()?);
         Ok(Entry {
             number: row.get(0)?,
             sender_id: row.get(1)?,
+            receiver: number(&mut receivers, &receiver),
             ts_s: row.get(2)?,
             text: fold_case(&text),
         })
@@ -208,16 +237,27 @@ fn pack(transaction: &Transaction<'_>, block: i64, changes: i64) -> rusqlite::Re
     let mut trigrams = Trigrams(vec![0; SLOTS]);
     let mut pieces = Vec::new();
     for piece in cut(&entries) {
-        trigrams.add(pieces.len(), piece);
+        trigrams.add(pieces.len(), piece, &receivers);
         pieces.push(Piece::write(piece));
     }
     Ok(Pack {
         block,
         changes,
         ts_s_max: entries.last().map(|entry| entry.ts_s),
+        receivers: serde_json::to_string(&receivers).unwrap_or_default(),
         trigrams: if entries.is_empty() { Vec::new() } else { trigrams.bytes() },
         pieces,
     })
+}
+
+/// Which of them `receiver` is, if need be a new one.
+fn number(receivers: &mut Vec<String>, receiver: &str) -> u16 {
+    let known = receivers.iter().rposition(|known| known == receiver);
+    let at = known.unwrap_or_else(|| {
+        receivers.push(receiver.to_owned());
+        receivers.len() - 1
+    });
+    u16::try_from(at).unwrap_or(u16::MAX)
 }
 
 /// At most [`BLOCK_PIECES`] pieces: of a page each, or larger where the texts are.
@@ -253,10 +293,10 @@ fn cut(entries: &[Entry]) -> Vec<&[Entry]> {
 pub(super) fn store(transaction: &Transaction<'_>, pack: &Pack) -> rusqlite::Result<()> {
     let is_stored = transaction
         .prepare_cached(
-            "UPDATE packs SET ts_s_max = ?3, trigrams = ?4
+            "UPDATE packs SET ts_s_max = ?3, trigrams = ?4, receivers = ?5
              WHERE block = ?1 AND changes = ?2 AND trigrams IS NULL",
         )?
-        .execute(params![pack.block, pack.changes, pack.ts_s_max, pack.trigrams])?;
+        .execute(params![pack.block, pack.changes, pack.ts_s_max, pack.trigrams, pack.receivers])?;
     if is_stored == 0 {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! Every SELECT. Each worker has a reader of its own, and no reader can write.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use memchr::memmem::Finder;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::{Instant, Message, fold_case},
+    message::{Instant, Message},
 };
 
 /// Pages that each reader keeps.
@@ -31,16 +31,58 @@ pub(crate) struct Reader {
     searches: Arc<Searches>,
 }
 
-/// All conditions hold at once.
-#[derive(Debug)]
+/// Which messages. All conditions hold at once.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Filter {
-    pub(crate) limit: i64,
-    pub(crate) offset: i64,
     pub(crate) from: Option<String>,
+    pub(crate) to: Option<String>,
     /// Inclusive.
     pub(crate) since: Option<Instant>,
+    /// Exclusive.
+    pub(crate) until: Option<Instant>,
     /// A substring of the text, case-folded.
     pub(crate) q: Option<String>,
+}
+
+/// Which part of them, and which way round.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Paging {
+    pub(crate) limit: i64,
+    pub(crate) start: Start,
+    pub(crate) order: Order,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Start {
+    Offset(i64),
+    /// What comes after a place, in the order asked for.
+    After(Place),
+    /// What comes right before it.
+    Before(Place),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Ascending,
+    Descending,
+}
+
+/// A message, and when it was stored.
+#[derive(Debug, Serialize)]
+pub(crate) struct Received {
+    #[serde(flatten)]
+    pub(crate) message: Message,
+    pub(crate) created_at: String,
+}
+
+/// A page of messages.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) messages: Vec<Message>,
+    /// How many match in all.
+    pub(crate) total: i64,
+    /// How many of them come before the page.
+    pub(crate) offset: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,25 +126,48 @@ impl Reader {
     }
 
     /// A page in the order of (instant, `message_id`), and how many match in all, at one moment.
-    pub(crate) fn list(&mut self, filter: &Filter) -> Result<(Vec<Message>, i64), Error> {
+    pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
         let transaction = self.connection.transaction()?;
-        let Some((scope, n)) = scope(&transaction, filter)? else { return Ok((Vec::new(), 0)) };
-        let before = match filter.since {
-            Some(since) => counts::rank(&transaction, scope, since)?,
-            None => 0,
+        let Some((scope, n)) = scope(&transaction, filter)? else { return Ok(Listing::default()) };
+        let before = |bound: Option<Instant>, otherwise| match bound {
+            Some(instant) => counts::rank(&transaction, scope, &Place::at(instant)),
+            None => Ok(otherwise),
         };
-        let candidates = n - before;
-        match &filter.q {
-            None if filter.offset >= candidates => Ok((Vec::new(), candidates)),
-            None => {
-                Ok((page(&transaction, scope, before + filter.offset, filter.limit)?, candidates))
-            }
-            Some(q) if candidates <= FEW => Ok(pick(&transaction, scope, filter, q)?),
-            Some(q) => {
-                let (ids, total) = search::search(&transaction, filter, scope, q, &self.searches)?;
-                Ok((with_ids(&transaction, &ids)?, total))
-            }
+        let first = before(filter.since, 0)?;
+        let candidates = (before(filter.until, n)? - first).max(0);
+        let (total, window, mut messages);
+        if filter.q.is_none() && filter.to.is_none() {
+            total = candidates;
+            window = paging.window(total, |place| {
+                Ok((counts::rank(&transaction, scope, place)? - first).clamp(0, total))
+            })?;
+            let limit = window.end - window.start;
+            messages = page(&transaction, scope, first + window.start, limit)?;
+        } else if candidates <= FEW {
+            let found = pick(&transaction, scope, filter)?;
+            total = i64::try_from(found.len()).unwrap_or(i64::MAX);
+            window = paging.window(total, |place| {
+                let rank = found.partition_point(|(other, _)| other < place);
+                Ok(i64::try_from(rank).unwrap_or(i64::MAX))
+            })?;
+            let ids: Vec<i64> = (window.clone())
+                .filter_map(|at| found.get(usize::try_from(at).ok()?).map(|(_, id)| *id))
+                .collect();
+            messages = with_ids(&transaction, &ids)?;
+        } else {
+            let matches = search::search(&transaction, filter, scope, &self.searches)?;
+            total = matches.total;
+            window = paging.window(total, |place| matches.rank(&transaction, place))?;
+            let ids = matches.page(&transaction, window.clone())?;
+            self.searches.remember(filter.clone(), matches);
+            messages = with_ids(&transaction, &ids)?;
         }
+        let mut offset = window.start;
+        if paging.order == Order::Descending {
+            messages.reverse();
+            offset = total - window.end;
+        }
+        Ok(Listing { messages, total, offset })
     }
 
     pub(crate) fn stats(&mut self) -> Result<Stats, Error> {
@@ -131,8 +196,56 @@ impl Reader {
     }
 }
 
+impl Received {
+    pub(super) fn place(&self) -> Place {
+        let Message { instant, message_id, .. } = &self.message;
+        Place { instant: *instant, message_id: message_id.clone() }
+    }
+
+    /// About as long as it is in an answer.
+    pub(super) fn bytes(&self) -> usize {
+        let Message { message_id, text, .. } = &self.message;
+        message_id.len() + text.as_ref().map_or(0, String::len)
+    }
+}
+
+impl Filter {
+    /// Whether a moment is in its time.
+    pub(super) fn covers(&self, instant: Instant) -> bool {
+        self.since.is_none_or(|since| instant >= since)
+            && self.until.is_none_or(|until| instant < until)
+    }
+
+    pub(super) fn is_to(&self, msisdn: &[u8]) -> bool {
+        self.to.as_ref().is_none_or(|to| to.as_bytes() == msisdn)
+    }
+}
+
+impl Paging {
+    /// Which of `total` messages, counted in ascending order. `rank` says how many come before a place.
+    fn window(
+        &self,
+        total: i64,
+        rank: impl Fn(&Place) -> rusqlite::Result<i64>,
+    ) -> rusqlite::Result<Range<i64>> {
+        use Order::{Ascending, Descending};
+        let forward = |from: i64| from..from.saturating_add(self.limit).min(total);
+        let backward = |end: i64| (end - self.limit).max(0)..end;
+        Ok(match (&self.start, self.order) {
+            (Start::Offset(offset), Ascending) => forward((*offset).min(total)),
+            (Start::Offset(offset), Descending) => backward((total - offset).max(0)),
+            (Start::After(place), Ascending) | (Start::Before(place), Descending) => {
+                forward(rank(&place.next())?)
+            }
+            (Start::Before(place), Ascending) | (Start::After(place), Descending) => {
+                backward(rank(place)?)
+            }
+        })
+    }
+}
+
 /// Whose messages the filter means, and how many there are of them; `None` if nobody's.
-fn scope<'a>(
+pub(super) fn scope<'a>(
     transaction: &Transaction<'_>,
     filter: &'a Filter,
 ) -> rusqlite::Result<Option<(Scope<'a>, i64)>> {
@@ -170,28 +283,34 @@ fn pick(
     transaction: &Transaction<'_>,
     scope: Scope<'_>,
     filter: &Filter,
-    q: &str,
-) -> rusqlite::Result<(Vec<Message>, i64)> {
+) -> rusqlite::Result<Vec<(Place, i64)>> {
     let sql = format!(
-        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
-         WHERE {} AND (ts_s, ts_ns) >= (?2, ?3) ORDER BY ts_s, ts_ns, message_id",
+        "SELECT ts_s, ts_ns, message_id, id, text, to_msisdn FROM messages
+         WHERE {} AND (ts_s, ts_ns) >= (?2, ?3) AND (ts_s, ts_ns) < (?4, ?5)
+         ORDER BY ts_s, ts_ns, message_id",
         scope.condition()
     );
-    let finder = Finder::new(q);
-    let Instant { seconds, nanoseconds } = filter.since.unwrap_or(Place::START.instant);
+    let finder = filter.q.as_deref().map(Finder::new);
+    let since = filter.since.unwrap_or(Place::START.instant);
+    let until = filter.until.unwrap_or(Instant { seconds: i64::MAX, nanoseconds: 0 });
     let mut statement = transaction.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![scope.msisdn(), seconds, nanoseconds])?;
-    let (mut messages, mut total) = (Vec::new(), 0);
+    let mut rows = statement.query(params![
+        scope.msisdn(),
+        since.seconds,
+        since.nanoseconds,
+        until.seconds,
+        until.nanoseconds
+    ])?;
+    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let text = String::from_utf8_lossy(row.get_ref(4)?.as_bytes_or_null()?.unwrap_or_default());
-        if finder.find(fold_case(&text).as_bytes()).is_some() {
-            if (filter.offset..filter.offset.saturating_add(filter.limit)).contains(&total) {
-                messages.push(message(row)?);
-            }
-            total += 1;
+        let is_to = filter.is_to(row.get_ref(5)?.as_bytes()?);
+        if is_to && search::is_found(finder.as_ref(), row.get_ref(4)?)? {
+            let instant = Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? };
+            let message_id = String::from_utf8_lossy(row.get_ref(2)?.as_bytes()?).into_owned();
+            found.push((Place { instant, message_id }, row.get(3)?));
         }
     }
-    Ok((messages, total))
+    Ok(found)
 }
 
 fn with_ids(transaction: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<Vec<Message>> {
@@ -200,6 +319,12 @@ fn with_ids(transaction: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<Vec<
          WHERE id = ?1",
     )?;
     ids.iter().map(|id| statement.query_row([id], message)).collect()
+}
+
+/// A message of the first eight columns that every SELECT for one begins with.
+pub(super) fn received(row: &Row<'_>) -> rusqlite::Result<Received> {
+    let created_at = String::from_utf8_lossy(row.get_ref(7)?.as_bytes()?).into_owned();
+    Ok(Received { message: message(row)?, created_at })
 }
 
 pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {

@@ -123,10 +123,21 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
          OR (new.ts, new.ts_s, new.ts_ns) IS NOT (old.ts, old.ts_s, old.ts_ns) BEGIN
          SELECT RAISE(ABORT, 'mailslot keeps counts by these columns: a message can be deleted, but not moved');
      END;",
+    // Searching knows receivers too: everything is packed anew, in the background.
+    "ALTER TABLE packs ADD COLUMN receivers TEXT; -- of the block, a JSON array
+     DELETE FROM pieces;
+     UPDATE packs SET changes = changes + 1, trigrams = NULL;
+     DROP TRIGGER messages_reworded;
+     CREATE TRIGGER messages_reworded AFTER UPDATE OF text, to_msisdn ON messages BEGIN
+         DELETE FROM pieces
+         WHERE id BETWEEN old.id / 2048 * 64 AND old.id / 2048 * 64 + 63;
+         UPDATE packs SET changes = changes + 1, trigrams = NULL WHERE block = old.id / 2048;
+         UPDATE totals SET changes = changes + 1;
+     END;",
 ];
 
 /// The version that this program reads and writes.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// "MSLT": how the file tells that it is mailslot's.
 const APPLICATION_ID: i64 = 0x4d53_4c54;
 

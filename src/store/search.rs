@@ -8,7 +8,9 @@
 //! Deliberately absent: an index of words or of trigrams. FTS5's costs 600 µs an insert.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -17,11 +19,11 @@ use std::{
 };
 
 use memchr::memmem::Finder;
-use rusqlite::{Transaction, params};
+use rusqlite::{Transaction, params, types::ValueRef};
 
 use super::{
     Filter,
-    counts::Scope,
+    counts::{Place, Scope},
     packs::{BLOCK_MESSAGES, BLOCK_PIECES, Piece, candidates, slots},
 };
 use crate::{
@@ -44,15 +46,7 @@ pub(crate) struct Searches {
     /// What needs no place.
     short: Duration,
     /// The newest last.
-    remembered: Mutex<VecDeque<(Asked, Matches)>>,
-}
-
-/// What was asked for, but for the page.
-#[derive(Debug, PartialEq)]
-struct Asked {
-    from: Option<String>,
-    since: Option<Instant>,
-    q: String,
+    remembered: Mutex<VecDeque<(Filter, Matches)>>,
 }
 
 impl Searches {
@@ -72,7 +66,7 @@ impl Searches {
     }
 
     /// What was found before, if nothing was deleted or reworded since and not much has come.
-    fn recall(&self, asked: &Asked, now: Seen) -> Option<Matches> {
+    fn recall(&self, asked: &Filter, now: Seen) -> Option<Matches> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let at = remembered.iter().position(|(other, _)| other == asked)?;
         let (_, matches) = remembered.remove(at)?;
@@ -83,7 +77,7 @@ impl Searches {
         is_valid.then_some(matches)
     }
 
-    fn remember(&self, asked: Asked, matches: Matches) {
+    pub(super) fn remember(&self, asked: Filter, matches: Matches) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.retain(|(other, _)| *other != asked);
         remembered.push_back((asked, matches));
@@ -125,9 +119,9 @@ struct Seen {
 
 /// Which messages match.
 #[derive(Debug)]
-struct Matches {
+pub(super) struct Matches {
     seen: Seen,
-    total: i64,
+    pub(super) total: i64,
     /// A bit for each id from `base` on.
     ids: Vec<u64>,
     /// No message has a lower id.
@@ -139,35 +133,35 @@ struct Matches {
 /// What is asked of each message.
 struct Question<'a> {
     scope: Scope<'a>,
-    since: Option<Instant>,
-    finder: Finder<'a>,
+    filter: &'a Filter,
+    finder: Option<Finder<'a>>,
     slots: Vec<usize>,
 }
 
-/// The ids of a page, in order, and how many messages match in all.
+/// Which messages match, to be given to [`Searches::remember`] in the end.
 pub(super) fn search(
     transaction: &Transaction<'_>,
     filter: &Filter,
     scope: Scope<'_>,
-    q: &str,
     searches: &Searches,
-) -> Result<(Vec<i64>, i64), Error> {
+) -> Result<Matches, Error> {
     let now = transaction
         .prepare_cached("SELECT last_id, changes FROM totals")?
         .query_row((), |row| Ok(Seen { last_id: row.get(0)?, changes: row.get(1)? }))?;
-    let asked = Asked { from: filter.from.clone(), since: filter.since, q: q.to_owned() };
-    let mut matches = match searches.recall(&asked, now) {
+    let mut matches = match searches.recall(filter, now) {
         Some(matches) => matches,
         None => Matches::none(transaction, now.changes)?,
     };
     let sender_id = if let Scope::Sender { id, .. } = scope { Some(id) } else { None };
-    let question =
-        Question { scope, since: filter.since, finder: Finder::new(q), slots: slots(q, sender_id) };
+    let q = filter.q.as_deref();
+    let question = Question {
+        scope,
+        filter,
+        finder: q.map(Finder::new),
+        slots: slots(q.unwrap_or_default(), sender_id, filter.to.as_deref()),
+    };
     question.look(transaction, now.last_id, &mut matches, searches)?;
-    let ids = matches.page(transaction, filter.offset, filter.limit)?;
-    let total = matches.total;
-    searches.remember(asked, matches);
-    Ok((ids, total))
+    Ok(matches)
 }
 
 impl Question<'_> {
@@ -186,11 +180,11 @@ impl Question<'_> {
             return Ok(());
         }
         let mut blocks = transaction.prepare_cached(
-            "SELECT block, trigrams FROM packs
+            "SELECT block, trigrams, receivers FROM packs
              WHERE block >= ?1 AND (?2 IS NULL OR trigrams IS NULL OR ts_s_max >= ?2)
              ORDER BY block",
         )?;
-        let since = self.since.map(|since| since.seconds);
+        let since = self.filter.since.map(|since| since.seconds);
         let mut blocks = blocks.query((first / BLOCK_MESSAGES, since))?;
         while let Some(row) = blocks.next()? {
             let block: i64 = row.get(0)?;
@@ -198,7 +192,9 @@ impl Question<'_> {
             match row.get_ref(1)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
                 Some(trigrams) if start >= first => {
                     let pieces = candidates(trigrams, &self.slots);
-                    self.read_pieces(transaction, block, pieces, matches)?;
+                    if let Some(block) = self.block(block, row.get_ref(2)?)? {
+                        self.read_pieces(transaction, block, pieces, matches)?;
+                    }
                 }
                 _ => self.read_messages(transaction, start.max(first), matches)?,
             }
@@ -212,10 +208,19 @@ impl Question<'_> {
         Ok(())
     }
 
+    /// `None` if nothing in the block went to whom the question is about.
+    fn block(&self, number: i64, names: ValueRef<'_>) -> rusqlite::Result<Option<Block>> {
+        let Some(to) = &self.filter.to else { return Ok(Some(Block { number, receiver: None })) };
+        let names: Vec<Cow<'_, str>> =
+            serde_json::from_slice(names.as_bytes()?).map_err(|_| rusqlite::Error::InvalidQuery)?;
+        let receiver = names.iter().position(|name| name == to);
+        Ok(receiver.map(|_| Block { number, receiver }))
+    }
+
     fn read_pieces(
         &self,
         transaction: &Transaction<'_>,
-        block: i64,
+        block: Block,
         mut pieces: u64,
         matches: &mut Matches,
     ) -> rusqlite::Result<()> {
@@ -227,7 +232,7 @@ impl Question<'_> {
             let first = pieces.trailing_zeros();
             let length = (pieces >> first).trailing_ones();
             pieces &= u64::MAX.checked_shl(first + length).unwrap_or(0);
-            let from = block * i64::from(BLOCK_PIECES) + i64::from(first);
+            let from = block.number * i64::from(BLOCK_PIECES) + i64::from(first);
             let mut rows = statement.query((from, from + i64::from(length) - 1))?;
             while let Some(row) = rows.next()? {
                 let bytes = row.get_ref(0)?.as_blob()?;
@@ -241,14 +246,28 @@ impl Question<'_> {
     fn read_piece(
         &self,
         transaction: &Transaction<'_>,
-        block: i64,
+        block: Block,
         piece: &Piece<'_>,
         span: &mut Span,
         matches: &mut Matches,
     ) -> rusqlite::Result<()> {
-        let length = self.finder.needle().len();
+        let mut take = |row: usize| -> rusqlite::Result<()> {
+            let id = block.number * BLOCK_MESSAGES + piece.number(row);
+            let is_to = block.receiver.is_none_or(|receiver| receiver == piece.receiver(row));
+            if is_to
+                && self.is_from(piece.sender_id(row))
+                && self.is_within(transaction, piece.ts_s(row), id)?
+            {
+                matches.add(id, piece.ts_s(row), span);
+            }
+            Ok(())
+        };
+        let Some(finder) = &self.finder else {
+            return (0..piece.length()).try_for_each(take);
+        };
+        let length = finder.needle().len();
         let (mut at, mut row) = (0, 0);
-        while let Some(found) = self.finder.find(&piece.texts[at..]) {
+        while let Some(found) = finder.find(&piece.texts[at..]) {
             let start = at + found;
             while piece.end(row) <= start {
                 row += 1;
@@ -259,12 +278,7 @@ impl Question<'_> {
                 continue;
             }
             at = end;
-            let id = block * BLOCK_MESSAGES + piece.number(row);
-            if self.is_from(piece.sender_id(row))
-                && self.is_since(transaction, piece.ts_s(row), id)?
-            {
-                matches.add(id, piece.ts_s(row), span);
-            }
+            take(row)?;
         }
         Ok(())
     }
@@ -276,19 +290,27 @@ impl Question<'_> {
         }
     }
 
-    fn is_since(
+    /// By the second, which the pack knows; within the first and the last one by the message itself.
+    fn is_within(
         &self,
         transaction: &Transaction<'_>,
         ts_s: i64,
         id: i64,
     ) -> rusqlite::Result<bool> {
-        let Some(since) = self.since else { return Ok(true) };
-        if ts_s != since.seconds || since.nanoseconds == 0 {
-            return Ok(ts_s >= since.seconds);
+        let Filter { since, until, .. } = self.filter;
+        let is_at = |bound: Option<Instant>| {
+            bound.is_some_and(|bound| ts_s == bound.seconds && bound.nanoseconds > 0)
+        };
+        if !is_at(*since) && !is_at(*until) {
+            return Ok(since.is_none_or(|since| ts_s >= since.seconds)
+                && until.is_none_or(|until| ts_s < until.seconds));
         }
-        transaction
-            .prepare_cached("SELECT 1 FROM messages WHERE id = ?1 AND ts_ns >= ?2")?
-            .exists((id, since.nanoseconds))
+        let instant = transaction
+            .prepare_cached("SELECT ts_s, ts_ns FROM messages WHERE id = ?1")?
+            .query_row([id], |row| {
+                Ok(Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? })
+            })?;
+        Ok(self.filter.covers(instant))
     }
 
     /// From an id to the end of its block.
@@ -299,27 +321,36 @@ impl Question<'_> {
         matches: &mut Matches,
     ) -> rusqlite::Result<()> {
         let mut statement = transaction.prepare_cached(
-            "SELECT id, ts_s, text FROM messages
-             WHERE id BETWEEN ?1 AND ?2 AND text IS NOT NULL
-                 AND (?3 IS NULL OR from_msisdn = ?3)
-                 AND (?4 IS NULL OR (ts_s, ts_ns) >= (?4, ?5))",
+            "SELECT id, ts_s, ts_ns, text FROM messages
+             WHERE id BETWEEN ?1 AND ?2
+                 AND (?3 IS NULL OR from_msisdn = ?3) AND (?4 IS NULL OR to_msisdn = ?4)",
         )?;
-        let since = self.since;
-        let mut rows = statement.query(params![
-            first,
-            (first / BLOCK_MESSAGES + 1) * BLOCK_MESSAGES - 1,
-            self.scope.msisdn(),
-            since.map(|since| since.seconds),
-            since.map(|since| since.nanoseconds)
-        ])?;
+        let last = (first / BLOCK_MESSAGES + 1) * BLOCK_MESSAGES - 1;
+        let mut rows =
+            statement.query(params![first, last, self.scope.msisdn(), self.filter.to])?;
         while let Some(row) = rows.next()? {
-            let text = String::from_utf8_lossy(row.get_ref(2)?.as_bytes()?);
-            if self.finder.find(fold_case(&text).as_bytes()).is_some() {
-                matches.add(row.get(0)?, row.get(1)?, &mut Span::default());
+            let instant = Instant { seconds: row.get(1)?, nanoseconds: row.get(2)? };
+            if self.filter.covers(instant) && is_found(self.finder.as_ref(), row.get_ref(3)?)? {
+                matches.add(row.get(0)?, instant.seconds, &mut Span::default());
             }
         }
         Ok(())
     }
+}
+
+/// Whether a text has what is searched for, if anything is.
+pub(super) fn is_found(finder: Option<&Finder<'_>>, text: ValueRef<'_>) -> rusqlite::Result<bool> {
+    let Some(finder) = finder else { return Ok(true) };
+    let Some(bytes) = text.as_bytes_or_null()? else { return Ok(false) };
+    Ok(finder.find(fold_case(&String::from_utf8_lossy(bytes)).as_bytes()).is_some())
+}
+
+/// A block that is packed.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    number: i64,
+    /// Which of its receivers is asked for; `None`: whoever.
+    receiver: Option<usize>,
 }
 
 /// The span of the last match; the next one of the same block is there or later.
@@ -381,32 +412,58 @@ impl Matches {
         self.ids.get(word).is_some_and(|ids| ids & bit != 0)
     }
 
-    /// The ids from `offset` on, in order.
-    fn page(
+    /// How many matches come before a place.
+    pub(super) fn rank(
         &self,
         transaction: &Transaction<'_>,
-        offset: i64,
-        limit: i64,
+        place: &Place,
+    ) -> rusqlite::Result<i64> {
+        let seconds = place.instant.seconds;
+        let spans = self.spans.partition_point(|(start, _)| *start <= seconds).saturating_sub(1);
+        let mut rank = self.spans.iter().take(spans).map(|(_, n)| n).sum();
+        let Some((start, _)) = self.spans.get(spans) else { return Ok(rank) };
+        let mut statement = transaction.prepare_cached(
+            "SELECT id FROM messages
+             WHERE ts_s >= ?1 AND (ts_s, ts_ns, message_id) < (?2, ?3, ?4)
+             ORDER BY ts_s, ts_ns, message_id",
+        )?;
+        let Place { instant, message_id } = place;
+        let mut rows =
+            statement.query((start, instant.seconds, instant.nanoseconds, message_id))?;
+        while let Some(row) = rows.next()? {
+            rank += i64::from(self.has(row.get(0)?));
+        }
+        Ok(rank)
+    }
+
+    /// The ids of these matches, in order.
+    pub(super) fn page(
+        &self,
+        transaction: &Transaction<'_>,
+        Range { start: offset, end }: Range<i64>,
     ) -> rusqlite::Result<Vec<i64>> {
         let mut statement = transaction.prepare_cached(
             "SELECT id FROM messages WHERE ts_s >= ?1 AND ts_s < ?2
              ORDER BY ts_s, ts_ns, message_id",
         )?;
         let mut ids = Vec::new();
-        let (mut skip, mut wanted) = (offset, limit);
+        let (mut skip, mut wanted) = (offset, end - offset);
         let ends = self.spans.iter().skip(1).map(|(start, _)| *start).chain([i64::MAX]);
         for ((start, n), end) in self.spans.iter().zip(ends) {
+            if wanted <= 0 {
+                break;
+            }
             if skip >= *n {
                 skip -= n;
                 continue;
             }
             let mut left = *n;
             let mut rows = statement.query((start, end))?;
-            while let Some(row) = rows.next()? {
+            while left > 0
+                && wanted > 0
+                && let Some(row) = rows.next()?
+            {
                 let id = row.get(0)?;
-                if left == 0 {
-                    break;
-                }
                 if !self.has(id) {
                     continue;
                 }
@@ -417,9 +474,6 @@ impl Matches {
                 }
                 ids.push(id);
                 wanted -= 1;
-                if wanted == 0 {
-                    return Ok(ids);
-                }
             }
         }
         Ok(ids)

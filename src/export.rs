@@ -1,0 +1,113 @@
+//! Exports under way: a thread each, which reads a portion, sends it, and waits for the client.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+};
+
+use rustix::{process::setpriority_process, thread::gettid};
+
+use crate::{
+    api::export::{Format, Wanted},
+    error::Error,
+    http::{Body, Exchange, Response},
+    logging,
+    store::{Export, Reader, Searches},
+};
+
+/// Exports at once.
+pub(crate) const EXPORTS_MAX: usize = 4;
+/// How much less of the processor an export gets than who answers requests (nice(1)).
+const NICENESS: i32 = 10;
+
+#[derive(Debug)]
+pub(crate) struct Exports {
+    database: PathBuf,
+    searches: Arc<Searches>,
+    running: AtomicUsize,
+}
+
+/// One of [`EXPORTS_MAX`], given back when dropped.
+struct Place(Arc<Exports>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Exports {
+    pub(crate) fn of(database: PathBuf, searches: Arc<Searches>) -> Arc<Exports> {
+        Arc::new(Exports { database, searches, running: AtomicUsize::new(0) })
+    }
+
+    /// Starts one. `record` hears of the answer before it begins.
+    ///
+    /// # Errors
+    /// Gives the exchange back, and what to answer.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        exchange: Exchange,
+        wanted: Wanted,
+        record: impl FnOnce(&Exchange, &Response) + Send + 'static,
+    ) -> Result<(), (Exchange, Error)> {
+        let format = wanted.format;
+        let (place, mut reader, export) = match self.prepare(&exchange, wanted) {
+            Ok(prepared) => prepared,
+            Err(error) => return Err((exchange, error)),
+        };
+        let run = move || {
+            let _place = place;
+            let _ = setpriority_process(Some(gettid()), NICENESS);
+            let response = format.response();
+            record(&exchange, &response);
+            if let Some(body) = exchange.stream(&response) {
+                send(body, &mut reader, export, format);
+            }
+        };
+        // Without a thread the exchange is dropped, and so answered 500.
+        if let Err(error) = thread::Builder::new().name("export".into()).spawn(run) {
+            log::error!(target: logging::TROUBLE, error:% = error; "an export cannot be started");
+        }
+        Ok(())
+    }
+
+    fn prepare(
+        self: &Arc<Self>,
+        exchange: &Exchange,
+        wanted: Wanted,
+    ) -> Result<(Place, Reader, Export), Error> {
+        exchange.check_chunked()?;
+        let taken = self.running.fetch_add(1, SeqCst);
+        let place = Place(Arc::clone(self));
+        if taken >= EXPORTS_MAX {
+            return Err(Error::Unavailable("too many exports, try again later"));
+        }
+        let reader = Reader::open(&self.database, &self.searches)?;
+        let export = Export::begin(&reader, wanted.filter)?;
+        Ok((place, reader, export))
+    }
+}
+
+fn send(mut body: Body, reader: &mut Reader, mut export: Export, format: Format) {
+    let mut lines = format.head().as_bytes().to_vec();
+    loop {
+        if body.send(&lines).is_err() {
+            return body.cut();
+        }
+        // What cannot be read, or panics, is an answer that is not whole.
+        let Ok(Ok(portion)) = catch_unwind(AssertUnwindSafe(|| export.next(reader))) else {
+            return body.cut();
+        };
+        let Some(portion) = portion else { return body.finish() };
+        lines.clear();
+        for received in &portion {
+            format.write(received, &mut lines);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Readers of the feed who wait: one thread for all of them, woken by commits.
+//!
+//! Who waits for the same is told the same, read and written down once. Where much is delivered, the
+//! thread rests between its rounds, so that a thousand readers do not slow down what they wait for;
+//! they are told more at a time instead.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    api::feed::{self, Follow},
+    error::Error,
+    http::{Exchange, Response},
+    metrics::Metrics,
+    store::Reader,
+};
+
+/// Readers that may wait; half as many as connections, if those are fewer.
+pub(crate) const FEED_WAITING_MAX: usize = 8_192;
+
+/// A round is followed by a rest this many times as long, for each thousand messages a second that
+/// are delivered: up to so many times, and no longer than that.
+const REST_FACTOR: f64 = 2.0;
+const REST_FACTOR_LARGEST: f64 = 20.0;
+const REST_LONGEST: Duration = Duration::from_millis(500);
+/// How often it is looked for what another process has committed, an import say.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Where readers wait. Dropping it ends nothing.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    events: Sender<Event>,
+    shared: Arc<Shared>,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Readers that wait, or are about to.
+    waiting: AtomicUsize,
+    /// Messages committed that the thread has not seen yet.
+    committed: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Asked(Exchange, Follow),
+    Committed,
+    /// Nobody is to wait any more.
+    Closed,
+}
+
+struct Waiter {
+    exchange: Exchange,
+    follow: Follow,
+    until: Instant,
+}
+
+/// Sends an answer.
+pub(crate) trait Reply: Fn(Exchange, &Response) + Send + 'static {}
+impl<F: Fn(Exchange, &Response) + Send + 'static> Reply for F {}
+
+/// The thread's end.
+pub(crate) struct Events(Receiver<Event>, Arc<Shared>);
+
+impl Feed {
+    pub(crate) fn new(connections: usize, metrics: &Arc<Metrics>) -> (Feed, Events) {
+        let (events, received) = channel();
+        let shared = Arc::new(Shared {
+            waiting: AtomicUsize::new(0),
+            committed: AtomicU64::new(0),
+            metrics: Arc::clone(metrics),
+        });
+        let events_of_thread = Events(received, Arc::clone(&shared));
+        (Feed { events, shared, most: FEED_WAITING_MAX.min(connections / 2) }, events_of_thread)
+    }
+
+    /// Lets a reader wait.
+    ///
+    /// # Errors
+    /// Gives the exchange back when too many do.
+    pub(crate) fn wait(&self, exchange: Exchange, follow: Follow) -> Result<(), Exchange> {
+        if self.shared.waiting.fetch_add(1, SeqCst) >= self.most {
+            self.shared.waiting.fetch_sub(1, SeqCst);
+            return Err(exchange);
+        }
+        self.shared.metrics.following(1);
+        // The thread ends with the process only.
+        let _ = self.events.send(Event::Asked(exchange, follow));
+        Ok(())
+    }
+
+    /// So many messages are on disk.
+    pub(crate) fn committed(&self, messages: u64) {
+        if self.shared.committed.fetch_add(messages, SeqCst) == 0
+            && self.shared.waiting.load(SeqCst) > 0
+        {
+            let _ = self.events.send(Event::Committed);
+        }
+    }
+
+    /// Tells everybody that nothing has come, now and from now on: the process is about to end.
+    pub(crate) fn close(&self) {
+        let _ = self.events.send(Event::Closed);
+    }
+}
+
+impl Events {
+    /// Starts the thread.
+    pub(crate) fn serve(self, reader: Reader, reply: impl Reply) -> io::Result<()> {
+        let Events(events, shared) = self;
+        let mut follower = Follower {
+            reader,
+            shared,
+            waiters: Vec::new(),
+            is_closed: false,
+            looked: Instant::now(),
+        };
+        let run = move || {
+            while follower.listen(&events) {
+                follower.round(&reply);
+            }
+        };
+        thread::Builder::new().name("feed".into()).spawn(run).map(drop)
+    }
+}
+
+struct Follower {
+    reader: Reader,
+    shared: Arc<Shared>,
+    waiters: Vec<Waiter>,
+    is_closed: bool,
+    /// When the last round began.
+    looked: Instant,
+}
+
+impl Follower {
+    /// Until there is something to do.
+    fn listen(&mut self, events: &Receiver<Event>) -> bool {
+        let now = Instant::now();
+        let until = self.waiters.iter().map(|waiter| waiter.until).min();
+        let event = match until {
+            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(until) => {
+                events.recv_timeout(until.saturating_duration_since(now).min(LOOK_EVERY))
+            }
+        };
+        let event = match event {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        };
+        for event in event.into_iter().chain(events.try_iter()) {
+            match event {
+                Event::Asked(exchange, follow) => {
+                    let until = Instant::now() + follow.wait;
+                    self.waiters.push(Waiter { exchange, follow, until });
+                }
+                Event::Committed => {}
+                Event::Closed => self.is_closed = true,
+            }
+        }
+        true
+    }
+
+    /// Answers everybody for whom there is something, or whose time is over.
+    fn round(&mut self, reply: &impl Reply) {
+        let started = Instant::now();
+        // Before it is read what there is: what is committed later wakes this thread again.
+        let committed = self.shared.committed.swap(0, SeqCst);
+        let last = self.reader.last_cursor();
+        let mut answers = HashMap::new();
+        let mut waiters = Vec::with_capacity(self.waiters.len());
+        for waiter in self.waiters.drain(..) {
+            let Follow { after, limit, .. } = waiter.follow;
+            let is_over = self.is_closed || waiter.until <= started;
+            if !is_over && last == Ok(after) {
+                waiters.push(waiter);
+                continue;
+            }
+            let (response, is_anything) = match answers.entry((after, limit)) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(answer(&mut self.reader, after, limit)),
+            };
+            if !is_over && !*is_anything {
+                waiters.push(waiter);
+                continue;
+            }
+            // A panic costs one reader.
+            let _ = catch_unwind(AssertUnwindSafe(|| reply(waiter.exchange, response)));
+            self.shared.waiting.fetch_sub(1, SeqCst);
+            self.shared.metrics.following(-1);
+        }
+        self.waiters = waiters;
+        if !self.is_closed {
+            thread::sleep(rest(committed, started - self.looked, started.elapsed()));
+        }
+        self.looked = started;
+    }
+}
+
+/// An error is something to be told, too.
+fn answer(reader: &mut Reader, after: i64, limit: i64) -> (Response, bool) {
+    let read = catch_unwind(AssertUnwindSafe(|| feed::answer(reader, after, limit)));
+    match read.unwrap_or(Err(Error::Internal)) {
+        Ok(answer) => answer,
+        Err(error) => (Response::from(&error), true),
+    }
+}
+
+/// After a round that took this long, with so many messages since the one before it.
+fn rest(messages: u64, since: Duration, took: Duration) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "a rate is about")]
+    let thousands = messages as f64 / 1e3 / since.as_secs_f64().max(1e-3);
+    took.mul_f64((thousands * REST_FACTOR).min(REST_FACTOR_LARGEST)).min(REST_LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_rests_by_how_much_is_delivered() {
+        let (second, round) = (Duration::from_secs(1), Duration::from_millis(20));
+        assert_eq!(rest(0, second, round), Duration::ZERO);
+        assert!(rest(10, second, round) < Duration::from_millis(1));
+        assert_eq!(rest(1_000, second, round), Duration::from_millis(40));
+        assert_eq!(rest(15_000, second, round), Duration::from_millis(400));
+        assert_eq!(rest(15_000, second, second), REST_LONGEST);
+        assert!(rest(1, Duration::ZERO, round) < Duration::from_millis(100));
+    }
+}
