@@ -41,9 +41,9 @@ pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
         query.choice("bucket", &[("hour", ("hour", HOUR, 24)), ("day", ("day", DAY, 30))]);
     let (since, until) = (query.instant("since"), query.instant("until"));
     let until = until.unwrap_or_else(|| Instant::from(start_of(now(), bucket) + bucket));
-    let since = since.unwrap_or_else(|| {
-        Instant::from(start_of(until.seconds - 1, bucket) - (buckets - 1) * bucket)
-    });
+    let last = if until.nanoseconds == 0 { until.seconds - 1 } else { until.seconds };
+    let since =
+        since.unwrap_or_else(|| Instant::from(start_of(last, bucket) - (buckets - 1) * bucket));
     let first = start_of(since.seconds, bucket);
     let length = (until.seconds - first).div_euclid(bucket) + 1;
     if length > SERIES_BUCKETS_MAX {

@@ -7,6 +7,9 @@
 mod harness;
 mod client;
 mod webhook;
+mod access;
+mod feed;
+mod export;
 mod messages;
 mod stats;
 mod service;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Inbox, message_with};
+use crate::harness::{Inbox, Reply, message_with};
 
 fn ids(page: &Value) -> Vec<&str> {
     page["data"]
@@ -249,4 +249,91 @@ fn readers_see_whole_batches_while_messages_arrive() {
         assert!(reader.join().unwrap() > 0);
     });
     assert_eq!(inbox.get("/messages").json["total"], 96);
+}
+
+#[test]
+fn receivers_and_the_end_of_a_time_narrow_the_list_and_desc_turns_it_round() {
+    let inbox = Inbox::start();
+    for number in 0..6 {
+        let fields = json!({
+            "to": if number % 2 == 0 { "+1" } else { "+2" },
+            "ts": format!("2025-01-15T10:00:0{number}.5Z"),
+        });
+        fill(&inbox, &[(&format!("m{number}"), fields)]);
+    }
+    for (query, expected) in [
+        ("to=+1", vec!["m0", "m2", "m4"]),
+        ("to=%2B2&order=desc", vec!["m5", "m3", "m1"]),
+        ("to=+3", vec![]),
+        ("until=2025-01-15T10:00:02.5Z", vec!["m0", "m1"]),
+        ("until=2025-01-15T10:00:02.500000001Z", vec!["m0", "m1", "m2"]),
+        ("since=2025-01-15T10:00:02.5Z&until=2025-01-15T10:00:04Z", vec!["m2", "m3"]),
+        ("since=2025-01-15T10:00:04Z&until=2025-01-15T10:00:02Z", vec![]),
+        ("order=desc&limit=2&offset=1", vec!["m4", "m3"]),
+        ("order=desc&limit=2&offset=5", vec!["m0"]),
+        ("order=desc&offset=6", vec![]),
+        ("order=&until=&to=", vec!["m0", "m1", "m2", "m3", "m4", "m5"]),
+    ] {
+        let page = inbox.get(&format!("/messages?{query}")).json;
+        assert_eq!(ids(&page), expected, "{query}");
+    }
+    let refused = inbox.get("/messages?order=up&cursor=zz&until=soon");
+    let problem = |kind: &str, name: &str| (kind.to_owned(), json!(["query", name]));
+    assert_eq!(
+        refused.problems(),
+        [
+            problem("string_pattern_mismatch", "until"),
+            problem("enum", "order"),
+            problem("value_error", "cursor")
+        ]
+    );
+}
+
+/// The target of the link with this relation.
+fn link(reply: &Reply, rel: &str) -> Option<String> {
+    let links = reply.header("Link")?.split(", ");
+    let wanted = format!(">; rel=\"{rel}\"");
+    let found = links.filter_map(|link| link.strip_suffix(&wanted)?.strip_prefix('<'));
+    found.map(str::to_owned).next()
+}
+
+#[test]
+fn walking_along_the_links_meets_each_message_once_while_others_arrive() {
+    let inbox = Inbox::start();
+    let at =
+        |second: usize| json!({ "ts": format!("2025-01-15T10:00:{second:02}Z"), "text": "é &" });
+    for number in 0..30 {
+        fill(&inbox, &[(&format!("m{number:02} é\"<>,;&"), at(number % 7))]);
+    }
+    for query in
+        ["", "&order=desc", "&q=%C3%A9+%26", "&from=+919876543210&order=desc&to=+14155550100"]
+    {
+        let before = ids(&inbox.get(&format!("/messages?limit=100{query}")).json)
+            .iter()
+            .map(|id| (*id).to_owned())
+            .collect::<Vec<_>>();
+        let (mut met, mut pages, mut next) =
+            (Vec::new(), Vec::new(), Some(format!("/messages?limit=7{query}")));
+        while let Some(path) = next {
+            let reply = inbox.get(&path);
+            assert_eq!(reply.status, 200, "{path}");
+            assert_eq!(reply.json["offset"], met.len(), "an offset that counts what came before");
+            met.extend(ids(&reply.json).into_iter().map(str::to_owned));
+            next = link(&reply, "next");
+            pages.push(reply);
+        }
+        assert_eq!(met, before, "{query}");
+        assert_eq!(link(&pages[0], "prev"), None);
+        // The way back is the same, though a message has come before all and one behind all.
+        let id = format!("new{}", query.len());
+        fill(&inbox, &[(&format!("{id}first"), at(0)), (&format!("{id}last"), at(59))]);
+        for pair in pages.windows(2).rev() {
+            let back = inbox.get(&link(&pair[1], "prev").unwrap()).json;
+            let met =
+                ids(&back).into_iter().filter(|id| !id.starts_with("new")).collect::<Vec<_>>();
+            assert!(ids(&pair[0].json).ends_with(&met) && met.len() >= 3, "{query}: {met:?}");
+        }
+    }
+    assert_eq!(inbox.get("/messages?offset=1000").header("Link"), None);
+    assert_eq!(inbox.get("/messages?q=absent").header("Link"), None);
 }

@@ -44,3 +44,50 @@ fn the_ten_busiest_senders_come_first_and_ties_are_in_order() {
     assert_eq!(stats["first_message_ts"], "2025-01-10T10:00:00.0Z");
     assert_eq!(stats["last_message_ts"], "2025-01-21T10:00:00.3Z");
 }
+
+#[test]
+fn a_series_counts_by_ts_in_hours_or_days_zeros_included() {
+    let inbox = Inbox::start();
+    for (id, ts) in [
+        ("a", "2025-01-15T09:59:59.999Z"),
+        ("b", "2025-01-15T10:00:00Z"),
+        ("c", "2025-01-15T10:30:00Z"),
+        ("d", "2025-01-15T12:00:00Z"),
+        ("e", "2025-01-16T00:00:00Z"),
+    ] {
+        assert_eq!(inbox.deliver(&message_with(id, &json!({ "ts": ts }))).status, 200);
+    }
+    let ask = |query: &str| inbox.get(&format!("/stats/series?{query}"));
+    assert_eq!(
+        ask("since=2025-01-15T09:00:00Z&until=2025-01-15T11:30:00Z").text,
+        r#"{"bucket":"hour","data":[{"ts":"2025-01-15T09:00:00Z","count":1},{"ts":"2025-01-15T10:00:00Z","count":2},{"ts":"2025-01-15T11:00:00Z","count":0}]}"#
+    );
+    // Not the whole of the first and of the last bucket, if the time begins or ends within.
+    let counts = |query: &str| -> Vec<i64> {
+        let json = ask(query).json;
+        let data = json["data"].as_array().unwrap_or_else(|| panic!("{query}: {json}"));
+        data.iter().map(|bucket| bucket["count"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(
+        counts("since=2025-01-15T10:15:00Z&until=2025-01-15T12:00:00.000000001Z"),
+        [1, 0, 1]
+    );
+    assert_eq!(
+        counts("bucket=day&since=2025-01-14T00:00:00Z&until=2025-01-17T00:00:00Z"),
+        [0, 4, 1]
+    );
+    assert_eq!(counts("bucket=day&until=2025-01-16T00:00:00.5Z")[28..], [4, 1]);
+    assert_eq!(counts("since=2025-01-15T10:00:00Z&until=2025-01-15T10:00:00Z"), [0; 0]);
+    assert_eq!(counts("since=2025-01-16T10:00:00Z&until=2025-01-15T10:00:00Z"), [0; 0]);
+    assert_eq!((counts("").len(), counts("bucket=day").len()), (24, 30));
+    assert_eq!(counts("since=2024-12-05T08:00:00Z&until=2025-01-16T00:00:00Z").len(), 1000);
+    let most = ask("since=2024-12-05T07:59:59Z&until=2025-01-16T00:00:00Z");
+    assert_eq!(most.problems(), [("value_error".to_owned(), json!(["query", "since"]))]);
+    let edge = "bucket=day&since=0001-01-01T00:00:00Z&until=0001-01-02T00:00:00Z";
+    assert_eq!(ask(edge).json["data"], json!([{ "ts": "0001-01-01T00:00:00Z", "count": 0 }]));
+    assert_eq!(ask("bucket=day&until=0001-01-02T00:00:00Z").status, 200);
+    assert_eq!(ask("until=9999-12-31T23:59:59.999999999Z").status, 200);
+    for query in ["bucket=week", "since=x", "until=x"] {
+        assert_eq!(ask(query).status, 422, "{query}");
+    }
+}

@@ -1,0 +1,296 @@
+//! `GET /feed`: every message once, in the order of the commits, now or as soon as there is one.
+
+use std::{
+    collections::HashSet,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::Client,
+    harness::{Inbox, agent, at_once, command, message, message_with},
+};
+
+fn ids(page: &Value) -> Vec<String> {
+    let data = page["data"].as_array().unwrap_or_else(|| panic!("{page}"));
+    data.iter().map(|message| message["message_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn messages_come_in_the_order_of_their_commits_whatever_their_ts() {
+    let inbox = Inbox::start();
+    assert_eq!(inbox.get("/feed").text, r#"{"data":[],"next":"0"}"#);
+    for (id, ts) in [
+        ("c", "2025-01-03T00:00:00Z"),
+        ("a", "2025-01-01T00:00:00Z"),
+        ("b", "2025-01-02T00:00:00Z"),
+    ] {
+        assert_eq!(
+            inbox.deliver(&message_with(id, &json!({ "ts": ts, "text": null }))).status,
+            200
+        );
+        assert_eq!(inbox.deliver(&message(id)).status, 200, "again");
+    }
+    let first = inbox.get("/feed?limit=2").json;
+    assert_eq!(ids(&first), ["c", "a"]);
+    let mut message = first["data"][0].clone();
+    let created_at = message["created_at"].take();
+    assert!(created_at.as_str().unwrap().ends_with('Z'));
+    assert_eq!(
+        message,
+        json!({
+            "message_id": "c", "from": "+919876543210", "to": "+14155550100", "text": null,
+            "ts": "2025-01-03T00:00:00Z", "created_at": null, "cursor": first["data"][0]["cursor"],
+        })
+    );
+    assert_eq!(first["next"], first["data"][1]["cursor"]);
+    let after = |cursor: &Value| format!("/feed?after={}", cursor.as_str().unwrap());
+    assert_eq!(ids(&inbox.get(&after(&first["data"][0]["cursor"])).json), ["a", "b"]);
+    let rest = inbox.get(&after(&first["next"])).json;
+    assert_eq!(ids(&rest), ["b"]);
+    let end = inbox.get(&after(&rest["next"])).json;
+    assert_eq!((ids(&end), &end["next"]), (vec![], &rest["next"]));
+    assert_eq!(inbox.get("/feed?after=latest").json, end);
+}
+
+#[test]
+fn a_cursor_is_good_for_ever() {
+    let inbox = Inbox::start();
+    for id in ["a", "b", "c"] {
+        inbox.deliver(&message(id));
+    }
+    let cursor = inbox.get("/feed?limit=2").json["next"].as_str().unwrap().to_owned();
+    // The newest is deleted, the file is rebuilt, the process killed: its id is not given again.
+    let connection =
+        rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
+    connection.execute_batch("DELETE FROM messages WHERE message_id <> 'a'; VACUUM").unwrap();
+    drop(connection);
+    let inbox = Inbox::start_in(inbox.kill());
+    inbox.deliver(&message("d"));
+    let page = inbox.get(&format!("/feed?after={cursor}")).json;
+    assert_eq!(ids(&page), ["d"]);
+    assert_eq!(ids(&inbox.get("/feed").json), ["a", "d"]);
+    let last: i64 = page["next"].as_str().unwrap().parse().unwrap();
+    assert!(last > 3, "{last}");
+    let ahead = inbox.get(&format!("/feed?after={}", last + 1));
+    assert_eq!(ahead.status, 409);
+    assert!(ahead.json["detail"].as_str().unwrap().contains("restored or replaced"));
+    assert_eq!(inbox.get("/feed?after=99999999999999999999999").status, 409);
+    assert_eq!(inbox.get(&format!("/feed?after={}&wait=5", last + 1)).status, 409, "at once");
+}
+
+#[test]
+fn what_is_no_cursor_no_limit_and_no_wait_is_told() {
+    let inbox = Inbox::start();
+    for (query, kind, name) in [
+        ("after=-1", "value_error", "after"),
+        ("after=x", "value_error", "after"),
+        ("after=%2B1", "value_error", "after"),
+        ("limit=0", "greater_than_equal", "limit"),
+        ("limit=1001", "less_than_equal", "limit"),
+        ("wait=31", "less_than_equal", "wait"),
+        ("wait=0.5", "int_parsing", "wait"),
+    ] {
+        let refused = inbox.get(&format!("/feed?{query}"));
+        assert_eq!(refused.status, 422, "{query}");
+        assert_eq!(refused.problems(), [(kind.to_owned(), json!(["query", name]))], "{query}");
+    }
+    assert_eq!(inbox.get("/feed?after=x&limit=0&wait=x").problems().len(), 3);
+}
+
+#[test]
+fn who_waits_is_told_soon_and_holds_no_worker() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("WORKERS", "1");
+    });
+    let mut answers = at_once(41, |number| {
+        if number < 40 {
+            let page = inbox.get("/feed?wait=20").json;
+            return (ids(&page), Instant::now());
+        }
+        while inbox.metric("feed_waiting") < 40 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(inbox.get("/health/live").status, 200);
+        assert_eq!(inbox.deliver(&message("m1")).status, 200);
+        (Vec::new(), Instant::now())
+    });
+    let (_, delivered) = answers.pop().unwrap();
+    for (ids, told) in answers {
+        assert_eq!(ids, ["m1"]);
+        assert!(told.saturating_duration_since(delivered) < Duration::from_secs(5));
+    }
+    assert_eq!(inbox.metric("feed_waiting"), 0);
+    let started = Instant::now();
+    let nothing = inbox.get("/feed?after=1&wait=1");
+    assert_eq!(nothing.text, r#"{"data":[],"next":"1"}"#);
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    let head = inbox.request("HEAD", "/feed?after=1&wait=1");
+    assert_eq!((head.status, head.text.as_str()), (200, ""));
+}
+
+#[test]
+fn what_another_process_stores_is_told_too() {
+    let inbox = Inbox::start();
+    let lines = inbox.folder.path().join("lines.ndjson");
+    std::fs::write(&lines, format!("{}\n", message("m1"))).unwrap();
+    let answers = at_once(2, |number| {
+        if number == 0 {
+            return ids(&inbox.get("/feed?wait=20").json);
+        }
+        while inbox.metric("feed_waiting") < 1 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let imported = command(inbox.folder.path()).arg("import").arg(&lines).output().unwrap();
+        assert!(imported.status.success(), "{imported:?}");
+        Vec::new()
+    });
+    assert_eq!(answers[0], ["m1"]);
+}
+
+#[test]
+fn more_than_may_wait_are_told_to_come_again() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("MAX_CONNECTIONS", "16");
+    });
+    let statuses = at_once(10, |number| {
+        if number == 9 {
+            while inbox.metric("feed_waiting") < 8 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let refused = inbox.get("/feed?wait=30");
+            assert_eq!(refused.header("Retry-After"), Some("1"));
+            inbox.deliver(&message("m1"));
+            return refused.status;
+        }
+        if number == 8 { 200 } else { inbox.get("/feed?wait=30").status }
+    });
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 200, 503]);
+}
+
+#[test]
+fn a_stop_and_a_restart_in_place_let_nobody_wait() {
+    let inbox = Inbox::start();
+    for signal in ["-USR2", "-TERM"] {
+        let answers = at_once(9, |number| {
+            if number < 8 {
+                return inbox.get("/feed?wait=30").text;
+            }
+            while inbox.metric("feed_waiting") < 8 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            inbox.signal(signal);
+            let stopped = inbox.wait_for_log(|line| line["msg"] == "stopped");
+            assert!(stopped["drain_ms"].as_f64().unwrap() < 8_000.0, "{stopped}");
+            String::new()
+        });
+        assert!(answers[..8].iter().all(|text| text == r#"{"data":[],"next":"0"}"#), "{answers:?}");
+        if signal == "-USR2" {
+            inbox.wait_for_log(|line| line["msg"] == "listening");
+        }
+    }
+}
+
+/// Reads on from `cursor` until the inbox is gone or `is_done`, now and then dying with what it has
+/// just read, as a program does that is killed before it has kept its cursor.
+fn consume(url: &str, cursor: &mut u64, seen: &mut Vec<String>, is_done: impl Fn() -> bool) {
+    let agent = agent();
+    for round in 0_u64.. {
+        let wait = u64::from(!is_done());
+        let limit = 1 + round * 7 % 60;
+        let asked =
+            agent.get(format!("{url}/feed?after={cursor}&wait={wait}&limit={limit}")).call();
+        let Ok(mut answer) = asked else { return };
+        let Ok(text) = answer.body_mut().read_to_string() else { return };
+        let page: Value = serde_json::from_str(&text).unwrap();
+        if page["data"] == json!([]) && wait == 0 {
+            return;
+        }
+        if round % 5 == 3 {
+            continue;
+        }
+        for message in page["data"].as_array().unwrap() {
+            let next: u64 = message["cursor"].as_str().unwrap().parse().unwrap();
+            assert!(next > *cursor, "cursors only grow");
+            *cursor = next;
+        }
+        assert_eq!(page["next"], cursor.to_string());
+        seen.extend(ids(&page));
+    }
+}
+
+#[test]
+fn whoever_keeps_the_cursor_gets_every_message_once_whatever_is_killed() {
+    let mut folder = tempfile::tempdir().unwrap();
+    let (mut cursor, mut seen, mut acknowledged) = (0, Vec::new(), Vec::new());
+    for round in 0..8 {
+        let inbox = Inbox::start_in(folder);
+        let stop = AtomicBool::new(false);
+        let delivered = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..6)
+                .map(|writer| {
+                    let (inbox, stop) = (&inbox, &stop);
+                    scope.spawn(move || {
+                        let (mut client, mut ids) = (Client::new(inbox.address), Vec::new());
+                        for number in 0.. {
+                            let id = format!("{round}-{writer}-{number}");
+                            if stop.load(SeqCst) || client.deliver(&id) != Ok(200) {
+                                break;
+                            }
+                            ids.push(id);
+                        }
+                        ids
+                    })
+                })
+                .collect();
+            let consumer =
+                scope.spawn(|| consume(&inbox.url(""), &mut cursor, &mut seen, || false));
+            std::thread::sleep(Duration::from_millis(300));
+            inbox.signal("-KILL");
+            stop.store(true, SeqCst);
+            consumer.join().unwrap();
+            writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+        });
+        acknowledged.extend(delivered);
+        folder = inbox.kill();
+    }
+    let inbox = Inbox::start_in(folder);
+    consume(&inbox.url(""), &mut cursor, &mut seen, || true);
+    let once: HashSet<&String> = seen.iter().collect();
+    assert_eq!(once.len(), seen.len(), "nothing came twice");
+    assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+    assert!(acknowledged.iter().all(|id| once.contains(id)), "nothing was skipped");
+    assert_eq!(inbox.rows(), i64::try_from(seen.len()).unwrap());
+}
+
+/// The program that README shows, word for word.
+#[test]
+fn the_readme_s_consumer_handles_each_message_once() {
+    let readme = std::fs::read_to_string("README.md").unwrap();
+    let script = readme.split("```sh\n").find(|block| block.starts_with("touch cursor")).unwrap();
+    let script = script.split("```").next().unwrap();
+    let is_there = Command::new("sh").args(["-c", "command -v jq && command -v curl"]).output();
+    if !is_there.unwrap().status.success() {
+        eprintln!("curl or jq is not installed: README's consumer was not tried");
+        return;
+    }
+    let inbox = Inbox::start();
+    for id in ["a", "b"] {
+        inbox.deliver(&message(id));
+    }
+    let script = script
+        .replace("http://127.0.0.1:8000", &inbox.url(""))
+        .replace("while page=", "for n in 1 2 3; do page=")
+        .replace("wait=25\"); do", "wait=1\")");
+    let output = Command::new("sh")
+        .args(["-ec", &script])
+        .current_dir(inbox.folder.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(told.matches("handling").count(), 2, "{output:?}");
+    assert_eq!(std::fs::read_to_string(inbox.folder.path().join("cursor")).unwrap(), "2\n");
+}
