@@ -45,7 +45,7 @@ pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
     let since =
         since.unwrap_or_else(|| Instant::from(start_of(last, bucket) - (buckets - 1) * bucket));
     let first = start_of(since.seconds, bucket);
-    let length = (until.seconds - first).div_euclid(bucket) + 1;
+    let length = (last - first).div_euclid(bucket) + 1;
     if length > SERIES_BUCKETS_MAX {
         let msg = format!("Input should be at most {SERIES_BUCKETS_MAX} buckets before until");
         let asked = query.text("since").unwrap_or_default();
@@ -53,8 +53,6 @@ pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
     }
     query.finish(())?;
     let starts: Vec<i64> = (0..length.max(0)).map(|number| first + number * bucket).collect();
-    let starts: Vec<i64> =
-        starts.into_iter().filter(|start| Instant::from(*start) < until).collect();
     let bounds: Vec<Instant> =
         starts.iter().map(|start| Instant::from(*start).max(since)).chain([until]).collect();
     let counts = if since < until { context.reader.series(&bounds)? } else { Vec::new() };

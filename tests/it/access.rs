@@ -74,7 +74,8 @@ fn tokens_come_from_a_file_or_a_credential_too() {
         assert_eq!(get(&inbox, "/stats", &format!("Bearer {token}")).status, status, "{token}");
     }
     let inbox = Inbox::start_with(inbox.stop(), |command| {
-        command.env("CREDENTIALS_DIRECTORY", command.get_current_dir().unwrap().to_owned());
+        let folder = command.get_current_dir().unwrap().to_owned();
+        command.env("CREDENTIALS_DIRECTORY", folder);
     });
     assert_eq!(inbox.get("/stats").status, 401);
     assert_eq!(get(&inbox, "/stats", "Bearer second").status, 200);

@@ -163,7 +163,7 @@ fn an_export_is_of_its_beginning_and_holds_up_nobody() {
     let busy: i64 =
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0)).unwrap();
     assert_eq!(busy, 0);
-    let text = read_chunks(&mut export).expect("whole");
+    let text = read_chunks(&mut export).unwrap();
     let exported = lines(&text);
     assert_eq!(exported.len(), 20_000 - 1, "without what was deleted before its turn");
     assert!(exported.is_sorted_by_key(|m| {
