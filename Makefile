@@ -9,7 +9,7 @@ SAMPLE := {"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"20
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-overload bench-scale static up down logs image
+.PHONY: help run test test-page lint bench bench-overload bench-scale static up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,13 +28,18 @@ run: ## Build and start an inbox here, with a development secret, and print a si
 test: ## Run every test: units, and the real binary from outside
 	cargo test --locked
 
+test-page: ## Test the page in Chromium, which this installs on Debian (as root)
+	@command -v chromium chromedriver > /dev/null || \
+		(apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver) > /dev/null
+	cargo test --locked --test page -- --ignored
+
 lint: ## Check formatting and lints, warnings denied
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
 bench: ## Measure against a bare tiny_http in the same run (BASELINE=1: and the FastAPI seed)
 	@command -v wrk > /dev/null || { echo "wrk is not installed: apt-get install wrk" >&2; exit 2; }
-	cargo build --release --locked --bin mailslot --example bare
+	cargo build --release --locked --bin mailslot --example bare --example readers
 	python3 tests/bench/bench.py
 
 bench-overload: ## Measure what happens under four times the searches that can be answered

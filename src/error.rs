@@ -10,8 +10,9 @@ pub(crate) enum Error {
     Framing(&'static str),
     /// 401, in the same words whatever was wrong with the signature.
     InvalidSignature,
-    /// 401 of what is to be read, with the ways in which a token can be shown.
-    NoReadToken,
+    /// 401 of what is to be read, with the ways in which a token can be shown. A page's own script
+    /// asks for the token itself: the browser is not to ask, too.
+    NoReadToken { is_script: bool },
     /// 404
     NotFound,
     /// 405, with `Allow`.
@@ -74,7 +75,7 @@ impl Error {
     pub(crate) fn status(&self) -> u16 {
         match self {
             Error::Framing(_) => 400,
-            Error::InvalidSignature | Error::NoReadToken => 401,
+            Error::InvalidSignature | Error::NoReadToken { .. } => 401,
             Error::NotFound => 404,
             Error::MethodNotAllowed { .. } => 405,
             Error::CursorAhead => 409,
@@ -99,7 +100,7 @@ impl Error {
         match self {
             Error::Framing(reason) | Error::Unavailable(reason) => json(None, reason),
             Error::InvalidSignature => json(None, "invalid signature"),
-            Error::NoReadToken => json(
+            Error::NoReadToken { .. } => json(
                 None,
                 "reading needs a token: Authorization: Bearer, or Basic with it as the password",
             ),
@@ -120,10 +121,12 @@ impl Error {
 
     pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
         match self {
-            Error::NoReadToken => vec![
-                ("WWW-Authenticate", "Basic realm=\"mailslot\", charset=\"UTF-8\"".to_owned()),
-                ("WWW-Authenticate", "Bearer realm=\"mailslot\"".to_owned()),
-            ],
+            Error::NoReadToken { is_script } => {
+                let basic = "Basic realm=\"mailslot\", charset=\"UTF-8\"";
+                let basic = (!is_script).then(|| ("WWW-Authenticate", basic.to_owned()));
+                let bearer = ("WWW-Authenticate", "Bearer realm=\"mailslot\"".to_owned());
+                basic.into_iter().chain([bearer]).collect()
+            }
             Error::MethodNotAllowed { allow } => vec![("Allow", allow.clone())],
             Error::Unavailable(_) | Error::NotReady(_) => vec![("Retry-After", "1".to_owned())],
             _ => Vec::new(),

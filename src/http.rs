@@ -178,6 +178,11 @@ impl Exchange {
         headers.filter(move |header| header.field.equiv(name)).map(|header| header.value.as_str())
     }
 
+    /// Whether a page's own script asks, which the browser would not say of anything else.
+    pub(crate) fn is_script(&self) -> bool {
+        self.headers("X-Requested-With").next().is_some()
+    }
+
     /// Checks the framing and reads the body into `buffer`.
     pub(crate) fn read_body(mut self, buffer: &mut Vec<u8>) -> Intake {
         buffer.clear();

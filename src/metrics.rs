@@ -52,7 +52,7 @@ impl WebhookResult {
             Error::Unavailable(_) | Error::NotReady(_) => WebhookResult::Unavailable,
             Error::Internal => WebhookResult::InternalError,
             Error::Framing(_)
-            | Error::NoReadToken
+            | Error::NoReadToken { .. }
             | Error::NotFound
             | Error::MethodNotAllowed { .. }
             | Error::CursorAhead => WebhookResult::BadRequest,

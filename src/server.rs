@@ -322,8 +322,8 @@ impl Worker {
 
     fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
         let (handler, importance, access) = (self.shared.find)(exchange.method(), exchange.path())?;
-        if access == Access::Reader {
-            self.shared.tokens.check(exchange.authorization())?;
+        if access == Access::Reader && !self.shared.tokens.admit(exchange.authorization()) {
+            return Err(Error::NoReadToken { is_script: exchange.is_script() });
         }
         if self.shared.listener.sheds(importance) {
             self.shared.replier.metrics.shed();

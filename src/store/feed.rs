@@ -11,8 +11,9 @@ use super::{
 };
 use crate::error::Error;
 
-/// Bytes of texts and ids in one answer, about: beyond, it has fewer messages than were asked for.
-pub(crate) const FEED_BYTES_MAX: usize = 1_048_576;
+/// Bytes of one answer, about: beyond, it has fewer messages than were asked for. So it fits into the
+/// kernel's buffers, and a thousand readers do not take a gigabyte.
+pub(crate) const FEED_BYTES_MAX: usize = 65_536;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Committed {

@@ -25,6 +25,9 @@ const TOP_SENDERS: i64 = 10;
 /// Messages that a search reads one by one rather than by the packs of all.
 const FEW: i64 = if cfg!(test) { 60 } else { 1_024 };
 
+/// About what the rest of a message takes in an answer.
+const FIELDS_BYTES: usize = 200;
+
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(super) connection: Connection,
@@ -205,7 +208,7 @@ impl Received {
     /// About as long as it is in an answer.
     pub(super) fn bytes(&self) -> usize {
         let Message { message_id, text, .. } = &self.message;
-        message_id.len() + text.as_ref().map_or(0, String::len)
+        FIELDS_BYTES + message_id.len() + text.as_ref().map_or(0, String::len)
     }
 }
 

@@ -44,6 +44,11 @@ STARTS = 5
 BURST_CONNECTIONS = 64
 BURST_SECONDS = 2
 BURSTS = 5
+FOLLOWING = 1_000
+FOLLOWED_CONNECTIONS = 64
+FOLLOWED_ROUNDS = 3
+# On a quiet day: so many messages, one every tenth of a second.
+QUIET_MESSAGES = 100
 # More than any server here takes; if one does take more, the file is made longer.
 MESSAGES_PER_SECOND = 20_000
 
@@ -91,6 +96,7 @@ class Bench:
             "machine": measured_on,
             "settings": self.settings(),
             "rows": [row(key, runs) for key, runs in self.runs.items()],
+            "followed": self.followed(),
             "bursts": [self.bursts("mailslot", servers.mailslot), self.bursts("bare", self.bare())],
             "start_to_ready_ms": {"best": min(starts), "all": starts},
             "binary_bytes": binary_sizes(),
@@ -164,6 +170,46 @@ class Bench:
         return {"server": name, "connections": BURST_CONNECTIONS * BURSTS,
                 "answered": len(latencies), "seconds": BURST_SECONDS,
                 "slowest_ms": max(latencies, default=0)}
+
+    def followed(self):
+        """What a thousand readers who wait cost those who deliver, and how soon they are told."""
+        rates, told = {0: [], FOLLOWING: []}, []
+        for _ in range(FOLLOWED_ROUNDS):
+            for readers, found in rates.items():
+                say(f"mailslot /webhook at {FOLLOWED_CONNECTIONS} connections, {readers} following")
+                with self.new_folder() as folder, \
+                        servers.mailslot(folder, MAX_CONNECTIONS="4096") as server:
+                    watch = stranded.Watch(server.port, FOLLOWED_CONNECTIONS)
+                    following = self.follow(server, readers, self.seconds + 3)
+                    figures = self.wrk(server.port, "/webhook", FOLLOWED_CONNECTIONS, watch)
+                    found.append(figures["rps"])
+                    told += [json.loads(following.communicate()[0])] if readers else []
+        with self.new_folder() as folder, servers.mailslot(folder, MAX_CONNECTIONS="4096") as server:
+            say(f"{QUIET_MESSAGES} messages, {FOLLOWING} following")
+            following = self.follow(server, FOLLOWING, 5 + QUIET_MESSAGES // 10)
+            for line in signed_lines(QUIET_MESSAGES, servers.SECRET, prefix="quiet"):
+                signature, body = line.rstrip().split("\t")
+                server.post("/webhook", body, {"X-Signature": signature})
+                time.sleep(0.1)
+            quiet = json.loads(following.communicate()[0])
+        failed = sum(each["failed"] for each in [*told, quiet])
+        if failed or quiet["messages"] != QUIET_MESSAGES * FOLLOWING:
+            self.problem(f"of {FOLLOWING} readers some failed ({failed}) or missed something: {quiet}")
+        alone, beside = (statistics.median(found) for found in rates.values())
+        return {"readers": FOLLOWING, "ratio": beside / alone, "rates": rates, "loaded": told,
+                "quiet": quiet}
+
+    def follow(self, server, readers, seconds):
+        """Readers who wait already, in a process of their own."""
+        command = [servers.READERS, f"127.0.0.1:{server.port}", str(readers), str(seconds)]
+        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
+        deadline = time.monotonic() + servers.START_SECONDS_MAX
+        while server.metric("feed_waiting") < readers:
+            if time.monotonic() > deadline:
+                process.kill()
+                raise BenchError("the readers do not come to wait")
+            time.sleep(0.05)
+        return process
 
     # How it is measured
 
@@ -275,9 +321,10 @@ def say(text):
 def check_tools():
     if shutil.which("wrk") is None:
         return "wrk is not installed: apt-get install wrk"
-    for binary in (servers.MAILSLOT, servers.BARE):
+    for binary in (servers.MAILSLOT, servers.BARE, servers.READERS):
         if not binary.exists():
-            return f"{binary} is missing: cargo build --release --bin mailslot --example bare"
+            return (f"{binary} is missing: "
+                    "cargo build --release --bin mailslot --example bare --example readers")
     return None
 
 

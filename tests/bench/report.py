@@ -1,6 +1,7 @@
 """Turns the figures into a table, ratios and verdicts."""
 FASTAPI_RATIO_MIN = 50
 BARE_RATIO_MIN = 0.35
+FOLLOWED_RATIO_MIN = 0.9
 MEMORY_MB_MAX = 40
 READY_MS_MAX = 50
 STATIC_BYTES_MAX = 5_000_000
@@ -65,6 +66,8 @@ def targets(result):
                lambda ratio: ratio >= FASTAPI_RATIO_MIN, NOT_RUN),
         target(f"at least {BARE_RATIO_MIN} of bare tiny_http", ratios["bare"], "{:.2f}",
                lambda ratio: ratio >= BARE_RATIO_MIN),
+        target(f"at least {FOLLOWED_RATIO_MIN} with {result['followed']['readers']} readers",
+               result["followed"]["ratio"], "{:.2f}", lambda ratio: ratio >= FOLLOWED_RATIO_MIN),
         target(f"peak memory at most {MEMORY_MB_MAX} MB", memory, "{:.1f} MB",
                lambda megabytes: megabytes <= MEMORY_MB_MAX),
         target(f"start to ready at most {READY_MS_MAX} ms", ready, "{:.1f} ms",
@@ -83,7 +86,7 @@ def target(name, value, form, met, otherwise=None):
 
 def text(result):
     parts = [EXPLANATION, machine_lines(result), table(result), ratio_lines(result),
-             burst_lines(result), start_lines(result), target_lines(result)]
+             followed_lines(result), burst_lines(result), start_lines(result), target_lines(result)]
     if result["problems"]:
         parts.append("\n".join(f"PROBLEM {problem}" for problem in result["problems"]))
     return "\n\n".join(parts)
@@ -140,6 +143,20 @@ def ratio_lines(result):
                            f"{ratio:.1f}" if ratio else NOT_RUN))
     lines.append(entry("mailslot p99, POST at 64", f"{ratios['mailslot_p99_ms']:.2f} ms"))
     return "\n".join(lines)
+
+
+def followed_lines(result):
+    followed = result["followed"]
+    form = ("{answers} answers with {messages} messages, the newest of each "
+            "{p50_ms} ms (p50) and {p99_ms} ms (p99) old")
+    rates = {readers: ", ".join(f"{rate:.0f}" for rate in found)
+             for readers, found in followed["rates"].items()}
+    return "\n".join([
+        f"{followed['readers']} readers who wait, POST at 64",
+        entry("requests/s with / without", f"{followed['ratio']:.2f}  "
+              f"({rates[followed['readers']]} / {rates[0]})"),
+        entry("told under this load", form.format(**followed["loaded"][-1])),
+        entry("told on a quiet day", form.format(**followed["quiet"]))])
 
 
 def burst_lines(result):

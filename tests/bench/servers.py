@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 TARGET = HERE.parents[1] / "target"
 MAILSLOT = Path(os.environ.get("MAILSLOT_BIN", TARGET / "release" / "mailslot")).resolve()
 BARE = Path(os.environ.get("BARE_BIN", TARGET / "release" / "examples" / "bare")).resolve()
+READERS = TARGET / "release" / "examples" / "readers"
 BASELINE_PYTHON = TARGET / "bench" / "venv" / "bin" / "python"
 
 SECRET = "testsecret"
@@ -56,15 +57,26 @@ class Server:
             response = connection.getresponse()
             return response.status, response.read()
 
+    def post(self, path, body, headers):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("POST", path, body.encode(), headers)
+            if connection.getresponse().status != 200:
+                raise BenchError("a message was not taken")
+
+    def metric(self, name):
+        _, body = self.get("/metrics")
+        return float(re.search(rf"^{name} (\S+)$", body.decode(), re.MULTILINE).group(1))
+
     def stored_messages(self):
         _, body = self.get("/stats")
         return json.loads(body)["total_messages"]
 
 
-def mailslot(folder):
+def mailslot(folder, **more):
     """mailslot as it comes, on the database in `folder`, logging every request to a file there."""
     settings = {"WEBHOOK_SECRET": SECRET, "DATABASE_URL": f"sqlite:///{folder}/bench.db",
-                "LISTEN": "127.0.0.1:0", "LOG_LEVEL": "INFO"}
+                "LISTEN": "127.0.0.1:0", "LOG_LEVEL": "INFO", **more}
     return running([MAILSLOT], folder, settings, mailslot_announcement)
 
 

@@ -45,6 +45,10 @@ fn reading_needs_a_token_once_there_is_one_and_delivering_does_not() {
             ["Basic realm=\"mailslot\", charset=\"UTF-8\"", "Bearer realm=\"mailslot\""]
         );
         assert_eq!(inbox.request("HEAD", path).status, 401, "{path}");
+        // The page has a form for it: the browser is not to ask, too.
+        let script = agent().get(inbox.url(path)).header("X-Requested-With", "mailslot");
+        let asked = reply(script.call());
+        assert_eq!(asked.header("WWW-Authenticate"), Some("Bearer realm=\"mailslot\""));
         for wrong in ["Bearer old", "Bearer old-token new-token", "old-token", &basic("old-token:")]
         {
             assert_eq!(get(&inbox, path, wrong).status, 401, "{path} {wrong}");

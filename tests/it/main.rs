@@ -8,6 +8,7 @@ mod harness;
 mod client;
 mod webhook;
 mod access;
+mod documents;
 mod feed;
 mod export;
 mod messages;
