@@ -9,7 +9,7 @@ SAMPLE := {"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"20
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-page lint bench bench-overload bench-scale static up down logs image
+.PHONY: help run test test-page browser lint bench bench-overload bench-scale static up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,9 +28,11 @@ run: ## Build and start an inbox here, with a development secret, and print a si
 test: ## Run every test: units, and the real binary from outside
 	cargo test --locked
 
-test-page: ## Test the page in Chromium, which this installs on Debian (as root)
-	@command -v chromium chromedriver > /dev/null || \
-		(apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver) > /dev/null
+browser: ## Install Chromium for the page's tests, where it is missing (Debian, as root)
+	@command -v chromium chromedriver > /dev/null || { apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium chromium-driver; } > /dev/null
+
+test-page: browser ## Test the page in Chromium
 	cargo test --locked --test page -- --ignored
 
 lint: ## Check formatting and lints, warnings denied

@@ -110,6 +110,8 @@ mod tests {
     ];
     const TARGETS: &[&str] = &[
         "/webhook",
+        "/webhook",
+        "/webhook",
         "/messages",
         "/stats",
         "/health/live",
@@ -122,7 +124,7 @@ mod tests {
         "/messages?from=%2B919876543210&since=2025-01-15T10:00:00.1Z&q=hel",
         "http://x/messages?q=%C3%A9cole",
         "/stats?x",
-        "/stats/series?bucket=day&since=2025-01-01T00:00:00Z&until=2025-02-01T00:00:00.5Z",
+        "/stats/series?bucket=hour&since=2025-01-15T09:30:00Z&until=2025-01-15T11:00:00.5Z",
         "/messages?to=%2B14155550100&until=2025-01-15T10:00:00.1Z&order=desc&cursor=612031203520206d31",
         "/feed?after=3&limit=10&wait=1",
         "/feed?after=latest",
