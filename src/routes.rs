@@ -112,6 +112,8 @@ mod tests {
         "/webhook",
         "/webhook",
         "/webhook",
+        "/webhook",
+        "/webhook",
         "/messages",
         "/stats",
         "/health/live",
