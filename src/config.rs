@@ -23,6 +23,11 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "the key of the HMAC; or the systemd credential webhook_secret",
     },
     Setting {
+        name: "WEBHOOK_SECRET_FILE",
+        default: "none",
+        meaning: "a file with such keys instead, one a line, all valid, the first one current",
+    },
+    Setting {
         name: "READ_TOKEN",
         default: "none: everybody may read",
         meaning: "who reads must show it; several, parted by spaces; or the credential read_token",
@@ -41,6 +46,11 @@ pub const SETTINGS: &[Setting] = &[
         name: "LISTEN",
         default: "127.0.0.1:8000",
         meaning: "numeric ADDR:PORT, IPv4 or [IPv6]; port 0 picks a free one and logs it",
+    },
+    Setting {
+        name: "SETTINGS_FILE",
+        default: "none",
+        meaning: "a file of NAME=value lines, for what the environment does not set",
     },
     Setting { name: "LOG_LEVEL", default: "INFO", meaning: "DEBUG, INFO, WARNING or ERROR" },
     Setting {
@@ -65,6 +75,9 @@ pub const SETTINGS: &[Setting] = &[
     },
 ];
 
+/// Secrets that are valid at once. Each costs every delivery a microsecond.
+pub const SECRETS_MAX: usize = 8;
+
 /// More threads than this only cost CPU (32 cost 90 % more than 4).
 pub const WORKERS_MAX: usize = 64;
 
@@ -73,7 +86,7 @@ const CONNECTIONS: RangeInclusive<usize> = 8..=16_384;
 const IDLE_MS: RangeInclusive<u64> = 1_000..=600_000;
 
 /// Bytes that refuse to be printed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
 impl Secret {
@@ -92,7 +105,8 @@ impl fmt::Debug for Secret {
 pub struct Config {
     pub listen: SocketAddr,
     pub database: PathBuf,
-    pub webhook_secret: Secret,
+    /// Each is valid; the first is the current one, with which mailslot itself signs.
+    pub webhook_secrets: Vec<Secret>,
     /// Any of them lets its holder read; none: everybody may.
     pub read_tokens: Vec<Secret>,
     pub workers: usize,
@@ -102,7 +116,7 @@ pub struct Config {
 }
 
 /// What clients may take.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// Open connections; beyond, those that have been idle longest are cut.
     pub connections: usize,
@@ -168,16 +182,36 @@ impl fmt::Debug for Source<'_> {
 }
 
 impl Config {
+    /// What differs from `old`: of what can be replaced while mailslot runs, and of what cannot.
+    #[must_use]
+    pub fn changes(&self, old: &Config) -> (Vec<&'static str>, Vec<&'static str>) {
+        let named = |changes: &[(bool, &'static str)]| {
+            changes.iter().filter(|(changed, _)| *changed).map(|(_, name)| *name).collect()
+        };
+        let at_once = [
+            (self.webhook_secrets != old.webhook_secrets, "WEBHOOK_SECRET"),
+            (self.read_tokens != old.read_tokens, "READ_TOKEN"),
+            (self.log_level != old.log_level, "LOG_LEVEL"),
+        ];
+        let later = [
+            (self.listen != old.listen, "LISTEN"),
+            (self.database != old.database, "DATABASE_URL"),
+            (self.workers != old.workers, "WORKERS"),
+            (self.limits != old.limits, "limits"),
+        ];
+        (named(&at_once), named(&later))
+    }
+
     /// # Errors
     /// Lists every setting that cannot be used.
     pub fn read(source: &Source<'_>) -> Result<Config, ConfigError> {
         let mut reading = Reading { source, problems: Vec::new() };
-        let webhook_secret = reading.secret();
+        let webhook_secrets = reading.secrets();
         let read_tokens = reading.tokens();
         let config = Config {
             listen: reading.listen(),
             database: reading.database(),
-            webhook_secret,
+            webhook_secrets,
             read_tokens,
             workers: reading
                 .or("WORKERS", default_workers(), |text| within(text, &(1..=WORKERS_MAX))),
@@ -290,28 +324,36 @@ impl Reading<'_> {
         })
     }
 
-    fn secret(&mut self) -> Secret {
+    fn secrets(&mut self) -> Vec<Secret> {
         if let Some(text) = self.variable("WEBHOOK_SECRET") {
-            return Secret(text.into_bytes());
+            return vec![Secret(text.into_bytes())];
         }
-        let mut bytes = match (self.source.credential)("webhook_secret") {
-            Ok(bytes) => bytes.unwrap_or_default(),
+        let (name, found) = if let Some(path) = self.variable("WEBHOOK_SECRET_FILE") {
+            ("WEBHOOK_SECRET_FILE", (self.source.file)(&path))
+        } else {
+            let found = (self.source.credential)("webhook_secret");
+            ("credential webhook_secret", found.map(Option::unwrap_or_default))
+        };
+        let bytes = match found {
+            Ok(bytes) => bytes,
             Err(problem) => {
-                self.problems.push(format!("credential webhook_secret {problem}"));
-                return Secret(Vec::new());
+                self.problems.push(format!("{name}: {problem}"));
+                return Vec::new();
             }
         };
-        // Editors end a file with a newline; no provider's secret does.
-        while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-            bytes.pop();
-        }
-        if bytes.is_empty() {
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let secrets: Vec<Secret> =
+            lines.filter(|line| !line.is_empty()).map(|line| Secret(line.to_vec())).collect();
+        if secrets.is_empty() {
             self.problems.push(
                 "WEBHOOK_SECRET is not set: expected the secret that the provider signs with, not empty"
                     .to_owned(),
             );
+        } else if secrets.len() > SECRETS_MAX {
+            self.problems.push(format!("{name}: expected at most {SECRETS_MAX} secrets"));
         }
-        Secret(bytes)
+        secrets
     }
 }
 

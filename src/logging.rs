@@ -90,11 +90,11 @@ pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
     thread::Builder::new().name("log".into()).spawn(move || writer.write_forever())?;
     // Fails only if a logger is installed already, which then stays.
     let _ = CombinedLogger::init(vec![Box::new(JsonLines {
-        level,
         sink: Arc::clone(&sink),
         client: Mutex::new(Allowance::new()),
         trouble: Mutex::new(Allowance::new()),
     })]);
+    set_level(level);
     let _ = SINK.set(Arc::clone(&sink));
     let at_panic = Arc::clone(&sink);
     std::panic::set_hook(Box::new(move |panic| {
@@ -112,6 +112,11 @@ pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
         }
     }));
     Ok(Flush(sink))
+}
+
+/// From now on.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
 }
 
 #[derive(Debug, Default)]
@@ -217,7 +222,6 @@ impl Allowance {
 
 #[derive(Debug)]
 struct JsonLines {
-    level: LevelFilter,
     sink: Arc<Sink>,
     client: Mutex<Allowance>,
     trouble: Mutex<Allowance>,
@@ -232,7 +236,7 @@ impl JsonLines {
 
 impl Log for JsonLines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        Self::level_of(metadata) <= self.level
+        Self::level_of(metadata) <= log::max_level()
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -263,7 +267,7 @@ impl Log for JsonLines {
 
 impl SharedLogger for JsonLines {
     fn level(&self) -> LevelFilter {
-        self.level
+        log::max_level()
     }
 
     fn config(&self) -> Option<&simplelog::Config> {

@@ -1,6 +1,7 @@
 //! The command line: serve, or one of the few other verbs.
 
 use std::{
+    collections::HashMap,
     env,
     ffi::OsString,
     fmt::Write as _,
@@ -16,11 +17,13 @@ use std::{
 };
 
 use mailslot::{
-    config::{Config, INHERITED_RESTARTS, INHERITED_SOCKET, SETTINGS, Setting, Source},
+    config::{
+        Config, ConfigError, INHERITED_RESTARTS, INHERITED_SOCKET, SETTINGS, Setting, Source,
+    },
     import, logging,
     server::{self, Server, Stop},
 };
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
 
 /// Wrong settings or arguments: restarting will not help.
 const EXIT_USAGE: u8 = 2;
@@ -46,12 +49,12 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> ExitCode {
-    let config = match Config::read(&source()) {
+    let mut config = match with_source(Config::read) {
         Ok(config) => config,
         Err(error) => return fail(&error.0, EXIT_USAGE),
     };
     // Before any thread is there to be interrupted, so that no signal is missed.
-    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR2]);
+    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR2, SIGHUP]);
     // A limit on file sizes is an error of the write, which is answered 503, not a death.
     let file_too_large = Arc::new(AtomicBool::new(false));
     let _ = signal_hook::flag::register(SIGXFSZ, file_too_large);
@@ -71,7 +74,15 @@ fn serve() -> ExitCode {
     };
     notify("READY=1");
     feed_watchdog(server.address());
-    let (mut stop, signal) = told(signals.wait()).unwrap_or((Stop::Exit, SIGTERM));
+    let (mut stop, signal) = loop {
+        let seen: Vec<i32> = signals.wait().collect();
+        if let Some(told) = told(seen.iter().copied()) {
+            break told;
+        }
+        if seen.contains(&SIGHUP) {
+            reload(&server, &mut config);
+        }
+    };
     if stop == Stop::Exit {
         notify("STOPPING=1");
     }
@@ -94,10 +105,38 @@ fn serve() -> ExitCode {
     }
 }
 
+/// Reads the settings again: secrets, tokens and the log level count from now on, all or none. What
+/// else has changed counts from the next start.
+fn reload(server: &Server, config: &mut Config) {
+    let new = match with_source(Config::read) {
+        Ok(new) => new,
+        Err(error) => {
+            let problems = error.0.join("; ");
+            log::error!(problems; "settings not read again: all stay as they were");
+            return;
+        }
+    };
+    let (changed, not_yet) = new.changes(config);
+    let secrets = new.webhook_secrets.len();
+    server.replace_keys(&new);
+    logging::set_level(new.log_level);
+    *config = Config {
+        webhook_secrets: new.webhook_secrets,
+        read_tokens: new.read_tokens,
+        log_level: new.log_level,
+        ..config.clone()
+    };
+    let (changed, not_yet) = (changed.join(" "), not_yet.join(" "));
+    log::warn!(changed, after_restart = not_yet, secrets; "settings read again");
+}
+
 /// What these signals ask for: an end, if one of them does.
 fn told(signals: impl Iterator<Item = i32>) -> Option<(Stop, i32)> {
     let stop = |signal| if signal == SIGUSR2 { Stop::Restart } else { Stop::Exit };
-    signals.map(|signal| (stop(signal), signal)).max_by_key(|(stop, _)| *stop == Stop::Exit)
+    signals
+        .filter(|signal| *signal != SIGHUP)
+        .map(|signal| (stop(signal), signal))
+        .max_by_key(|(stop, _)| *stop == Stop::Exit)
 }
 
 /// The same process goes on as a new program, and finds the listening socket open: as PID 1 of a
@@ -141,7 +180,7 @@ fn feed_watchdog(address: SocketAddr) {
 
 /// Asks the service at LISTEN whether it is ready: exit status 0 or 1.
 fn healthcheck() -> ExitCode {
-    let address = match Config::read_listen(&source()) {
+    let address = match with_source(Config::read_listen) {
         Ok(address) => address,
         Err(error) => return fail(&error.0, EXIT_USAGE),
     };
@@ -155,7 +194,7 @@ fn healthcheck() -> ExitCode {
 
 /// Stores the messages of a file, or of stdin: exit status 0 if each line was one.
 fn import(file: &str) -> ExitCode {
-    let database = match Config::read_database(&source()) {
+    let database = match with_source(Config::read_database) {
         Ok(database) => database,
         Err(error) => return fail(&error.0, EXIT_USAGE),
     };
@@ -177,11 +216,24 @@ fn import(file: &str) -> ExitCode {
     }
 }
 
-fn source() -> Source<'static> {
-    Source {
+/// Reads from the environment and, for what is not in it, from the file that SETTINGS_FILE names.
+fn with_source<T>(read: impl Fn(&Source<'_>) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+    let file =
+        |path: &str| std::fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"));
+    let settings = match env::var_os("SETTINGS_FILE").filter(|path| !path.is_empty()) {
+        None => HashMap::new(),
+        Some(path) => {
+            let text = file(&path.to_string_lossy()).and_then(|bytes| {
+                String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+            });
+            text.and_then(|text| settings(&text))
+                .map_err(|problem| ConfigError(vec![format!("SETTINGS_FILE: {problem}")]))?
+        }
+    };
+    read(&Source {
         variable: &|name| match env::var(name) {
-            Ok(value) => Ok(Some(value)),
-            Err(env::VarError::NotPresent) => Ok(None),
+            Ok(value) if !value.is_empty() => Ok(Some(value)),
+            Ok(_) | Err(env::VarError::NotPresent) => Ok(settings.get(name).cloned()),
             Err(env::VarError::NotUnicode(_)) => Err("is not UTF-8".to_owned()),
         },
         credential: &|name| {
@@ -192,10 +244,26 @@ fn source() -> Source<'static> {
                 Err(error) => Err(format!("cannot be read: {error}")),
             }
         },
-        file: &|path| {
-            std::fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"))
-        },
-    }
+        file: &file,
+    })
+}
+
+/// `NAME=value` lines, as systemd's EnvironmentFile= and Docker's --env-file have them; `#` begins a
+/// line that is none.
+fn settings(text: &str) -> Result<HashMap<String, String>, String> {
+    let lines = text.lines().zip(1..).map(|(line, number)| (line.trim(), number));
+    let lines = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|(line, number)| {
+            let (name, value) = line
+                .split_once('=')
+                .ok_or_else(|| format!("line {number}: expected NAME=value"))?;
+            if !SETTINGS.iter().any(|setting| setting.name == name) {
+                return Err(format!("line {number}: there is no setting {name:?}"));
+            }
+            Ok((name.to_owned(), value.trim().to_owned()))
+        })
+        .collect()
 }
 
 /// Tells systemd, if it asked to be told (sd_notify(3)).

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{error::Error, logging};
+use crate::{config::SECRETS_MAX, error::Error, logging};
 
 /// Upper bounds of the latency histograms' buckets.
 const LATENCY_BUCKETS_MS: [f64; 13] =
@@ -145,6 +145,8 @@ pub(crate) struct Metrics {
     commit_ms: Histogram<{ LATENCY_BUCKETS_MS.len() }>,
     batch: Histogram<{ BATCH_BUCKETS.len() }>,
     commit_failures: AtomicU64,
+    /// Deliveries by the secret that verified them.
+    verified: [AtomicU64; SECRETS_MAX],
     /// Requests that wait for their commit now.
     parked: AtomicI64,
     /// Readers of the feed that wait for messages now.
@@ -177,6 +179,7 @@ impl Metrics {
             commit_ms: Histogram::new(LATENCY_BUCKETS_MS),
             batch: Histogram::new(BATCH_BUCKETS),
             commit_failures: AtomicU64::new(0),
+            verified: Default::default(),
             parked: AtomicI64::new(0),
             following: AtomicI64::new(0),
             connections: AtomicU64::new(0),
@@ -206,6 +209,13 @@ impl Metrics {
         #[expect(clippy::cast_precision_loss, reason = "a batch has at most BATCH_MAX rows")]
         self.batch.observe(rows as f64);
         self.commit_ms.observe(milliseconds(latency));
+    }
+
+    /// By which secret, counted from 0.
+    pub(crate) fn verified(&self, slot: usize) {
+        if let Some(count) = self.verified.get(slot) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     pub(crate) fn commit_failed(&self) {
@@ -256,6 +266,12 @@ impl Metrics {
         for (result, count) in WebhookResult::ALL.iter().zip(&self.webhook) {
             let labels = format!("{{result=\"{}\"}}", result.label());
             sample(text, "webhook_requests_total", &labels, count.load(Relaxed));
+        }
+        let help = "Signatures by the secret that they were made with, 1 is the current one.";
+        family(text, "webhook_secret_used_total", "counter", help);
+        for (slot, count) in (1..).zip(&self.verified) {
+            let labels = format!("{{slot=\"{slot}\"}}");
+            sample(text, "webhook_secret_used_total", &labels, count.load(Relaxed));
         }
         let help = "From a worker taking the request up to its answer, in milliseconds.";
         self.latency_ms.render(text, "request_latency_ms", help);

@@ -59,11 +59,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{Answer, Context},
+        api::{Answer, Context, Keys},
         config::{Config, Source},
         http::{Request, path_and_query},
         metrics::Metrics,
-        signature::Verifier,
         store::{Entry, Reader, Searches, Writer},
     };
 
@@ -165,7 +164,7 @@ mod tests {
         });
         let mut writer = Writer::open(&path).unwrap();
         let mut context = Context {
-            verifier: Verifier::new(&config.unwrap().webhook_secret),
+            keys: Keys::of(&config.unwrap()),
             reader: Reader::open(&path, &Searches::for_workers(1)).unwrap(),
             metrics: Arc::new(Metrics::new(ROUTES.iter().map(|(_, path, ..)| *path), 0)),
         };
@@ -181,7 +180,7 @@ mod tests {
             }
             // What tiny_http hands out is ASCII.
             let target: String = target.iter().map(|byte| char::from(byte & 0x7f)).collect();
-            let mut signature = context.verifier.sign(&body).into_bytes();
+            let mut signature = context.keys.verifier.sign(&body).into_bytes();
             if numbers.below(8) == 0 {
                 numbers.mutate(&mut signature);
             }

@@ -9,7 +9,7 @@ use std::{
     os::fd::RawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -19,8 +19,7 @@ use std::{
 use log::{Level, Record, kv::Value};
 
 use crate::{
-    access::ReadTokens,
-    api::{Answer, Context, health},
+    api::{Answer, Context, Keys, health},
     config::{Config, Inherited, Limits},
     error::Error,
     export::Exports,
@@ -30,7 +29,6 @@ use crate::{
     logging,
     metrics::{Metrics, WebhookResult, milliseconds},
     routes::{self, Access, Route},
-    signature::Verifier,
     store::{
         Entry, GroupCommit, Leader, Outcome, Packer, Reader, Searches, Stored, Writer, answer_all,
     },
@@ -163,10 +161,11 @@ impl Server {
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
         let unopened = |error| one(format!("database {}: {error}", config.database.display()));
         let searches = Searches::for_workers(config.workers);
+        let keys = Keys::of(config);
         let mut contexts = Vec::with_capacity(config.workers);
         for _ in 0..config.workers {
             contexts.push(Context {
-                verifier: Verifier::new(&config.webhook_secret),
+                keys: Arc::clone(&keys),
                 reader: Reader::open(&config.database, &searches).map_err(unopened)?,
                 metrics: Arc::clone(&metrics),
             });
@@ -184,9 +183,9 @@ impl Server {
         let reply = move |exchange, response: &_| own.reply(exchange, response, None);
         events.serve(reader, reply).map_err(no_thread)?;
         let exports = Exports::of(config.database.clone(), searches);
-        let tokens = ReadTokens::new(&config.read_tokens);
+        let keys = RwLock::new(keys);
         start_packing(packer, &store, &replier).map_err(no_thread)?;
-        let shared = Arc::new(Shared { find, tokens, listener, feed, exports, store, replier });
+        let shared = Arc::new(Shared { find, keys, listener, feed, exports, store, replier });
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
             let mut worker = Worker { context, shared: Arc::clone(&shared) };
@@ -201,6 +200,11 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         front::reachable(self.shared.listener.address())
+    }
+
+    /// From the next request on, these secrets and tokens count.
+    pub fn replace_keys(&self, config: &Config) {
+        *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Keys::of(config);
     }
 
     /// Takes no more connections, answers what is in hand, makes it durable, moves the write-ahead
@@ -252,7 +256,8 @@ impl Server {
 /// What the workers share.
 struct Shared {
     find: Find,
-    tokens: ReadTokens,
+    /// Replaced as a whole when they are read again.
+    keys: RwLock<Arc<Keys>>,
     listener: Arc<Listener>,
     feed: Arc<Feed>,
     exports: Arc<Exports>,
@@ -322,7 +327,10 @@ impl Worker {
 
     fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
         let (handler, importance, access) = (self.shared.find)(exchange.method(), exchange.path())?;
-        if access == Access::Reader && !self.shared.tokens.admit(exchange.authorization()) {
+        self.context.keys =
+            Arc::clone(&self.shared.keys.read().unwrap_or_else(PoisonError::into_inner));
+        let tokens = &self.context.keys.tokens;
+        if access == Access::Reader && !tokens.admit(exchange.authorization()) {
             return Err(Error::NoReadToken { is_script: exchange.is_script() });
         }
         if self.shared.listener.sheds(importance) {

@@ -11,6 +11,10 @@ use crate::{
     store::{Filter, Listing, Order, Paging, Place, Start},
 };
 
+/// Bytes of a `Link` header, which is left out beyond: what is longer, clients and proxies refuse.
+pub(crate) const LINK_BYTES_MAX: usize = 8_192;
+/// Bytes of a cursor in it: a page beside a message with a longer id is linked by its offset.
+const CURSOR_BYTES: usize = 2_048;
 /// Messages of one page.
 pub(crate) const LIMIT_MAX: i64 = 100;
 const LIMIT_DEFAULT: i64 = 50;
@@ -26,7 +30,7 @@ struct Body {
 pub(crate) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let (filter, paging) = parse(Query::of(request))?;
     let Listing { messages: data, total, offset } = context.reader.list(&filter, &paging)?;
-    let links = links(request, &data, total, offset);
+    let links = links(request, &data, &paging, total, offset);
     // An offset beyond the end is told as it was asked for.
     let offset = if let Start::Offset(asked) = paging.start { asked } else { offset };
     let response = Response::json(&Body { data, total, limit: paging.limit, offset });
@@ -51,24 +55,32 @@ fn parse(mut query: Query<'_>) -> Result<(Filter, Paging), Error> {
 }
 
 /// RFC 8288: the same question with a cursor at either end of the page, where there is more.
-fn links(request: &Request<'_>, data: &[Message], total: i64, offset: i64) -> Option<String> {
+fn links(
+    request: &Request<'_>,
+    data: &[Message],
+    paging: &Paging,
+    total: i64,
+    offset: i64,
+) -> Option<String> {
     let (first, last) = (data.first()?, data.last()?);
     let end = offset + i64::try_from(data.len()).unwrap_or(0);
-    let link = |is_there: bool, side: char, message: &Message, rel: &str| {
+    let link = |is_there: bool, side: char, message: &Message, beside: i64, rel: &str| {
         is_there.then(|| {
-            let pairs =
-                request.query().filter(|(name, _)| !["cursor", "offset"].contains(&&**name));
-            let cursor = cursor(side, message);
-            let query = Serializer::new(String::new())
-                .extend_pairs(pairs)
-                .append_pair("cursor", &cursor)
-                .finish();
-            format!("</messages?{query}>; rel=\"{rel}\"")
+            let mut query = Serializer::new(String::new());
+            let is_kept = |name: &str| !["cursor", "offset"].contains(&name);
+            query.extend_pairs(request.query().filter(|(name, _)| is_kept(name)));
+            match cursor(side, message) {
+                cursor if cursor.len() <= CURSOR_BYTES => query.append_pair("cursor", &cursor),
+                _ => query.append_pair("offset", &beside.to_string()),
+            };
+            format!("</messages?{}>; rel=\"{rel}\"", query.finish())
         })
     };
-    let links = [link(end < total, 'a', last, "next"), link(offset > 0, 'b', first, "prev")];
-    let links: Vec<String> = links.into_iter().flatten().collect();
-    (!links.is_empty()).then(|| links.join(", "))
+    let before = (offset - paging.limit).max(0);
+    let links =
+        [link(end < total, 'a', last, end, "next"), link(offset > 0, 'b', first, before, "prev")];
+    let links = links.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    (1..=LINK_BYTES_MAX).contains(&links.len()).then_some(links)
 }
 
 /// Opaque to clients: a side, after or before, and a place in the order.

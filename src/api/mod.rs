@@ -13,6 +13,8 @@ pub(crate) mod webhook;
 use std::sync::Arc;
 
 use crate::{
+    access::ReadTokens,
+    config::Config,
     error::Error,
     http::{Request, Response},
     metrics::Metrics,
@@ -22,10 +24,26 @@ use crate::{
 
 pub(crate) type Handler = fn(&mut Context, &Request<'_>) -> Result<Answer, Error>;
 
+/// What opens: the secrets that deliveries are signed with, the tokens that readers show.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) verifier: Verifier,
+    pub(crate) tokens: ReadTokens,
+}
+
+impl Keys {
+    pub(crate) fn of(config: &Config) -> Arc<Keys> {
+        Arc::new(Keys {
+            verifier: Verifier::new(&config.webhook_secrets),
+            tokens: ReadTokens::new(&config.read_tokens),
+        })
+    }
+}
+
 /// What a worker owns.
 #[derive(Debug)]
 pub(crate) struct Context {
-    pub(crate) verifier: Verifier,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) reader: Reader,
     pub(crate) metrics: Arc<Metrics>,
 }

@@ -12,7 +12,8 @@ use crate::{
 };
 
 pub(crate) fn receive(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
-    let body = context.verifier.verify(request.signature(), request.body)?;
+    let (body, slot) = context.keys.verifier.verify(request.signature(), request.body)?;
+    context.metrics.verified(slot);
     let message = Message::from_signed(&body)?;
     Ok(Answer::AfterCommit(Entry::Message(message), acknowledge))
 }
