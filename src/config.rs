@@ -1,7 +1,13 @@
 //! Everything the operator decides, read once at the start and never again.
 
 use std::{
-    fmt, net::SocketAddr, ops::RangeInclusive, os::fd::RawFd, path::PathBuf, str::FromStr, thread,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    os::fd::RawFd,
+    path::PathBuf,
+    str::FromStr,
+    thread,
     time::Duration,
 };
 
@@ -69,6 +75,26 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "the same, for each client address but this machine's own",
     },
     Setting {
+        name: "RETENTION_DAYS",
+        default: "none: for ever",
+        meaning: "messages whose ts is older are deleted, 1 to 36500",
+    },
+    Setting {
+        name: "REQUESTS_PER_SECOND",
+        default: "none",
+        meaning: "beyond, 429: from all clients together, 1 to 1000000",
+    },
+    Setting {
+        name: "REQUESTS_PER_SECOND_PER_ADDRESS",
+        default: "none",
+        meaning: "the same, for each client address",
+    },
+    Setting {
+        name: "TRUSTED_PROXIES",
+        default: "none",
+        meaning: "addresses or networks whose X-Forwarded-For is believed, parted by spaces",
+    },
+    Setting {
         name: "IDLE_MS",
         default: "30000",
         meaning: "how long a client may take for a request's head, 1000 to 600000",
@@ -83,6 +109,8 @@ pub const WORKERS_MAX: usize = 64;
 
 /// What MAX_CONNECTIONS and IDLE_MS can be.
 const CONNECTIONS: RangeInclusive<usize> = 8..=16_384;
+const RETENTION_DAYS: RangeInclusive<u64> = 1..=36_500;
+const RATES: RangeInclusive<u32> = 1..=1_000_000;
 const IDLE_MS: RangeInclusive<u64> = 1_000..=600_000;
 
 /// Bytes that refuse to be printed.
@@ -112,6 +140,9 @@ pub struct Config {
     pub workers: usize,
     pub log_level: LevelFilter,
     pub limits: Limits,
+    /// How long messages stay.
+    pub retention: Option<Duration>,
+    pub rates: Rates,
     pub inherited: Inherited,
 }
 
@@ -124,6 +155,46 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// From the end of an answer, or from the start of a connection, to the end of the next head.
     pub idle: Duration,
+}
+
+/// Requests a second, and who is who.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rates {
+    pub in_all: Option<u32>,
+    pub per_address: Option<u32>,
+    pub trusted: Vec<Network>,
+}
+
+/// The addresses that begin with the same bits as this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let same = |own: u128, other: u128, length: u8| {
+            (own ^ other).checked_shr(u32::from(length - self.bits)).unwrap_or(0) == 0
+        };
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                same(u32::from(own).into(), u32::from(other).into(), 32)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.into(), other.into(), 128),
+            _ => false,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Network> {
+        let (address, bits) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
+        let address: IpAddr = address.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits =
+            bits.map_or(Some(most), |bits| bits.parse().ok().filter(|bits| *bits <= most))?;
+        Some(Network { address, bits })
+    }
 }
 
 /// What whoever started this process has left it. No settings: nobody writes them by hand.
@@ -198,6 +269,8 @@ impl Config {
             (self.database != old.database, "DATABASE_URL"),
             (self.workers != old.workers, "WORKERS"),
             (self.limits != old.limits, "limits"),
+            (self.retention != old.retention, "RETENTION_DAYS"),
+            (self.rates != old.rates, "rates"),
         ];
         (named(&at_once), named(&later))
     }
@@ -217,6 +290,10 @@ impl Config {
                 .or("WORKERS", default_workers(), |text| within(text, &(1..=WORKERS_MAX))),
             log_level: reading.or("LOG_LEVEL", LevelFilter::Info, log_level),
             limits: reading.limits(),
+            retention: reading.or("RETENTION_DAYS", None, |text| {
+                within(text, &RETENTION_DAYS).map(|days| Some(Duration::from_hours(24 * days)))
+            }),
+            rates: reading.rates(),
             inherited: reading.inherited(),
         };
         if reading.problems.is_empty() { Ok(config) } else { Err(ConfigError(reading.problems)) }
@@ -289,6 +366,19 @@ impl Reading<'_> {
             connections: self.or("MAX_CONNECTIONS", 1024, connections),
             connections_per_address: self.or("MAX_CONNECTIONS_PER_ADDRESS", 256, connections),
             idle: self.or("IDLE_MS", Duration::from_secs(30), idle),
+        }
+    }
+
+    fn rates(&mut self) -> Rates {
+        let rate = |text: &str| within(text, &RATES).map(Some);
+        Rates {
+            in_all: self.or("REQUESTS_PER_SECOND", None, rate),
+            per_address: self.or("REQUESTS_PER_SECOND_PER_ADDRESS", None, rate),
+            trusted: self.or("TRUSTED_PROXIES", Vec::new(), |text| {
+                let words = text.split([' ', ',']).filter(|word| !word.is_empty());
+                let networks = words.map(Network::parse).collect::<Option<Vec<_>>>();
+                networks.ok_or_else(|| "addresses or networks such as 127.0.0.1 10.0.0.0/8".into())
+            }),
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) enum Error {
     TooLarge { limit_bytes: usize },
     /// 422, every problem at once. The id is for the log, where it could be read.
     Invalid { problems: Vec<Problem>, message_id: Option<String> },
+    /// 429 with `Retry-After`: more than the operator lets a client, or all of them, ask for.
+    TooMany,
     /// 500: a bug or a panic. The log has the cause, the client does not.
     Internal,
     /// 503 with `Retry-After`: the sender's retry will succeed once the trouble is over.
@@ -81,6 +83,7 @@ impl Error {
             Error::CursorAhead => 409,
             Error::TooLarge { .. } => 413,
             Error::Invalid { .. } => 422,
+            Error::TooMany => 429,
             Error::Internal => 500,
             Error::Unavailable(_) | Error::NotReady(_) => 503,
         }
@@ -114,6 +117,7 @@ impl Error {
                 json(None, format!("body larger than {limit_bytes} bytes"))
             }
             Error::Invalid { problems, .. } => json(None, problems),
+            Error::TooMany => json(None, "too many requests, try again later"),
             Error::Internal => json(None, "Internal Server Error"),
             Error::NotReady(reason) => json(Some("not ready"), reason),
         }
@@ -128,7 +132,9 @@ impl Error {
                 basic.into_iter().chain([bearer]).collect()
             }
             Error::MethodNotAllowed { allow } => vec![("Allow", allow.clone())],
-            Error::Unavailable(_) | Error::NotReady(_) => vec![("Retry-After", "1".to_owned())],
+            Error::TooMany | Error::Unavailable(_) | Error::NotReady(_) => {
+                vec![("Retry-After", "1".to_owned())]
+            }
             _ => Vec::new(),
         }
     }

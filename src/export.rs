@@ -15,6 +15,7 @@ use rustix::{process::setpriority_process, thread::gettid};
 use crate::{
     api::export::{Format, Wanted},
     error::Error,
+    front::Ended,
     http::{Body, Exchange, Response},
     logging,
     store::{Export, Reader, Searches},
@@ -97,12 +98,12 @@ impl Exports {
 fn send(mut body: Body, reader: &mut Reader, mut export: Export, format: Format) {
     let mut lines = format.head().as_bytes().to_vec();
     loop {
-        if body.send(&lines).is_err() {
-            return body.cut();
+        if let Err(ended) = body.send(&lines) {
+            return body.cut(ended);
         }
         // What cannot be read, or panics, is an answer that is not whole.
         let Ok(Ok(portion)) = catch_unwind(AssertUnwindSafe(|| export.next(reader))) else {
-            return body.cut();
+            return body.cut(Ended::Stopped);
         };
         let Some(portion) = portion else { return body.finish() };
         lines.clear();

@@ -5,6 +5,7 @@
 //! they are told more at a time instead.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, hash_map::Entry},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -33,8 +34,12 @@ pub(crate) const FEED_WAITING_MAX: usize = 8_192;
 const REST_FACTOR: f64 = 4.0;
 const REST_FACTOR_LARGEST: f64 = 40.0;
 const REST_LONGEST: Duration = Duration::from_millis(1_000);
-/// How often it is looked for what another process has committed, an import say.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A round answers no more readers than it can in this time: those who catch up do not hold up those
+/// who wait for the newest.
+const ROUND_LONGEST: Duration = Duration::from_millis(20);
+/// How often it is looked for readers who have gone, and for what another process has committed, an
+/// import say.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Where readers wait. Dropping it ends nothing.
 #[derive(Debug)]
@@ -120,12 +125,15 @@ impl Events {
     /// Starts the thread.
     pub(crate) fn serve(self, reader: Reader, reply: impl Reply) -> io::Result<()> {
         let Events(events, shared) = self;
+        let now = Instant::now();
         let mut follower = Follower {
             reader,
             shared,
             waiters: Vec::new(),
             is_closed: false,
-            looked: Instant::now(),
+            looked: now,
+            cleared: now,
+            is_behind: false,
         };
         let run = move || {
             while follower.listen(&events) {
@@ -143,6 +151,10 @@ struct Follower {
     is_closed: bool,
     /// When the last round began.
     looked: Instant,
+    /// When it was last looked for readers who have gone.
+    cleared: Instant,
+    /// The last round ended before everybody was served.
+    is_behind: bool,
 }
 
 impl Follower {
@@ -151,6 +163,7 @@ impl Follower {
         let now = Instant::now();
         let until = self.waiters.iter().map(|waiter| waiter.until).min();
         let event = match until {
+            _ if self.is_behind => events.recv_timeout(Duration::ZERO),
             None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(until) => {
                 events.recv_timeout(until.saturating_duration_since(now).min(LOOK_EVERY))
@@ -174,19 +187,33 @@ impl Follower {
         true
     }
 
-    /// Answers everybody for whom there is something, or whose time is over.
+    /// Answers those for whom there is something, or whose time is over: first who has the least to
+    /// catch up with, and no more than there is time for. The others come next.
     fn round(&mut self, reply: &impl Reply) {
         let started = Instant::now();
         // Before it is read what there is: what is committed later wakes this thread again.
         let committed = self.shared.committed.swap(0, SeqCst);
         let last = self.reader.last_cursor();
+        let is_look = self.cleared.elapsed() >= LOOK_EVERY;
+        if is_look {
+            self.cleared = started;
+        }
         let mut answers = HashMap::new();
-        let mut waiters = Vec::with_capacity(self.waiters.len());
-        for waiter in self.waiters.drain(..) {
+        let mut waiters = std::mem::take(&mut self.waiters);
+        waiters.sort_by_key(|waiter| Reverse(waiter.follow.after));
+        self.is_behind = false;
+        for waiter in waiters {
             let Follow { after, limit, .. } = waiter.follow;
-            let is_over = self.is_closed || waiter.until <= started;
+            // Who has gone would keep a place, and its connection's address, for nothing.
+            let is_over =
+                self.is_closed || waiter.until <= started || (is_look && waiter.exchange.is_over());
             if !is_over && last == Ok(after) {
-                waiters.push(waiter);
+                self.waiters.push(waiter);
+                continue;
+            }
+            if !self.is_closed && started.elapsed() > ROUND_LONGEST {
+                self.is_behind = true;
+                self.waiters.push(waiter);
                 continue;
             }
             let (response, is_anything) = match answers.entry((after, limit)) {
@@ -194,7 +221,7 @@ impl Follower {
                 Entry::Vacant(new) => new.insert(answer(&mut self.reader, after, limit)),
             };
             if !is_over && !*is_anything {
-                waiters.push(waiter);
+                self.waiters.push(waiter);
                 continue;
             }
             // A panic costs one reader.
@@ -202,7 +229,6 @@ impl Follower {
             self.shared.waiting.fetch_sub(1, SeqCst);
             self.shared.metrics.following(-1);
         }
-        self.waiters = waiters;
         if !self.is_closed {
             thread::sleep(rest(committed, started - self.looked, started.elapsed()));
         }

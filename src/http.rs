@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     fmt::Write as _,
+    net::IpAddr,
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -178,6 +179,22 @@ impl Exchange {
         headers.filter(move |header| header.field.equiv(name)).map(|header| header.value.as_str())
     }
 
+    /// The client waits no longer, or has at least said all that it will.
+    pub(crate) fn is_over(&self) -> bool {
+        self.arrival.is_over()
+    }
+
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.arrival.peer().ip()
+    }
+
+    /// Every `X-Forwarded-For`, in order.
+    pub(crate) fn forwarded(&self) -> impl DoubleEndedIterator<Item = &str> {
+        let headers = self.arrival.request.headers().iter();
+        let forwarded = headers.filter(|header| header.field.equiv("X-Forwarded-For"));
+        forwarded.map(|header| header.value.as_str())
+    }
+
     /// Whether a page's own script asks, which the browser would not say of anything else.
     pub(crate) fn is_script(&self) -> bool {
         self.headers("X-Requested-With").next().is_some()
@@ -272,7 +289,7 @@ impl Exchange {
         match stream.send(head.as_bytes()) {
             Ok(()) if is_head => stream.finish(is_last),
             Ok(()) => return Some(Body { stream, is_last }),
-            Err(Ended) => stream.cut(),
+            Err(ended) => stream.cut(ended),
         }
         None
     }
@@ -288,7 +305,8 @@ impl Exchange {
     /// # Errors
     /// What to answer instead.
     pub(crate) fn make_room(&mut self, response: &Response) -> Result<(), Error> {
-        let found = self.arrival.make_room(HEAD_BYTES + response.body.len());
+        let headers: usize = response.headers.iter().map(|(_, value)| value.len()).sum();
+        let found = self.arrival.make_room(HEAD_BYTES + headers + response.body.len());
         if found { Ok(()) } else { Err(Error::from(Missing::NoRoom)) }
     }
 
@@ -348,7 +366,7 @@ pub(crate) struct Body {
 impl Body {
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Ended> {
         if bytes.is_empty() {
-            return Ok(()); // an empty chunk is the last one
+            return self.stream.check(); // an empty chunk is the last one
         }
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
@@ -360,13 +378,13 @@ impl Body {
     pub(crate) fn finish(mut self) {
         match self.stream.send(b"0\r\n\r\n") {
             Ok(()) => self.stream.finish(self.is_last),
-            Err(Ended) => self.stream.cut(),
+            Err(ended) => self.stream.cut(ended),
         }
     }
 
     /// It is not, and never will be: the client is to see that.
-    pub(crate) fn cut(self) {
-        self.stream.cut();
+    pub(crate) fn cut(self, why: Ended) {
+        self.stream.cut(why);
     }
 }
 
@@ -401,6 +419,7 @@ fn reason(status: u16) -> &'static str {
         409 => "Conflict",
         413 => "Content Too Large",
         422 => "Unprocessable Content",
+        429 => "Too Many Requests",
         503 => "Service Unavailable",
         _ => "Internal Server Error",
     }

@@ -266,8 +266,9 @@ impl Log for JsonLines {
 }
 
 impl SharedLogger for JsonLines {
+    /// Every one: which are written is decided by [`log::max_level`], which can change.
     fn level(&self) -> LevelFilter {
-        log::max_level()
+        LevelFilter::Trace
     }
 
     fn config(&self) -> Option<&simplelog::Config> {

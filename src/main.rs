@@ -1,12 +1,7 @@
-//! The command line: serve, or one of the few other verbs.
+//! The process that serves: signals, systemd, and becoming itself anew.
 
 use std::{
-    collections::HashMap,
-    env,
-    ffi::OsString,
-    fmt::Write as _,
-    fs::File,
-    io::{self, BufRead, BufReader, Write},
+    env, io,
     net::SocketAddr,
     os::{fd::RawFd, unix::process::CommandExt},
     path::PathBuf,
@@ -17,35 +12,16 @@ use std::{
 };
 
 use mailslot::{
-    config::{
-        Config, ConfigError, INHERITED_RESTARTS, INHERITED_SOCKET, SETTINGS, Setting, Source,
-    },
-    import, logging,
+    cli::{self, EXIT_FAILURE, EXIT_USAGE, fail, with_source},
+    config::{Config, INHERITED_RESTARTS, INHERITED_SOCKET},
+    logging,
     server::{self, Server, Stop},
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
 
-/// Wrong settings or arguments: restarting will not help.
-const EXIT_USAGE: u8 = 2;
-/// Everything else that stops mailslot from working.
-const EXIT_FAILURE: u8 = 1;
-/// How long `mailslot healthcheck` waits for an answer.
-const HEALTHCHECK_MS_MAX: u64 = 3_000;
-
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str()).collect();
-    match arguments[..] {
-        [] | [Some("serve")] => serve(),
-        [Some("healthcheck")] => healthcheck(),
-        [Some("import"), Some(file)] => import(file),
-        [Some("--version" | "-V" | "version")] => print(&version()),
-        [Some("--help" | "-h" | "help")] => print(&help()),
-        _ => {
-            eprintln!("mailslot: unknown arguments; see mailslot --help");
-            ExitCode::from(EXIT_USAGE)
-        }
-    }
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
+    cli::run(&arguments, serve)
 }
 
 fn serve() -> ExitCode {
@@ -178,94 +154,6 @@ fn feed_watchdog(address: SocketAddr) {
     }
 }
 
-/// Asks the service at LISTEN whether it is ready: exit status 0 or 1.
-fn healthcheck() -> ExitCode {
-    let address = match with_source(Config::read_listen) {
-        Ok(address) => address,
-        Err(error) => return fail(&error.0, EXIT_USAGE),
-    };
-    let problem = match server::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
-        Ok((200, _)) => return ExitCode::SUCCESS,
-        Ok((_, body)) => body,
-        Err(error) => error.to_string(),
-    };
-    fail(&[format!("{address} is not ready: {problem}")], EXIT_FAILURE)
-}
-
-/// Stores the messages of a file, or of stdin: exit status 0 if each line was one.
-fn import(file: &str) -> ExitCode {
-    let database = match with_source(Config::read_database) {
-        Ok(database) => database,
-        Err(error) => return fail(&error.0, EXIT_USAGE),
-    };
-    let opened = match file {
-        "-" => Ok((Box::new(io::stdin().lock()) as Box<dyn BufRead>, None)),
-        _ => File::open(file).and_then(|file| {
-            let bytes = file.metadata()?.len();
-            Ok((Box::new(BufReader::new(file)) as Box<dyn BufRead>, Some(bytes)))
-        }),
-    };
-    let (mut input, bytes) = match opened {
-        Ok(opened) => opened,
-        Err(error) => return fail(&[format!("{file}: {error}")], EXIT_FAILURE),
-    };
-    match import::import(&database, &mut *input, bytes, &mut io::stderr()) {
-        Ok(imported) if imported.bad == 0 => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(EXIT_FAILURE),
-        Err(problem) => fail(&[problem], EXIT_FAILURE),
-    }
-}
-
-/// Reads from the environment and, for what is not in it, from the file that SETTINGS_FILE names.
-fn with_source<T>(read: impl Fn(&Source<'_>) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
-    let file =
-        |path: &str| std::fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"));
-    let settings = match env::var_os("SETTINGS_FILE").filter(|path| !path.is_empty()) {
-        None => HashMap::new(),
-        Some(path) => {
-            let text = file(&path.to_string_lossy()).and_then(|bytes| {
-                String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
-            });
-            text.and_then(|text| settings(&text))
-                .map_err(|problem| ConfigError(vec![format!("SETTINGS_FILE: {problem}")]))?
-        }
-    };
-    read(&Source {
-        variable: &|name| match env::var(name) {
-            Ok(value) if !value.is_empty() => Ok(Some(value)),
-            Ok(_) | Err(env::VarError::NotPresent) => Ok(settings.get(name).cloned()),
-            Err(env::VarError::NotUnicode(_)) => Err("is not UTF-8".to_owned()),
-        },
-        credential: &|name| {
-            let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
-            match std::fs::read(std::path::Path::new(&folder).join(name)) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(format!("cannot be read: {error}")),
-            }
-        },
-        file: &file,
-    })
-}
-
-/// `NAME=value` lines, as systemd's EnvironmentFile= and Docker's --env-file have them; `#` begins a
-/// line that is none.
-fn settings(text: &str) -> Result<HashMap<String, String>, String> {
-    let lines = text.lines().zip(1..).map(|(line, number)| (line.trim(), number));
-    let lines = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .map(|(line, number)| {
-            let (name, value) = line
-                .split_once('=')
-                .ok_or_else(|| format!("line {number}: expected NAME=value"))?;
-            if !SETTINGS.iter().any(|setting| setting.name == name) {
-                return Err(format!("line {number}: there is no setting {name:?}"));
-            }
-            Ok((name.to_owned(), value.trim().to_owned()))
-        })
-        .collect()
-}
-
 /// Tells systemd, if it asked to be told (sd_notify(3)).
 fn notify(state: &str) {
     use std::os::{
@@ -285,49 +173,4 @@ fn notify(state: &str) {
     if let Err(error) = sent {
         log::warn!(error:% = error; "systemd cannot be told {state}");
     }
-}
-
-fn fail(problems: &[String], status: u8) -> ExitCode {
-    for problem in problems {
-        eprintln!("mailslot: {problem}");
-    }
-    ExitCode::from(status)
-}
-
-fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(EXIT_FAILURE),
-    }
-}
-
-fn version() -> String {
-    format!("mailslot {}\n", env!("CARGO_PKG_VERSION"))
-}
-
-fn help() -> String {
-    let mut help = version();
-    help.push_str(
-        "Receives signed webhooks over HTTP, stores each message exactly once in SQLite,\n\
-         and answers 200 only when it is safe on disk.\n\n\
-         Usage:\n  \
-         mailslot               serve until SIGTERM or SIGINT; SIGUSR2 starts it anew\n  \
-                                on the same socket\n  \
-         mailslot healthcheck   ask the service at LISTEN whether it is ready: exit 0 or 1\n  \
-         mailslot import FILE   store the messages of a file, one JSON object a line as in a\n  \
-                                delivery; - is stdin. May run beside the service; run it\n  \
-                                again to resume\n  \
-         mailslot --help        this text\n  \
-         mailslot --version     the version\n\n\
-         Settings, from the environment:\n",
-    );
-    for setting in SETTINGS {
-        let Setting { name, meaning, default } = setting;
-        let _ = writeln!(help, "  {name:<27} {meaning} [{default}]");
-    }
-    help.push_str(
-        "\nExit status: 0 stopped as asked, 1 cannot start or not ready, 2 wrong settings.\n\
-         Logs go to stdout, one JSON object a line.\n",
-    );
-    help
 }

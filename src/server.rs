@@ -20,14 +20,16 @@ use log::{Level, Record, kv::Value};
 
 use crate::{
     api::{Answer, Context, Keys, health},
+    chores,
     config::{Config, Inherited, Limits},
     error::Error,
     export::Exports,
     feed::Feed,
-    front::{self, Arrival, Ending, Listener},
+    front::{self, Arrival, Ending, Importance, Listener},
     http::{Exchange, Intake, Method, Response},
     logging,
     metrics::{Metrics, WebhookResult, milliseconds},
+    rates::Limiter,
     routes::{self, Access, Route},
     store::{
         Entry, GroupCommit, Leader, Outcome, Packer, Reader, Searches, Stored, Writer, answer_all,
@@ -182,10 +184,16 @@ impl Server {
         let own = replier.clone();
         let reply = move |exchange, response: &_| own.reply(exchange, response, None);
         events.serve(reader, reply).map_err(no_thread)?;
-        let exports = Exports::of(config.database.clone(), searches);
-        let keys = RwLock::new(keys);
-        start_packing(packer, &store, &replier).map_err(no_thread)?;
-        let shared = Arc::new(Shared { find, keys, listener, feed, exports, store, replier });
+        let exports = Exports::of(config.database.clone(), Arc::clone(&searches));
+        let (keys, limiter) = (RwLock::new(keys), Limiter::new(config.rates.clone()));
+        chores::start_packing(packer, submission(&store, &replier)).map_err(no_thread)?;
+        if let Some(retention) = config.retention {
+            let reader = Reader::open(&config.database, &searches).map_err(unopened)?;
+            let submit = submission(&store, &replier);
+            chores::start_expiring(reader, retention, submit).map_err(no_thread)?;
+        }
+        let shared =
+            Arc::new(Shared { find, keys, limiter, listener, feed, exports, store, replier });
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
             let mut worker = Worker { context, shared: Arc::clone(&shared) };
@@ -258,6 +266,7 @@ struct Shared {
     find: Find,
     /// Replaced as a whole when they are read again.
     keys: RwLock<Arc<Keys>>,
+    limiter: Limiter,
     listener: Arc<Listener>,
     feed: Arc<Feed>,
     exports: Arc<Exports>,
@@ -327,6 +336,11 @@ impl Worker {
 
     fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
         let (handler, importance, access) = (self.shared.find)(exchange.method(), exchange.path())?;
+        let limiter = &self.shared.limiter;
+        if importance != Importance::Health && !limiter.is_idle() {
+            let client = limiter.client(exchange.peer(), exchange.forwarded());
+            limiter.admit(client, Instant::now())?;
+        }
         self.context.keys =
             Arc::clone(&self.shared.keys.read().unwrap_or_else(PoisonError::into_inner));
         let tokens = &self.context.keys.tokens;
@@ -349,36 +363,22 @@ impl Worker {
     }
 }
 
-/// How long packing rests: between two packs, and where there is nothing to pack or no luck with it.
-const PACK_PAUSE_MS: u64 = 5;
-const PACK_REST_MS: u64 = 500;
-
-/// Starts the thread that packs texts for searching, one block at a time. It leads no longer than
-/// it must, since nothing is packed meanwhile.
-fn start_packing(mut packer: Packer, store: &Arc<Store>, replier: &Replier) -> io::Result<()> {
+/// A way to the group commit for a thread of this program, which waits for the outcome. `None` if
+/// there is no room for it now.
+fn submission(
+    store: &Arc<Store>,
+    replier: &Replier,
+) -> impl Fn(Entry) -> Option<Outcome> + Send + use<> {
     let (store, replier) = (Arc::clone(store), replier.clone());
-    let run = move || {
-        loop {
-            // What fails is logged where it does, and tried again.
-            let done = pack_next(&mut packer, &store, &replier);
-            let pause = if done == Some(Ok(Stored::Done)) { PACK_PAUSE_MS } else { PACK_REST_MS };
-            thread::sleep(Duration::from_millis(pause));
+    move |entry| {
+        let (told, outcome) = channel();
+        replier.metrics.parked(1);
+        if store.submit_aside(Parked { entry, asker: Asker::Thread(told) }, &replier).is_err() {
+            replier.metrics.parked(-1);
+            return None;
         }
-    };
-    thread::Builder::new().name("packer".into()).spawn(run).map(drop)
-}
-
-/// `None` if there is nothing to pack, or no room for it now.
-fn pack_next(packer: &mut Packer, store: &Store, replier: &Replier) -> Option<Outcome> {
-    let entry = packer.next().ok()??;
-    let (told, outcome) = channel();
-    replier.metrics.parked(1);
-    let parked = Parked { entry: Entry::Pack(entry), asker: Asker::Thread(told) };
-    if store.submit_aside(parked, replier).is_err() {
-        replier.metrics.parked(-1);
-        return None;
+        outcome.recv().ok()
     }
-    outcome.recv().ok()
 }
 
 /// Who tells requests what became of them: the worker that leads, or a thread beside it.
@@ -437,7 +437,7 @@ impl Leader<Writer, Parked> for Replier {
         let response = then(outcome).unwrap_or_else(|error| Response::from(&error));
         let message_id = match &entry {
             Entry::Message(message) => Some(message.message_id.as_str()),
-            Entry::Pack(_) | Entry::Probe => None,
+            Entry::Pack(_) | Entry::Expire(_) | Entry::Probe => None,
         };
         self.reply(exchange, &response, message_id);
     }
@@ -518,7 +518,7 @@ mod tests {
 
     fn find_or_panic(method: &Method, path: &str) -> Result<Route, Error> {
         if path == "/panic" {
-            return Ok((|_, _| panic!("asked to"), front::Importance::Read, Access::Anyone));
+            return Ok((|_, _| panic!("asked to"), Importance::Read, Access::Anyone));
         }
         routes::find(method, path)
     }

@@ -68,14 +68,14 @@ impl Verifier {
     }
 }
 
-fn scheduled(key: &[u8]) -> Hmac<Sha256> {
+pub(crate) fn scheduled(key: &[u8]) -> Hmac<Sha256> {
     match Hmac::new_from_slice(key) {
         Ok(mac) => mac,
         Err(_) => unreachable!("RFC 2104: HMAC takes a key of any length"),
     }
 }
 
-fn digest(mac: &Hmac<Sha256>, body: &[u8]) -> [u8; 32] {
+pub(crate) fn digest(mac: &Hmac<Sha256>, body: &[u8]) -> [u8; 32] {
     mac.clone().chain_update(body).finalize().into_bytes().into()
 }
 

@@ -14,6 +14,8 @@ use crate::{
 /// Buckets of one series.
 pub(crate) const SERIES_BUCKETS_MAX: i64 = 1_000;
 
+/// 0001-01-01T00:00:00Z, before which there is no `ts`.
+const EARLIEST: i64 = -62_135_596_800;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
@@ -44,6 +46,7 @@ pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
     let last = if until.nanoseconds == 0 { until.seconds - 1 } else { until.seconds };
     let since =
         since.unwrap_or_else(|| Instant::from(start_of(last, bucket) - (buckets - 1) * bucket));
+    let since = since.max(Instant::from(EARLIEST));
     let first = start_of(since.seconds, bucket);
     let length = (last - first).div_euclid(bucket) + 1;
     if length > SERIES_BUCKETS_MAX {

@@ -80,6 +80,15 @@ impl Arrival {
         Arrival { request, body: None, room: None, turn }
     }
 
+    /// The client has ended the connection, or its half of it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.turn.stream().is_none_or(|stream| socket::is_over(&stream))
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.turn.peer
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.turn.listener.is_draining()
     }

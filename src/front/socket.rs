@@ -150,6 +150,14 @@ pub(super) fn has_room(stream: &TcpStream) -> bool {
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
+/// The client has ended the connection, or its half of it.
+pub(super) fn is_over(stream: &TcpStream) -> bool {
+    let over = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut polled = [PollFd::new(stream, over)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().intersects(over)
+}
+
 /// Bytes that have arrived and that nobody has read.
 pub(super) fn unread(stream: &TcpStream) -> u64 {
     ioctl_fionread(stream).unwrap_or(0)

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     arrival::Arrival,
-    socket::{is_not_yet, send_now},
+    socket::{is_not_yet, is_over, send_now},
 };
 use crate::metrics::Cut;
 
@@ -28,9 +28,16 @@ pub(crate) struct Stream {
     waited: Duration,
 }
 
-/// The client is gone, or too slow, or the process is about to end: the answer cannot be whole.
-#[derive(Debug)]
-pub(crate) struct Ended;
+/// Why an answer cannot be whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The client has ended the connection.
+    Gone,
+    /// It takes too little.
+    Slow,
+    /// The process is about to end, or what is to be sent cannot be had.
+    Stopped,
+}
 
 impl Stream {
     /// `None` if the connection is over.
@@ -52,7 +59,7 @@ impl Stream {
                     moved = Instant::now();
                 }
                 Err(error) if is_not_yet(&error) => self.wait(moved)?,
-                Err(_) => return Err(Ended),
+                Err(_) => return Err(Ended::Gone),
             }
         }
         Ok(())
@@ -66,10 +73,18 @@ impl Stream {
         let stall = Duration::from_millis(STREAM_STALL_MS_MAX);
         let is_slow = self.waited > stall
             && self.sent_bytes < self.waited.as_secs() * STREAM_BYTES_PER_SECOND;
-        if moved.elapsed() > stall || is_slow || self.arrival.is_draining() {
-            return Err(Ended);
+        if self.arrival.is_draining() {
+            return Err(Ended::Stopped);
         }
-        Ok(())
+        if moved.elapsed() > stall || is_slow { Err(Ended::Slow) } else { Ok(()) }
+    }
+
+    /// Whether it is worth going on, while there is nothing to send.
+    pub(crate) fn check(&self) -> Result<(), Ended> {
+        if self.arrival.is_draining() {
+            return Err(Ended::Stopped);
+        }
+        if is_over(&self.socket) { Err(Ended::Gone) } else { Ok(()) }
     }
 
     /// The connection goes on, unless this was its last answer.
@@ -78,7 +93,10 @@ impl Stream {
     }
 
     /// The client is to see that something is missing.
-    pub(crate) fn cut(self) {
-        self.arrival.cut(&self.socket, Cut::Answer);
+    pub(crate) fn cut(self, why: Ended) {
+        match why {
+            Ended::Slow => self.arrival.cut(&self.socket, Cut::Answer),
+            Ended::Gone | Ended::Stopped => self.arrival.abandon(),
+        }
     }
 }

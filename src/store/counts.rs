@@ -232,6 +232,37 @@ fn split(
     split(transaction, scope, level, &half, n - before)
 }
 
+/// Takes away the milestones at a place where no message is any more, and gives what they hold to
+/// those before them.
+pub(super) fn leave(
+    transaction: &Transaction<'_>,
+    scope: Scope<'_>,
+    place: &Place,
+) -> rusqlite::Result<()> {
+    let mut grown = Vec::new();
+    for level in [2, 1] {
+        let stands = at_or_before(transaction, scope, level, place.instant, &place.message_id)?;
+        let Some((_, n)) = stands.filter(|(at, _)| at == place) else { continue };
+        let (sender_id, level, seconds, nanoseconds, message_id) = key(scope, level, place);
+        transaction
+            .prepare_cached(
+                "DELETE FROM milestones
+                 WHERE (sender_id, level, ts_s, ts_ns, message_id) = (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute((sender_id, level, seconds, nanoseconds, message_id))?;
+        let before = at_or_before(transaction, scope, level, place.instant, &place.message_id)?;
+        if let Some((before, held)) = before {
+            hold(transaction, scope, level, &before, held + n)?;
+            grown.push((level, before, held + n));
+        }
+    }
+    // The first level first: of its milestones the second chooses.
+    for (level, before, n) in grown.into_iter().rev() {
+        split(transaction, scope, level, &before, n)?;
+    }
+    Ok(())
+}
+
 /// Says how many messages a milestone holds. Without RETURNING anywhere, which costs 5 µs.
 fn hold(
     transaction: &Transaction<'_>,

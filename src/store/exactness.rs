@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
 };
 
@@ -13,8 +13,8 @@ use rusqlite::{
 use serde_json::{Value, json};
 use time::macros::{datetime, format_description};
 
-use super::*;
-use crate::message::{Instant, fold_case};
+use super::{erase::What, *};
+use crate::message::fold_case;
 
 /// Numbers that are the same in every run, by xorshift64.
 struct Numbers(u64);
@@ -60,6 +60,7 @@ struct Store {
     stranger: Connection,
     /// Of every message that ever was, the text, case-folded.
     folded: HashMap<String, String>,
+    path: PathBuf,
 }
 
 static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -79,7 +80,7 @@ impl Store {
             connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(note)).unwrap();
         }
         let stranger = Connection::open(path).unwrap();
-        Store { writer, reader, packer, stranger, folded: HashMap::new() }
+        Store { writer, reader, packer, stranger, folded: HashMap::new(), path: path.to_owned() }
     }
 
     fn message(&mut self, numbers: &mut Numbers, seconds: i64, senders: i64) -> Message {
@@ -109,7 +110,7 @@ impl Store {
     /// Deletes, as an operator would; rewords; or packs.
     fn disturb(&mut self, numbers: &mut Numbers, senders: i64) {
         let number = numbers.below(300);
-        let sql = match numbers.below(8) {
+        let sql = match numbers.below(10) {
             0 => format!(
                 "DELETE FROM messages WHERE from_msisdn = '+{}' AND ts_s % 3 = {}",
                 1 + numbers.skewed(senders),
@@ -131,6 +132,23 @@ impl Store {
                 for id in reworded.query_map([number % 97], |row| row.get(0)).unwrap() {
                     self.folded.insert(id.unwrap(), "reworded the".to_owned());
                 }
+                return;
+            }
+            5 => {
+                let what = if number % 2 == 0 {
+                    What::From(format!("+{}", 1 + numbers.skewed(senders)))
+                } else {
+                    let oldest = self.reader.oldest().unwrap();
+                    What::Before(Instant::from(oldest.map_or(0, |ts| ts.seconds + number % 40)))
+                };
+                let count = erase::count(&self.path, &what).unwrap();
+                assert_eq!(erase::erase(&self.path, &what, &mut |_| {}), Ok(count));
+                return;
+            }
+            6 => {
+                let oldest = self.reader.oldest().unwrap().map_or(0, |ts| ts.seconds);
+                let expire = Entry::Expire(Instant::from(oldest + number % 40));
+                assert_eq!(self.writer.commit([expire].iter()), [Ok(Stored::Done)]);
                 return;
             }
             _ => return self.pack_all(),
@@ -487,7 +505,8 @@ fn a_database_of_version_two_is_packed_anew_with_its_receivers() {
         store.insert(messages);
     }
     store.pack_all();
-    let old = "ALTER TABLE packs DROP COLUMN receivers; PRAGMA user_version = 2;";
+    let old = "ALTER TABLE packs DROP COLUMN receivers; ALTER TABLE totals DROP COLUMN erased;
+               ALTER TABLE totals DROP COLUMN erasing_key; DROP TABLE erased; PRAGMA user_version = 2;";
     store.stranger.execute_batch(old).unwrap();
     let texts = std::mem::take(&mut store.folded);
     drop(store);
@@ -500,6 +519,42 @@ fn a_database_of_version_two_is_packed_anew_with_its_receivers() {
     }
     let packed = "SELECT count(receivers) FROM packs";
     assert_eq!(store.stranger.query_row(packed, (), |row| row.get(0)), Ok(2));
+}
+
+#[test]
+fn who_was_erased_does_not_come_back_and_leaves_no_id_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&folder.path().join("mailslot.db"));
+    let mut numbers = Numbers(17);
+    let messages: Vec<Message> = (0..3_000).map(|_| store.message(&mut numbers, 40, 6)).collect();
+    let again = messages.clone();
+    store.insert(messages);
+    store.pack_all();
+    let of = |from: &str| -> Vec<Message> {
+        again.iter().filter(|message| message.from == from).cloned().collect()
+    };
+    let mut seen = Vec::new();
+    let what = What::From("+1".to_owned());
+    assert_eq!(
+        erase::erase(&store.path, &what, &mut |gone| seen.push(gone)),
+        Ok(of("+1").len() as i64)
+    );
+    assert_eq!(seen.last(), Some(&(of("+1").len() as i64)));
+    let left = store.total(&Filter::default()).unwrap();
+    assert_eq!(left, (again.len() - of("+1").len()) as i64);
+    let outcomes = store.insert(of("+1"));
+    assert!(outcomes.iter().all(|outcome| *outcome == Ok(Stored::Duplicate)), "acknowledged");
+    let outcomes = store.insert(of("+2"));
+    assert!(outcomes.iter().all(|outcome| *outcome == Ok(Stored::Duplicate)));
+    assert_eq!(store.total(&Filter::default()).unwrap(), left, "and not stored");
+    store.check_milestones();
+    assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+    let strange = "SELECT count(*) FROM milestones WHERE message_id <> ''
+         AND message_id NOT IN (SELECT message_id FROM messages)";
+    let strange: i64 = store.stranger.query_row(strange, (), |row| row.get(0)).unwrap();
+    assert_eq!(strange, 0, "no milestone has the id of one who is gone");
+    let new = store.message(&mut numbers, 40, 1);
+    assert_eq!(store.insert(vec![new]), [Ok(Stored::Created)], "the sender may write again");
 }
 
 #[test]

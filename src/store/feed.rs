@@ -29,6 +29,15 @@ impl Reader {
         Ok(statement.query_row((), |row| row.get(0))?)
     }
 
+    /// Behind which the last `count` messages come.
+    pub(crate) fn cursor_before_last(&self, count: i64) -> Result<i64, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT coalesce((SELECT id FROM messages WHERE id <= last_id
+                              ORDER BY id DESC LIMIT 1 OFFSET ?1), 0) FROM totals",
+        )?;
+        Ok(statement.query_row([count], |row| row.get(0))?)
+    }
+
     /// The next messages, at most `limit`.
     ///
     /// # Errors

@@ -4,8 +4,11 @@
 //! `File::open` and close of them would drop SQLite's locks, and a passing `sqlite3` would then
 //! delete the live WAL with acknowledged messages in it.
 
+pub(crate) mod backup;
+pub(crate) mod check;
 mod commit;
 mod counts;
+pub(crate) mod erase;
 #[cfg(test)]
 mod exactness;
 mod export;
@@ -15,6 +18,7 @@ mod reader;
 mod schema;
 mod search;
 mod series;
+mod visit;
 mod writer;
 
 use std::{
@@ -25,7 +29,11 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
-use crate::{error::Error, logging, message::Message};
+use crate::{
+    error::Error,
+    logging,
+    message::{Instant, Message},
+};
 
 pub(crate) use commit::{BATCH_MAX, GroupCommit, Leader, answer_all};
 pub(crate) use counts::Place;
@@ -34,6 +42,7 @@ pub(crate) use feed::Committed;
 pub(crate) use packs::{Pack, Packer};
 pub(crate) use reader::{Filter, Listing, Order, Paging, Reader, Received, Start};
 pub(crate) use search::Searches;
+pub(crate) use visit::visit;
 pub(crate) use writer::Writer;
 
 /// What a commit can be asked to carry.
@@ -42,6 +51,8 @@ pub(crate) enum Entry {
     Message(Message),
     /// Texts of a block of messages, packed for searching.
     Pack(Pack),
+    /// The oldest messages go, some of them, if they are older than this.
+    Expire(Instant),
     /// Nothing but the commit itself: would a message be taken?
     Probe,
 }
@@ -109,6 +120,7 @@ fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
          PRAGMA journal_size_limit = 67108864;
          PRAGMA mmap_size = 0;
          PRAGMA temp_store = MEMORY;
+         PRAGMA secure_delete = ON;          -- what is deleted is overwritten
          PRAGMA foreign_keys = OFF;          -- the schema has none
          PRAGMA trusted_schema = OFF;
          PRAGMA cell_size_check = ON;

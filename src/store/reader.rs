@@ -31,7 +31,7 @@ const FIELDS_BYTES: usize = 200;
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(super) connection: Connection,
-    searches: Arc<Searches>,
+    pub(super) searches: Arc<Searches>,
 }
 
 /// Which messages. All conditions hold at once.
@@ -208,8 +208,18 @@ impl Received {
     /// About as long as it is in an answer.
     pub(super) fn bytes(&self) -> usize {
         let Message { message_id, text, .. } = &self.message;
-        FIELDS_BYTES + message_id.len() + text.as_ref().map_or(0, String::len)
+        FIELDS_BYTES + escaped(message_id) + text.as_deref().map_or(0, escaped)
     }
+}
+
+/// Bytes of a text in JSON, where some take six times as many.
+fn escaped(text: &str) -> usize {
+    let bytes = |byte: u8| match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    text.bytes().map(bytes).sum()
 }
 
 impl Filter {

@@ -134,10 +134,16 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
          UPDATE packs SET changes = changes + 1, trigrams = NULL WHERE block = old.id / 2048;
          UPDATE totals SET changes = changes + 1;
      END;",
+    // Who was erased must not come back by a delivery that is repeated: its id is known by a hash,
+    // whose key is this database's own.
+    "ALTER TABLE totals ADD COLUMN erased INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE totals ADD COLUMN erasing_key BLOB;
+     UPDATE totals SET erasing_key = randomblob(32);
+     CREATE TABLE erased (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;",
 ];
 
 /// The version that this program reads and writes.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// "MSLT": how the file tells that it is mailslot's.
 const APPLICATION_ID: i64 = 0x4d53_4c54;
 

@@ -1,5 +1,7 @@
 //! How many messages lie in each of a row of spans of time.
 
+use rusqlite::OptionalExtension;
+
 use super::{
     Reader,
     counts::{self, Place, Scope},
@@ -7,6 +9,18 @@ use super::{
 use crate::{error::Error, message::Instant};
 
 impl Reader {
+    /// When the first message was sent, by its `ts`.
+    pub(crate) fn oldest(&mut self) -> Result<Option<Instant>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT ts_s, ts_ns FROM messages WHERE ts_s >= ?1
+             ORDER BY ts_s, ts_ns, message_id LIMIT 1",
+        )?;
+        let oldest = statement.query_row([i64::MIN], |row| {
+            Ok(Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? })
+        });
+        Ok(oldest.optional()?)
+    }
+
     /// Between each of these moments and the next one, all at one moment.
     pub(crate) fn series(&mut self, bounds: &[Instant]) -> Result<Vec<i64>, Error> {
         let transaction = self.connection.transaction()?;

@@ -4,7 +4,11 @@ use std::{fs, path::Path};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
-use super::{Entry, Identity, Outcome, Stored, configure, counts, open, packs, schema};
+use super::{
+    Entry, Identity, Outcome, Stored, configure, counts,
+    erase::{self, Erased},
+    open, packs, schema,
+};
 use crate::{
     error::Error,
     logging,
@@ -68,15 +72,23 @@ impl Writer {
         let mut outcomes = Vec::new();
         let mut created = Vec::new();
         let now = logging::now();
-        let last_id: i64 = transaction
-            .prepare_cached("SELECT last_id FROM totals")?
-            .query_row((), |row| row.get(0))?;
+        let (last_id, erased): (i64, i64) = transaction
+            .prepare_cached("SELECT last_id, erased FROM totals")?
+            .query_row((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        // Only where somebody was erased is everybody asked whether it was them.
+        let erased = if erased > 0 { Some(Erased::open(&transaction)?) } else { None };
         let foreign = counts::uncounted(&transaction, last_id)?;
         let mut next_id = foreign.last().map_or(last_id, |(id, _)| *id) + 1;
         created.extend(foreign.iter().map(|(_, message)| message));
         for entry in batch {
             outcomes.push(match entry {
                 Entry::Message(message) => {
+                    if let Some(erased) = &erased
+                        && erased.has(&transaction, &message.message_id)?
+                    {
+                        outcomes.push(Ok(Stored::Duplicate));
+                        continue;
+                    }
                     let outcome = insert(&transaction, next_id, message, &now)?;
                     if outcome == Ok(Stored::Created) {
                         created.push(message);
@@ -85,6 +97,9 @@ impl Writer {
                     outcome
                 }
                 Entry::Pack(pack) => packs::store(&transaction, pack).map(|()| Ok(Stored::Done))?,
+                Entry::Expire(before) => {
+                    erase::expire(&transaction, *before).map(|()| Ok(Stored::Done))?
+                }
                 Entry::Probe => {
                     // Writes a page though nothing changes, so that the commit is a real one.
                     transaction.pragma_update(None, "user_version", schema::VERSION)?;

@@ -183,6 +183,11 @@ fn exports_are_bounded_in_number_and_a_stop_waits_for_none() {
     let refused = inbox.get("/export");
     assert_eq!((refused.status, refused.header("Retry-After")), (503, Some("1")));
     assert!(read_chunks(&mut exports.pop().unwrap()).is_some(), "one ends");
+    // Its place is free a moment later.
+    while inbox.request("HEAD", "/export").status == 503 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
     let mut again = begin(&inbox, "/export");
     assert!(inbox.raw(b"GET /export HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 400 "));
     std::thread::sleep(Duration::from_millis(100));

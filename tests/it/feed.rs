@@ -294,3 +294,46 @@ fn the_readme_s_consumer_handles_each_message_once() {
     assert_eq!(told.matches("handling").count(), 2, "{output:?}");
     assert_eq!(std::fs::read_to_string(inbox.folder.path().join("cursor")).unwrap(), "2\n");
 }
+
+#[test]
+fn who_has_gone_keeps_no_place_and_its_address_is_free() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("MAX_CONNECTIONS", "16");
+    });
+    for _ in 0..3 {
+        for _ in 0..8 {
+            let mut stream = inbox.connect();
+            std::io::Write::write_all(
+                &mut stream,
+                b"GET /feed?wait=30 HTTP/1.1\r\nHost: x\r\n\r\n",
+            )
+            .unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let end = Instant::now() + Duration::from_secs(10);
+        while inbox.metric("feed_waiting") > 0 {
+            assert!(Instant::now() < end, "they keep their places");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert_eq!(inbox.get("/feed?wait=1").status, 200);
+}
+
+#[test]
+fn an_answer_of_the_feed_is_short_whatever_the_texts_are() {
+    let inbox = Inbox::start();
+    for number in 0..40 {
+        let text = "\u{1}".repeat(4_096);
+        assert_eq!(
+            inbox.deliver(&message_with(&format!("m{number}"), &json!({ "text": text }))).status,
+            200
+        );
+    }
+    let (mut after, mut seen) = ("0".to_owned(), 0);
+    while seen < 40 {
+        let page = inbox.get(&format!("/feed?limit=1000&after={after}"));
+        assert!(page.text.len() < 100_000, "{}", page.text.len());
+        seen += ids(&page.json).len();
+        after = page.json["next"].as_str().unwrap().to_owned();
+    }
+}

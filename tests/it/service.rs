@@ -66,7 +66,7 @@ fn a_row_that_is_no_utf_8_hides_no_page() {
 fn unknown_paths_are_404_and_wrong_methods_405() {
     let inbox = Inbox::start();
     for path in [
-        "/",
+        "/index.html",
         "/nope",
         "/webhook/",
         "/Messages",

@@ -10,8 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lexopt::Parser;
+
+use super::{Failure, Outcome, only_file, open, reason, with_source};
 use crate::{
-    error::Error,
+    config::Config,
     http::BODY_BYTES_MAX,
     message::Message,
     signature::SignedBody,
@@ -25,13 +28,27 @@ const PAUSE: Duration = Duration::from_millis(3);
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_secs(1);
 
+pub(super) const HELP: &str = "\
+Stores the messages of FILE, one JSON object a line as in a delivery; - is stdin. It may run beside
+the service. Every line that is no message is told and left out, and the exit status is then 1. What is
+stored already stays as it is: run it again to resume.
+";
+
+pub(super) fn run(parser: Parser) -> Outcome {
+    let file = only_file(parser)?;
+    let database = with_source(Config::read_database)?;
+    let (mut input, bytes) = open(&file)?;
+    let imported = import(&database, &mut *input, bytes, &mut io::stderr())?;
+    if imported.bad == 0 { Ok(()) } else { Err(Failure::Told) }
+}
+
 /// What became of the lines.
 #[derive(Debug, Default)]
-pub struct Imported {
-    pub created: u64,
-    pub known: u64,
+struct Imported {
+    created: u64,
+    known: u64,
     /// Not a message: told to the operator, and left out.
-    pub bad: u64,
+    bad: u64,
 }
 
 struct Import<'a> {
@@ -50,7 +67,7 @@ struct Import<'a> {
 ///
 /// # Errors
 /// A sentence for the operator. What is stored by then stays.
-pub fn import(
+fn import(
     database: &Path,
     input: &mut dyn BufRead,
     bytes_in_all: Option<u64>,
@@ -150,19 +167,5 @@ impl Import<'_> {
             self.tell,
             "{created} messages stored, {known} known already, {bad} bad lines, {rate}/s{left}"
         );
-    }
-}
-
-fn reason(error: &Error) -> String {
-    match error {
-        Error::Invalid { problems, .. } => {
-            let problem = |problem: &crate::error::Problem| {
-                let place = problem.loc.last().and_then(serde_json::Value::as_str);
-                format!("{} {}", place.unwrap_or("it:"), problem.msg)
-            };
-            problems.iter().map(problem).collect::<Vec<_>>().join("; ")
-        }
-        Error::Unavailable(reason) => (*reason).to_owned(),
-        other => format!("{other:?}"),
     }
 }

@@ -1,0 +1,165 @@
+//! Why a signature does not hold: what was done to it, to the secret or to the body on the way.
+//!
+//! Every known mistake is tried, alone and with another one, until the digests agree.
+
+use base64::{
+    Engine,
+    alphabet::{STANDARD, URL_SAFE},
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+
+use super::json_spacing::respaced;
+use crate::{
+    config::Secret,
+    signature::{digest, scheduled},
+};
+
+const PREFIX: &str = "sha256=";
+const SECRET_PREFIX: &[u8] = b"whsec_";
+const DIGITS: usize = 64;
+
+/// Something that is as it came, or as it would be without a mistake, and what to do about that.
+type Guess = (Vec<u8>, Option<String>);
+
+/// One sentence for each thing to mend.
+pub(super) fn diagnose(signature: &str, body: &[u8], secrets: &[Secret]) -> Vec<String> {
+    let mut advice = Vec::new();
+    let Some(wanted) = read(signature, &mut advice) else { return advice };
+    match explain(wanted, body, secrets) {
+        Some(more) => advice.extend(more),
+        None => advice.push(
+            "it was made with another secret, or of another body: compare the provider's secret with WEBHOOK_SECRET, and sign the bytes exactly as they are sent"
+                .to_owned(),
+        ),
+    }
+    advice
+}
+
+/// The digest that the signature means, if it means one.
+fn read(signature: &str, advice: &mut Vec<String>) -> Option<[u8; 32]> {
+    let mut text = signature;
+    if text.trim() != text {
+        text = text.trim();
+        advice.push("the signature has white space around it: send the digits alone".to_owned());
+    }
+    if let Some((prefix, rest)) = text.split_at_checked(PREFIX.len())
+        && prefix.eq_ignore_ascii_case(PREFIX)
+    {
+        text = rest;
+        advice.push(format!("the signature begins with {PREFIX}: send the digits alone"));
+    }
+    let mut wanted = [0; 32];
+    if hex::decode_to_slice(text, &mut wanted).is_ok() {
+        return Some(wanted);
+    }
+    if let Some(wanted) = from_base64(text).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
+        advice.push("the signature is written in base64: write it in hexadecimal".to_owned());
+        return Some(wanted);
+    }
+    let length = text.chars().count();
+    advice.push(if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        format!(
+            "the signature has {length} hexadecimal digits and HMAC-SHA256 has {DIGITS}: send all of them, of that hash"
+        )
+    } else {
+        format!(
+            "the signature is {length} characters that are no hexadecimal: send the {DIGITS} digits of HMAC-SHA256"
+        )
+    });
+    None
+}
+
+/// The fewest mistakes that lead from the secrets and the body to this digest; none, if it is right.
+fn explain(wanted: [u8; 32], body: &[u8], secrets: &[Secret]) -> Option<Vec<String>> {
+    let bodies = bodies(body);
+    let mut found: Vec<Vec<String>> = Vec::new();
+    for (secret, slot) in secrets.iter().zip(1..) {
+        for (key, about_secret) in keys(secret.expose(), slot) {
+            let key = scheduled(&key);
+            for (body, about_body) in &bodies {
+                if digest(&key, body) == wanted {
+                    found.push(about_secret.iter().chain(about_body).cloned().collect());
+                }
+            }
+        }
+    }
+    found.into_iter().min_by_key(Vec::len)
+}
+
+fn bodies(body: &[u8]) -> Vec<Guess> {
+    let mut guesses = vec![(body.to_vec(), None)];
+    let mut guess = |bytes: Vec<u8>, what: &str| {
+        guesses.push((bytes, Some(what.to_owned())));
+    };
+    for (end, name) in [("\r\n", "\\r\\n"), ("\n", "\\n")] {
+        if let Some(shorter) = body.strip_suffix(end.as_bytes()) {
+            guess(
+                shorter.to_vec(),
+                &format!(
+                    "the body was signed without the {name} at its end: send it without, or sign it too"
+                ),
+            );
+        }
+        guess(
+            [body, end.as_bytes()].concat(),
+            &format!(
+                "the body was signed with {name} at its end, and has lost it: sign it without, as printf %s gives it"
+            ),
+        );
+    }
+    for (space, how) in [("", "without white space"), (" ", "with a space after each , and :")] {
+        guess(
+            respaced(body, space, space),
+            &format!(
+                "the body was signed as JSON {how}, and was written anew on the way: send the very bytes that were signed"
+            ),
+        );
+    }
+    guesses
+}
+
+fn keys(secret: &[u8], slot: usize) -> Vec<Guess> {
+    let mut guesses = vec![(secret.to_vec(), None)];
+    let mut guess = |key: Vec<u8>, what: &str| {
+        if key != secret {
+            guesses.push((key, Some(format!("secret {slot} {what}"))));
+        }
+    };
+    guess(
+        secret.trim_ascii().to_vec(),
+        "has white space around it that the sender's has not: take it out of the setting",
+    );
+    for (end, name) in [("\n", "\\n"), ("\r\n", "\\r\\n")] {
+        guess(
+            [secret, end.as_bytes()].concat(),
+            &format!("has {name} at its end where the body is signed: take it out there"),
+        );
+    }
+    let bare = secret.trim_ascii();
+    if let Ok(key) = hex::decode(bare) {
+        guess(key, "is decoded from hexadecimal by the sender: sign with its text as it stands");
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if let Some(key) = from_base64(&text(bare)) {
+        guess(key, "is decoded from base64 by the sender: sign with its text as it stands");
+    }
+    if let Some(rest) = bare.strip_prefix(SECRET_PREFIX) {
+        guess(rest.to_vec(), "is used without whsec_ by the sender: take it out of the setting");
+        if let Some(key) = from_base64(&text(rest)) {
+            guess(
+                key,
+                "is decoded from the base64 behind whsec_ by the sender: sign with its text as it stands",
+            );
+        }
+    }
+    guesses
+}
+
+/// In either alphabet, with or without padding.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let lenient =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    [STANDARD, URL_SAFE]
+        .iter()
+        .find_map(|alphabet| GeneralPurpose::new(alphabet, lenient).decode(text).ok())
+}

@@ -1,0 +1,64 @@
+//! `mailslot erase`: messages that must be gone for good.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use lexopt::{Arg::Long, Parser, ValueExt};
+
+use super::{Failure, Outcome, instant, output::Progress, say, with_source};
+use crate::{
+    config::Config,
+    store::{
+        self,
+        erase::{What, count, erase},
+    },
+};
+
+pub(super) const HELP: &str = "\
+Erases messages beside the service, so that no byte of them is left in the database's files. If one of
+them is delivered again, it is acknowledged and not stored. It asks before, on the terminal. Backups
+and exports that were made earlier still have the messages: delete those too.
+
+  --from M      all messages from this sender
+  --before TS   all messages whose ts is earlier, as 2025-01-15T10:00:00Z
+  --yes         do not ask
+";
+
+pub(super) fn run(mut parser: Parser) -> Outcome {
+    let (mut what, mut is_sure) = (None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("from") if what.is_none() => what = Some(What::From(parser.value()?.string()?)),
+            Long("before") if what.is_none() => {
+                what = Some(What::Before(instant("--before", &parser.value()?.string()?)?));
+            }
+            Long("yes") => is_sure = true,
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    let what =
+        what.ok_or_else(|| Failure::Usage("expected one of --from M and --before TS".to_owned()))?;
+    if !is_sure && !io::stdin().is_terminal() {
+        return Err(Failure::Usage("there is no terminal to ask on: say --yes".to_owned()));
+    }
+    let database = with_source(Config::read_database)?;
+    // Erasing creates and migrates what it opens.
+    drop(store::visit(&database)?);
+    let messages = count(&database, &what)?;
+    if !is_sure && messages > 0 && !agrees(messages)? {
+        return Err(Failure::Failed("nothing was erased".to_owned()));
+    }
+    let mut progress = Progress::start();
+    let gone = erase(&database, &what, &mut |gone| {
+        progress.tell(|| format!("{gone} of {messages} messages erased"));
+    })?;
+    drop(progress);
+    say(&format!("{gone} messages erased\n"))
+}
+
+fn agrees(messages: i64) -> Result<bool, Failure> {
+    let mut answer = String::new();
+    let asked = write!(io::stderr(), "Erase {messages} messages for good? [y/N] ")
+        .and_then(|()| io::stdin().lock().read_line(&mut answer));
+    asked.map_err(|error| Failure::Failed(format!("the terminal cannot be asked: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

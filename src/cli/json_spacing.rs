@@ -1,0 +1,35 @@
+//! The white space between the tokens of a JSON text, and nothing else of it.
+
+/// The same tokens, with `after_comma` and `after_colon` between them and no other white space. What
+/// is no JSON comes out as something, too.
+pub(super) fn respaced(text: &[u8], after_comma: &str, after_colon: &str) -> Vec<u8> {
+    let mut respaced = Vec::with_capacity(text.len());
+    let (mut is_string, mut is_escaped) = (false, false);
+    for byte in text {
+        let is_space = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        if is_string || !is_space {
+            respaced.push(*byte);
+        }
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_string => is_escaped = true,
+            b'"' => is_string = !is_string,
+            b',' if !is_string => respaced.extend_from_slice(after_comma.as_bytes()),
+            b':' if !is_string => respaced.extend_from_slice(after_colon.as_bytes()),
+            _ => {}
+        }
+    }
+    respaced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_stay_as_they_are() {
+        let text = br#"{ "a" : "b, \" : c" ,"d":[1 , 2.50]}"#;
+        assert_eq!(respaced(text, "", ""), br#"{"a":"b, \" : c","d":[1,2.50]}"#);
+        assert_eq!(respaced(text, " ", " "), br#"{"a": "b, \" : c", "d": [1, 2.50]}"#);
+    }
+}

@@ -1,0 +1,40 @@
+//! What the rest of the program logs while a verb runs, told on stderr in plain words.
+
+use std::fmt::Write as _;
+
+use log::{
+    LevelFilter, Log, Metadata, Record,
+    kv::{Error, Key, Value, VisitSource},
+};
+
+struct Stderr;
+
+struct Fields(String);
+
+pub(super) fn to_stderr() {
+    // Fails only if there is one already.
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
+}
+
+impl Log for Stderr {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let mut fields = Fields(String::new());
+        let _ = record.key_values().visit(&mut fields);
+        eprintln!("mailslot: {}{}", record.args(), fields.0);
+    }
+
+    fn flush(&self) {}
+}
+
+impl<'kvs> VisitSource<'kvs> for Fields {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        let _ = write!(self.0, ", {key}: {value}");
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! How often a client may ask. Pure but for the clock that it is given.
+//!
+//! Each address, and all together, may send a second's worth at once and then so many a second: the
+//! generic cell rate algorithm, which remembers one moment for each.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    config::{Network, Rates},
+    error::Error,
+};
+
+/// Addresses that are remembered; one more is bounded by the rate of all only.
+pub(crate) const RATE_ADDRESSES_MAX: usize = 16_384;
+
+/// How much ahead of its rate somebody may be.
+const BURST: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    rates: Rates,
+    seen: Mutex<Seen>,
+}
+
+/// When somebody would be back at its rate.
+#[derive(Debug, Default)]
+struct Seen {
+    all: Option<Instant>,
+    by_address: HashMap<IpAddr, Instant>,
+}
+
+impl Limiter {
+    pub(crate) fn new(rates: Rates) -> Limiter {
+        Limiter { rates, seen: Mutex::default() }
+    }
+
+    /// Whether there is anything to be limited.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.rates.in_all.is_none() && self.rates.per_address.is_none()
+    }
+
+    /// # Errors
+    /// [`Error::TooMany`] where a request comes too soon.
+    pub(crate) fn admit(&self, client: IpAddr, now: Instant) -> Result<(), Error> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rate) = self.rates.per_address {
+            let client = block(client);
+            if seen.by_address.len() >= RATE_ADDRESSES_MAX && !seen.by_address.contains_key(&client)
+            {
+                seen.by_address.retain(|_, back| *back > now);
+            }
+            let is_known = seen.by_address.contains_key(&client);
+            if is_known || seen.by_address.len() < RATE_ADDRESSES_MAX {
+                let back = seen.by_address.get(&client).copied();
+                seen.by_address.insert(client, next(back, rate, now)?);
+            }
+        }
+        if let Some(rate) = self.rates.in_all {
+            seen.all = Some(next(seen.all, rate, now)?);
+        }
+        Ok(())
+    }
+
+    /// Who asks: the peer; or, where that is a proxy that is trusted, the last address in its
+    /// `X-Forwarded-For` that is not one. What clients write before that is not believed.
+    pub(crate) fn client<'a>(
+        &self,
+        peer: IpAddr,
+        forwarded: impl DoubleEndedIterator<Item = &'a str>,
+    ) -> IpAddr {
+        let is_trusted = |address: IpAddr| {
+            let mut trusted = self.rates.trusted.iter();
+            trusted.any(|network: &Network| network.contains(address))
+        };
+        let mut client = peer.to_canonical();
+        let hops = forwarded.rev().flat_map(|line| line.rsplit(','));
+        for hop in hops {
+            if !is_trusted(client) {
+                break;
+            }
+            // Some proxies add a port.
+            let hop = hop.trim();
+            let bare = hop
+                .parse()
+                .ok()
+                .or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()));
+            let Some(address) = bare else { break };
+            client = address.to_canonical();
+        }
+        client
+    }
+}
+
+fn next(back: Option<Instant>, rate: u32, now: Instant) -> Result<Instant, Error> {
+    let next = back.map_or(now, |back| back.max(now)) + Duration::from_secs(1) / rate;
+    if next > now + BURST.max(Duration::from_secs(1) / rate) {
+        return Err(Error::TooMany);
+    }
+    Ok(next)
+}
+
+/// Whoever has an IPv6 address has 2⁶⁴ of them.
+fn block(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Source};
+
+    fn limiter(settings: &[(&str, &str)]) -> Limiter {
+        let config = Config::read(&Source {
+            variable: &|name| {
+                let found = settings.iter().find(|(other, _)| *other == name);
+                Ok(found
+                    .map_or((name == "WEBHOOK_SECRET").then_some("s"), |(_, value)| Some(*value))
+                    .map(str::to_owned))
+            },
+            credential: &|_| Ok(None),
+            file: &|_| Err("is not there".to_owned()),
+        });
+        Limiter::new(config.unwrap().rates)
+    }
+
+    #[test]
+    fn an_address_has_a_second_s_worth_at_once_and_then_its_rate() {
+        let limiter = limiter(&[("REQUESTS_PER_SECOND_PER_ADDRESS", "5")]);
+        let start = Instant::now();
+        let admitted = |address: &str, after_ms: u64| {
+            let now = start + Duration::from_millis(after_ms);
+            (0..20).filter(|_| limiter.admit(address.parse().unwrap(), now).is_ok()).count()
+        };
+        assert_eq!(admitted("192.0.2.1", 0), 5);
+        assert_eq!(admitted("192.0.2.2", 0), 5, "another one");
+        assert_eq!(admitted("192.0.2.1", 400), 2);
+        assert_eq!(admitted("192.0.2.1", 10_000), 5);
+        assert_eq!(admitted("2001:db8::1", 0) + admitted("2001:db8::2", 0), 5, "one network");
+    }
+
+    #[test]
+    fn all_together_have_a_rate_too() {
+        let limiter = limiter(&[("REQUESTS_PER_SECOND", "10")]);
+        let now = Instant::now();
+        let admitted = (0_u8..100).filter(|n| limiter.admit([192, 0, 2, *n].into(), now).is_ok());
+        assert_eq!(admitted.count(), 10);
+    }
+
+    #[test]
+    fn only_what_trusted_proxies_say_is_believed() {
+        let limiter = limiter(&[("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8 2001:db8::/32")]);
+        for (peer, forwarded, client) in [
+            ("192.0.2.1", vec!["198.51.100.7"], "192.0.2.1"),
+            ("127.0.0.1", vec![], "127.0.0.1"),
+            ("127.0.0.1", vec!["198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1", vec!["6.6.6.6, 198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1", vec!["6.6.6.6", "198.51.100.7, 10.1.2.3"], "198.51.100.7"),
+            ("2001:db8::5", vec!["198.51.100.7:4711"], "198.51.100.7"),
+            ("::ffff:10.0.0.1", vec!["junk, 198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1", vec!["198.51.100.7, junk"], "127.0.0.1"),
+            ("11.0.0.1", vec!["198.51.100.7"], "11.0.0.1"),
+        ] {
+            let found = limiter.client(peer.parse().unwrap(), forwarded.into_iter());
+            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let limiter = limiter(&[("REQUESTS_PER_SECOND_PER_ADDRESS", "1")]);
+        let now = Instant::now();
+        for number in 0..40_000_u32 {
+            let _ = limiter.admit(IpAddr::V4(number.into()), now);
+        }
+        assert_eq!(limiter.seen.lock().unwrap().by_address.len(), RATE_ADDRESSES_MAX);
+        let later = now + Duration::from_secs(5);
+        assert!(limiter.admit([192, 0, 2, 1].into(), later).is_ok());
+        assert_eq!(limiter.seen.lock().unwrap().by_address.len(), 1);
+    }
+}

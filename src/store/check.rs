@@ -1,0 +1,100 @@
+//! Whether the database is whole, and its counters are what counting finds.
+
+use std::path::Path;
+
+use rusqlite::{Connection, Row};
+
+use super::{schema, visit};
+
+/// Problems of its structure that are told.
+const TOLD: i64 = 5;
+
+/// What is counted, and what the counters say.
+#[derive(Debug)]
+pub(crate) struct Recount {
+    pub(crate) counts: Vec<Count>,
+    /// Senders whose own counter is wrong.
+    pub(crate) wrong_senders: i64,
+    /// `created_at` of the newest message.
+    pub(crate) last_created_at: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Count {
+    pub(crate) of: &'static str,
+    pub(crate) counted: i64,
+    pub(crate) kept: i64,
+}
+
+/// Looks through the file's structure, `is_full` with every index against its table. Gives what is
+/// wrong with it.
+///
+/// # Errors
+/// A sentence for the operator, where it cannot be read at all.
+pub(crate) fn look_through(database: &Path, is_full: bool) -> Result<Vec<String>, String> {
+    let connection = visit::connect(database)?;
+    let pragma = if is_full { "integrity_check" } else { "quick_check" };
+    let look = || -> rusqlite::Result<Vec<String>> {
+        connection
+            .prepare(&format!("PRAGMA {pragma}({TOLD})"))?
+            .query_map((), |row| row.get(0))?
+            .collect()
+    };
+    let mut found = look().map_err(|error| schema::sentence(&error))?;
+    found.retain(|line| line != "ok");
+    Ok(found)
+}
+
+/// Counts everything, at one moment.
+///
+/// # Errors
+/// A sentence for the operator.
+pub(crate) fn recount(database: &Path) -> Result<Recount, String> {
+    let mut connection = visit::connect(database)?;
+    count(&mut connection).map_err(|error| schema::sentence(&error))
+}
+
+fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
+    let transaction = connection.transaction()?;
+    let pair = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    // What a stranger has inserted beyond `last_id` is counted by the next commit.
+    let (counted, messages) = transaction.query_row(
+        "SELECT (SELECT count(*) FROM messages WHERE id BETWEEN 0 AND last_id), messages FROM totals",
+        (),
+        pair,
+    )?;
+    let (distinct, senders) = transaction.query_row(
+        "SELECT (SELECT count(DISTINCT from_msisdn) FROM messages WHERE id BETWEEN 0 AND last_id),
+                senders FROM totals",
+        (),
+        pair,
+    )?;
+    let level = |level: i64| {
+        transaction.query_row(
+            "SELECT coalesce(sum(n), 0) FROM milestones WHERE sender_id = 0 AND level = ?1",
+            [level],
+            |row| row.get(0),
+        )
+    };
+    let wrong_senders = transaction.query_row(
+        "SELECT count(*) FROM senders FULL JOIN
+             (SELECT from_msisdn, count(*) AS counted FROM messages
+              WHERE id BETWEEN 0 AND (SELECT last_id FROM totals) GROUP BY from_msisdn)
+             ON from_msisdn = msisdn
+         WHERE counted IS NOT n",
+        (),
+        |row| row.get(0),
+    )?;
+    let last_created_at = transaction.query_row(
+        "SELECT (SELECT created_at FROM messages ORDER BY id DESC LIMIT 1)",
+        (),
+        |row| row.get(0),
+    )?;
+    let counts = vec![
+        Count { of: "messages", counted, kept: messages },
+        Count { of: "senders", counted: distinct, kept: senders },
+        Count { of: "messages in milestones", counted, kept: level(1)? },
+        Count { of: "messages in milestones of the second level", counted, kept: level(2)? },
+    ];
+    Ok(Recount { counts, wrong_senders, last_created_at })
+}

@@ -1,0 +1,166 @@
+//! What an operator changes while mailslot runs, and what it keeps to by itself.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Inbox, Reply, agent, message, message_with, reply, sign_with};
+
+fn deliver_with(inbox: &Inbox, secret: &str, id: &str) -> Reply {
+    let body = message(id).to_string();
+    inbox.post(body.as_bytes(), &[("X-Signature", &sign_with(secret, body.as_bytes()))])
+}
+
+fn with_secrets(secrets: &str) -> Inbox {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secrets");
+    fs::write(&file, secrets).unwrap();
+    Inbox::start_with(folder, |command| {
+        command.env("WEBHOOK_SECRET", "").env("WEBHOOK_SECRET_FILE", file);
+    })
+}
+
+fn reload(inbox: &Inbox) -> Value {
+    inbox.signal("-HUP");
+    inbox.wait_for_log(|line| line["msg"].as_str().unwrap().starts_with("settings"))
+}
+
+#[test]
+fn a_secret_is_rotated_under_load_and_not_one_request_fails() {
+    let inbox = with_secrets("old\n");
+    let file = inbox.folder.path().join("secrets");
+    let (stop, is_rotated) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|client| {
+                let (inbox, stop, is_rotated) = (&inbox, &stop, &is_rotated);
+                scope.spawn(move || {
+                    for number in 0.. {
+                        if stop.load(SeqCst) {
+                            break;
+                        }
+                        // The provider changes at its own time, some of its machines before others.
+                        let is_new = is_rotated.load(SeqCst) && (client + number) % 3 > 0;
+                        let secret = if is_new { "new" } else { "old" };
+                        let id = format!("{client}-{number}");
+                        assert_eq!(deliver_with(inbox, secret, &id).status, 200, "{id} {secret}");
+                    }
+                })
+            })
+            .collect();
+        for round in 0..5 {
+            std::thread::sleep(Duration::from_millis(50));
+            fs::write(&file, if round % 2 == 0 { "new\nold\n" } else { "old\nnew\n" }).unwrap();
+            let told = reload(&inbox);
+            assert_eq!((&told["changed"], &told["secrets"]), (&json!("WEBHOOK_SECRET"), &json!(2)));
+            is_rotated.store(true, SeqCst);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        stop.store(true, SeqCst);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+    });
+    let slot =
+        |number: u8| inbox.metric(&format!("webhook_secret_used_total{{slot=\"{number}\"}}"));
+    assert!(slot(1) > 0 && slot(2) > 0 && slot(3) == 0);
+    assert_eq!(i64::try_from(slot(1) + slot(2)).unwrap(), inbox.rows());
+    // Nobody uses the old one any more: it goes.
+    fs::write(&file, "new\n").unwrap();
+    reload(&inbox);
+    assert_eq!(deliver_with(&inbox, "old", "late").status, 401);
+    assert_eq!(deliver_with(&inbox, "new", "late").status, 200);
+}
+
+#[test]
+fn what_cannot_be_read_again_changes_nothing() {
+    let inbox = with_secrets("old\n");
+    fs::write(inbox.folder.path().join("secrets"), "\n").unwrap();
+    let told = reload(&inbox);
+    assert_eq!(told["level"], "ERROR");
+    assert!(told["problems"].as_str().unwrap().contains("WEBHOOK_SECRET"), "{told}");
+    assert_eq!(deliver_with(&inbox, "old", "m1").status, 200);
+}
+
+#[test]
+fn tokens_and_the_log_level_are_read_again_from_the_settings_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings");
+    fs::write(&file, "# comment\nREAD_TOKEN=first\nLOG_LEVEL=ERROR\nWORKERS=4\n").unwrap();
+    let inbox = Inbox::start_with(folder, |command| {
+        command.env("SETTINGS_FILE", &file);
+    });
+    let file = inbox.folder.path().join("settings");
+    let status = |token: &str| {
+        let asked = agent().get(inbox.url("/stats"));
+        reply(asked.header("Authorization", format!("Bearer {token}")).call()).status
+    };
+    assert_eq!((status("first"), status("second")), (200, 401));
+    fs::write(&file, "READ_TOKEN=second\nLOG_LEVEL=INFO\nWORKERS=5\n").unwrap();
+    let told = reload(&inbox);
+    assert_eq!(told["changed"], "READ_TOKEN LOG_LEVEL");
+    assert_eq!(told["after_restart"], "WORKERS");
+    assert_eq!((status("first"), status("second")), (401, 200));
+    inbox.request_log(&inbox.get("/health/live"));
+    fs::write(&file, "REED_TOKEN=second\n").unwrap();
+    assert!(reload(&inbox)["problems"].as_str().unwrap().contains("REED_TOKEN"));
+    assert_eq!(status("second"), 200);
+}
+
+#[test]
+fn what_is_older_than_its_retention_goes_and_nothing_else_while_deliveries_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("lines");
+    let old: Vec<String> = (0..3_000)
+        .map(|n| message_with(&format!("old{n}"), &json!({ "from": "+7", "text": "old news" })))
+        .map(|message| format!("{message}\n"))
+        .collect();
+    fs::write(&lines, old.concat()).unwrap();
+    let import = crate::harness::command(folder.path()).arg("import").arg(&lines).output().unwrap();
+    assert!(import.status.success());
+    let inbox = Inbox::start_with(folder, |command| {
+        command.env("RETENTION_DAYS", "30");
+    });
+    let now = || {
+        let out = std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output();
+        String::from_utf8(out.unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let mut delivered = 0;
+    while inbox.count("SELECT count(*) FROM messages WHERE from_msisdn = '+7'") > 0 {
+        let fields = json!({ "ts": now(), "text": "fresh news" });
+        assert_eq!(inbox.deliver(&message_with(&format!("new{delivered}"), &fields)).status, 200);
+        delivered += 1;
+        assert!(delivered < 20_000, "they do not go");
+        let total = inbox.get("/messages?q=old+news&limit=1").json["total"].as_i64().unwrap();
+        assert!(total <= 3_000);
+    }
+    let stats = inbox.get("/stats").json;
+    assert_eq!((&stats["total_messages"], &stats["senders_count"]), (&json!(delivered), &json!(1)));
+    assert_eq!(inbox.get("/messages?q=old+news").json["total"], 0);
+    assert_eq!(inbox.get("/messages?q=fresh").json["total"], json!(delivered));
+}
+
+#[test]
+fn clients_are_held_to_their_rate_by_the_address_that_a_trusted_proxy_tells() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("REQUESTS_PER_SECOND_PER_ADDRESS", "3").env("TRUSTED_PROXIES", "127.0.0.1");
+    });
+    let ask = |forwarded: &str| {
+        reply(agent().get(inbox.url("/stats")).header("X-Forwarded-For", forwarded).call())
+    };
+    let statuses: Vec<u16> = (0..6).map(|_| ask("6.6.6.6, 198.51.100.7").status).collect();
+    assert_eq!(statuses[..3], [200; 3]);
+    assert!(statuses.contains(&429), "{statuses:?}");
+    let refused = std::iter::repeat_with(|| ask("7.7.7.7, 198.51.100.7"))
+        .take(20)
+        .find(|reply| reply.status == 429)
+        .unwrap();
+    assert_eq!(refused.header("Retry-After"), Some("1"), "what is forged changes nothing");
+    assert_eq!(refused.json, json!({ "detail": "too many requests, try again later" }));
+    assert_eq!(ask("198.51.100.8").status, 200, "another client");
+    assert_eq!(inbox.get("/health/live").status, 200);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(ask("198.51.100.7").status, 200, "later");
+}
