@@ -33,7 +33,7 @@ pub(crate) const FEED_WAITING_MAX: usize = 8_192;
 /// are delivered: up to so many times, and no longer than that.
 const REST_FACTOR: f64 = 4.0;
 const REST_FACTOR_LARGEST: f64 = 40.0;
-const REST_LONGEST: Duration = Duration::from_millis(1_000);
+const REST_LONGEST: Duration = Duration::from_secs(1);
 /// A round answers no more readers than it can in this time: those who catch up do not hold up those
 /// who wait for the newest.
 const ROUND_LONGEST: Duration = Duration::from_millis(20);

@@ -1,7 +1,8 @@
 //! What goes for good: messages that are too old, and those of whom the operator erases.
 //!
-//! What is deleted is overwritten (PRAGMA secure_delete), and the write-ahead log is emptied in the
-//! end. Of an erased message a keyed hash of its id stays, so that a repeated delivery is
+//! What is deleted is overwritten (PRAGMA secure_delete). That leaves what SQLite once moved from one
+//! place of a page to another (seen: ids in an index), so after an erasure the file is rebuilt and the
+//! write-ahead log emptied. Of an erased message a keyed hash of its id stays, so that a repeated delivery is
 //! acknowledged and does not bring it back. An expired message leaves nothing.
 
 use std::{
@@ -125,6 +126,10 @@ pub(crate) fn erase(
         progress(gone);
         thread::sleep(PAUSE);
     }
+    // In a file, since the whole database is written there once.
+    connection
+        .execute_batch("PRAGMA temp_store = FILE; VACUUM")
+        .map_err(|error| format!("they are gone, but traces are left, since the file cannot be rebuilt: {}; run it again", schema::sentence(&error)))?;
     empty_log(&connection)?;
     Ok(gone)
 }

@@ -164,3 +164,71 @@ fn clients_are_held_to_their_rate_by_the_address_that_a_trusted_proxy_tells() {
     std::thread::sleep(Duration::from_millis(1_500));
     assert_eq!(ask("198.51.100.7").status, 200, "later");
 }
+
+/// Whether a file has these bytes anywhere.
+fn holds(path: &std::path::Path, needle: &str) -> bool {
+    let Ok(bytes) = fs::read(path) else { return false };
+    bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
+}
+
+#[test]
+fn of_who_was_erased_no_byte_is_left_and_no_delivery_brings_it_back() {
+    let inbox = Inbox::start();
+    // Many, in no order, so that pages are split and cells moved about; searched, so that they are
+    // packed and found.
+    let number = |n: usize| (n * 7_919) % 6_000;
+    let lines: Vec<String> = (0..6_000)
+        .map(|n| {
+            let is_hers = number(n) % 5 == 0;
+            let fields = json!({
+                "from": if is_hers { "+15557654321" } else { "+15550000000" },
+                "text": format!("{} {n} {}", if is_hers { "Zyxwvut" } else { "else" }, "é".repeat(n % 90)),
+                "ts": format!("2025-01-{:02}T10:00:{:02}Z", 1 + number(n) % 28, n % 60),
+            });
+            let name = if is_hers { "qrst" } else { "other" };
+            format!("{}\n", message_with(&format!("{name}-{}", number(n)), &fields))
+        })
+        .collect();
+    let folder = inbox.folder.path().to_owned();
+    let file = folder.join("lines");
+    fs::write(&file, lines.concat()).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = crate::harness::command(&folder).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    run(&["import", file.to_str().unwrap()]);
+    while inbox.count("SELECT count(*) FROM packs WHERE trigrams IS NULL") > 1 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(inbox.get("/messages?q=zyxwvut").json["total"], 1_200);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if stop.load(SeqCst) {
+                    break;
+                }
+                assert_eq!(inbox.deliver(&message(&format!("beside-{n}"))).status, 200);
+            }
+        });
+        run(&["erase", "--from", "+15557654321", "--yes"]);
+        stop.store(true, SeqCst);
+    });
+    let files = ["mailslot.db", "mailslot.db-wal"].map(|name| folder.join(name));
+    for trace in ["15557654321", "Zyxwvut", "zyxwvut", "qrst-"] {
+        for file in &files {
+            assert!(!holds(file, trace), "{trace} is in {}", file.display());
+        }
+    }
+    assert!(files.iter().any(|file| holds(file, "15550000000")), "the others are there");
+    assert_eq!(inbox.get("/messages?from=+15557654321").json["total"], 0);
+    assert_eq!(inbox.get("/messages?q=zyxwvut").json["total"], 0);
+    let rows = inbox.rows();
+    for line in lines.iter().filter(|line| line.contains("qrst")).take(20) {
+        assert_eq!(inbox.deliver_raw(line.trim_end().as_bytes()).status, 200, "acknowledged");
+    }
+    assert_eq!(inbox.rows(), rows, "and not stored");
+    let stats = inbox.get("/stats").json;
+    assert_eq!(stats["total_messages"], json!(rows));
+    inbox.stop();
+}
