@@ -164,15 +164,17 @@ impl Server {
         let unopened = |error| one(format!("database {}: {error}", config.database.display()));
         let searches = Searches::for_workers(config.workers);
         let keys = Keys::of(config);
+        // All of them before anybody can connect and take the descriptors that they need.
+        let reader = || Reader::open(&config.database, &searches).map_err(unopened);
         let mut contexts = Vec::with_capacity(config.workers);
         for _ in 0..config.workers {
-            contexts.push(Context {
-                keys: Arc::clone(&keys),
-                reader: Reader::open(&config.database, &searches).map_err(unopened)?,
-                metrics: Arc::clone(&metrics),
-            });
+            let (keys, metrics) = (Arc::clone(&keys), Arc::clone(&metrics));
+            contexts.push(Context { keys, reader: reader()?, metrics });
         }
         let packer = Packer::open(&config.database).map_err(unopened)?;
+        let follower = reader()?;
+        let expirer = config.retention.map(|days| reader().map(|reader| (reader, days)));
+        let expirer = expirer.transpose()?;
         let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
         let listener = Listener::start(socket, Arc::clone(&metrics)).map_err(no_thread)?;
         front::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
@@ -180,15 +182,13 @@ impl Server {
         let (feed, events) = Feed::new(limits.connections, &metrics);
         let feed = Arc::new(feed);
         let replier = Replier::start(&metrics, &feed).map_err(no_thread)?;
-        let reader = Reader::open(&config.database, &searches).map_err(unopened)?;
         let own = replier.clone();
         let reply = move |exchange, response: &_| own.reply(exchange, response, None);
-        events.serve(reader, reply).map_err(no_thread)?;
+        events.serve(follower, reply).map_err(no_thread)?;
         let exports = Exports::of(config.database.clone(), Arc::clone(&searches));
         let (keys, limiter) = (RwLock::new(keys), Limiter::new(config.rates.clone()));
         chores::start_packing(packer, submission(&store, &replier)).map_err(no_thread)?;
-        if let Some(retention) = config.retention {
-            let reader = Reader::open(&config.database, &searches).map_err(unopened)?;
+        if let Some((reader, retention)) = expirer {
             let submit = submission(&store, &replier);
             chores::start_expiring(reader, retention, submit).map_err(no_thread)?;
         }

@@ -15,8 +15,8 @@ use super::{
 use crate::{config::Config, store};
 
 pub(super) const HELP: &str = "\
-Copies the database into FILE, of one moment, while the service goes on. The copy is read through
-(PRAGMA integrity_check) and on disk before it is called FILE; until then it is FILE.part. It is a
+Copies the database into FILE, of one moment, while the service goes on. SQLite's integrity check reads
+the copy through, and it is on disk, before it is called FILE; until then it is FILE.part. It is a
 database like the original, which a service can be started on.
 
   --force   replace FILE if it is there

@@ -14,9 +14,10 @@ use crate::{
 };
 
 pub(super) const HELP: &str = "\
-Erases messages beside the service, so that no byte of them is left in the database's files. If one of
-them is delivered again, it is acknowledged and not stored. It asks before, on the terminal. Backups
-and exports that were made earlier still have the messages: delete those too.
+Erases messages beside the service, so that no byte of them is left in the database's files. In the end
+the file is rebuilt, and deliveries are told 503 meanwhile. If one of the messages is delivered again, it
+is acknowledged and not stored. It asks before, on the terminal. Backups and exports that were made
+earlier still have the messages: delete those too.
 
   --from M      all messages from this sender
   --before TS   all messages whose ts is earlier, as 2025-01-15T10:00:00Z
@@ -52,12 +53,12 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
         progress.tell(|| format!("{gone} of {messages} messages erased"));
     })?;
     drop(progress);
-    say(&format!("{gone} messages erased\n"))
+    say(&format!("messages erased: {gone}\n"))
 }
 
 fn agrees(messages: i64) -> Result<bool, Failure> {
     let mut answer = String::new();
-    let asked = write!(io::stderr(), "Erase {messages} messages for good? [y/N] ")
+    let asked = write!(io::stderr(), "Messages to erase for good: {messages}. Go on? [y/N] ")
         .and_then(|()| io::stdin().lock().read_line(&mut answer));
     asked.map_err(|error| Failure::Failed(format!("the terminal cannot be asked: {error}")))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -147,7 +147,8 @@ fn status(verb: &str, outcome: Outcome) -> ExitCode {
 #[must_use]
 pub fn fail(problems: &[String], status: u8) -> ExitCode {
     for problem in problems {
-        eprintln!("mailslot: {problem}");
+        // Nobody may be listening, and then nothing is to be done.
+        let _ = writeln!(io::stderr(), "mailslot: {problem}");
     }
     ExitCode::from(status)
 }

@@ -1,6 +1,9 @@
 //! What the rest of the program logs while a verb runs, told on stderr in plain words.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
 use log::{
     LevelFilter, Log, Metadata, Record,
@@ -26,7 +29,7 @@ impl Log for Stderr {
     fn log(&self, record: &Record<'_>) {
         let mut fields = Fields(String::new());
         let _ = record.key_values().visit(&mut fields);
-        eprintln!("mailslot: {}{}", record.args(), fields.0);
+        let _ = writeln!(io::stderr(), "mailslot: {}{}", record.args(), fields.0);
     }
 
     fn flush(&self) {}

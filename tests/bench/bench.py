@@ -47,6 +47,9 @@ BURSTS = 5
 FOLLOWING = 1_000
 FOLLOWED_CONNECTIONS = 64
 FOLLOWED_ROUNDS = 3
+# Work that an operator has done beside deliveries, on a database of so many messages.
+BESIDE = ("nothing", "backup", "import", "retention")
+BESIDE_MESSAGES = 200_000
 # On a quiet day: so many messages, one every tenth of a second.
 QUIET_MESSAGES = 100
 # More than any server here takes; if one does take more, the file is made longer.
@@ -97,6 +100,7 @@ class Bench:
             "settings": self.settings(),
             "rows": [row(key, runs) for key, runs in self.runs.items()],
             "followed": self.followed(),
+            "beside": self.beside(),
             "bursts": [self.bursts("mailslot", servers.mailslot), self.bursts("bare", self.bare())],
             "start_to_ready_ms": {"best": min(starts), "all": starts},
             "binary_bytes": binary_sizes(),
@@ -198,6 +202,50 @@ class Bench:
         alone, beside = (statistics.median(found) for found in rates.values())
         return {"readers": FOLLOWING, "ratio": beside / alone, "rates": rates, "loaded": told,
                 "quiet": quiet}
+
+    def beside(self):
+        """How fast an import is, and what deliveries get while an operator's work is done."""
+        lines, others = self.folder / "lines.ndjson", self.folder / "others.ndjson"
+        for path, count in ((lines, BESIDE_MESSAGES), (others, BESIDE_MESSAGES // 2)):
+            with open(path, "wb") as file:
+                subprocess.run([sys.executable, servers.HERE / "fill.py", str(count)],
+                               stdout=file, check=True)
+        found = {}
+        with self.new_folder() as folder:
+            say(f"importing {BESIDE_MESSAGES} messages")
+            begin = time.perf_counter()
+            self.verb(folder, "import", lines).wait()
+            found["import_rate"] = BESIDE_MESSAGES / (time.perf_counter() - begin)
+            for work in BESIDE:
+                say(f"mailslot /webhook at {FOLLOWED_CONNECTIONS} connections, beside: {work}")
+                with self.new_folder() as own:
+                    shutil.copy(f"{folder}/bench.db", own)
+                    found[work] = self.deliver_beside(own, work, others)
+        return found
+
+    def deliver_beside(self, folder, work, lines):
+        settings = {"RETENTION_DAYS": "30"} if work == "retention" else {}
+        with servers.mailslot(folder, **settings) as server:
+            rows = server.stored_messages()
+            begun = {"backup": lambda: self.verb(folder, "backup", "--force", f"{folder}/copy.db"),
+                     "import": lambda: self.verb(folder, "import", lines)}.get(work)
+            process = begun() if begun else None
+            begin = time.perf_counter()
+            watch = stranded.Watch(server.port, FOLLOWED_CONNECTIONS)
+            figures = self.wrk(server.port, "/webhook", FOLLOWED_CONNECTIONS, watch)
+            took = process.wait() or time.perf_counter() - begin if process else None
+            if process and process.returncode:
+                self.problem(f"{work} beside deliveries failed")
+            if figures["non_2xx"]:
+                self.problem(f"beside {work}: {figures['non_2xx']} answers were errors")
+            gone = rows + figures["requests"] - server.stored_messages()
+            return {"rps": figures["rps"], "p99_ms": figures["p99_ms"], "seconds": took,
+                    "gone": gone if work == "retention" else None}
+
+    def verb(self, folder, *arguments):
+        environment = {"DATABASE_URL": f"sqlite:///{folder}/bench.db"}
+        return subprocess.Popen([servers.MAILSLOT, *arguments], env=environment,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def follow(self, server, readers, seconds):
         """Readers who wait already, in a process of their own."""

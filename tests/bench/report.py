@@ -86,7 +86,7 @@ def target(name, value, form, met, otherwise=None):
 
 def text(result):
     parts = [EXPLANATION, machine_lines(result), table(result), ratio_lines(result),
-             followed_lines(result), burst_lines(result), start_lines(result), target_lines(result)]
+             followed_lines(result), beside_lines(result), burst_lines(result), start_lines(result), target_lines(result)]
     if result["problems"]:
         parts.append("\n".join(f"PROBLEM {problem}" for problem in result["problems"]))
     return "\n\n".join(parts)
@@ -157,6 +157,18 @@ def followed_lines(result):
               f"({rates[followed['readers']]} / {rates[0]})"),
         entry("told under this load", form.format(**followed["loaded"][-1])),
         entry("told on a quiet day", form.format(**followed["quiet"]))])
+
+
+def beside_lines(result):
+    beside = dict(result["beside"])
+    lines = ["an operator's work beside deliveries, POST at 64",
+             entry("import alone", f"{beside.pop('import_rate'):.0f} messages/s")]
+    for work, figures in beside.items():
+        took = f", it took {figures['seconds']:.1f} s" if figures["seconds"] else ""
+        gone = f", {figures['gone']} messages expired" if figures["gone"] is not None else ""
+        lines.append(entry(f"beside {work}", f"{figures['rps']:.0f} requests/s, "
+                           f"p99 {figures['p99_ms']:.1f} ms{took}{gone}"))
+    return "\n".join(lines)
 
 
 def burst_lines(result):

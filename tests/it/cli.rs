@@ -73,7 +73,9 @@ fn every_verb_explains_itself_and_its_flags() {
         command
     };
     let all = stdout(&run(&mut bare(), &["--help"]));
+    let readme = fs::read_to_string("README.md").unwrap();
     for (verb, flags) in VERBS {
+        assert!(readme.contains(&format!("\n| `{verb}")), "README lacks {verb}");
         let help = run(&mut bare(), &[verb, "--help"]);
         assert_eq!((help.status.code(), stderr(&help)), (Some(0), String::new()), "{verb}");
         for flag in flags {
@@ -558,11 +560,13 @@ fn erase_asks_and_then_erases_for_good() {
     failed(&run(&mut beside(&inbox), &["erase", "--before", "then", "--yes"]), 2, "expected");
     assert_eq!(inbox.rows(), 3);
     let output = run(&mut beside(&inbox), &["erase", "--from", "+1", "--yes"]);
-    assert_eq!((&*stdout(&output), inbox.rows()), ("1 messages erased\n", 2));
+    assert_eq!((&*stdout(&output), inbox.rows()), ("messages erased: 1\n", 2));
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     assert_eq!(inbox.rows(), 2, "it stays away");
     let output = run(&mut beside(&inbox), &["erase", "--before", "2025-01-01T00:00:00Z", "--yes"]);
-    assert_eq!((&*stdout(&output), inbox.rows()), ("1 messages erased\n", 1));
+    assert_eq!((&*stdout(&output), inbox.rows()), ("messages erased: 1\n", 1));
+    let checked = stdout(&run(&mut beside(&inbox), &["check", "--full"]));
+    assert!(checked.contains("right for 1 messages"), "{checked}");
     let mut elsewhere = beside(&inbox);
     let output = run(elsewhere.env("DATABASE_URL", "none.db"), &["erase", "--from", "+1", "--yes"]);
     failed(&output, 1, "not there");

@@ -61,7 +61,9 @@ fn a_secret_is_rotated_under_load_and_not_one_request_fails() {
         }
         std::thread::sleep(Duration::from_millis(100));
         stop.store(true, SeqCst);
-        clients.into_iter().for_each(|client| client.join().unwrap());
+        for client in clients {
+            client.join().unwrap();
+        }
     });
     let slot =
         |number: u8| inbox.metric(&format!("webhook_secret_used_total{{slot=\"{number}\"}}"));
