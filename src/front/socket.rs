@@ -150,12 +150,11 @@ pub(super) fn has_room(stream: &TcpStream) -> bool {
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
-/// The client has ended the connection, or its half of it.
+/// The client has ended the connection, or its half of it. Not by POLLRDHUP: that also tells of our
+/// own shutdown, and tiny_http shuts the reading half after `Connection: close`.
 pub(super) fn is_over(stream: &TcpStream) -> bool {
-    let over = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    let mut polled = [PollFd::new(stream, over)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().intersects(over)
+    const ESTABLISHED: u8 = 1; // TCP_ESTABLISHED of the kernel's tcp_states.h
+    info(stream).tcpi_state != ESTABLISHED
 }
 
 /// Bytes that have arrived and that nobody has read.
@@ -165,12 +164,16 @@ pub(super) fn unread(stream: &TcpStream) -> u64 {
 
 /// Bytes that have arrived since the connection was opened.
 pub(super) fn received(stream: &TcpStream) -> u64 {
+    info(stream).tcpi_bytes_received
+}
+
+fn info(stream: &TcpStream) -> libc::tcp_info {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = u32::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
     // SAFETY: `info` has `length` bytes, which the kernel fills in part. Zeros, which stand for what
     // it does not know, are a valid `tcp_info`: it is made of integers.
     #[expect(unsafe_code, reason = "no crate that is well kept asks for TCP_INFO")]
-    let info = unsafe {
+    unsafe {
         let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
         libc::getsockopt(
             stream.as_raw_fd(),
@@ -180,8 +183,7 @@ pub(super) fn received(stream: &TcpStream) -> u64 {
             &raw mut length,
         );
         info.assume_init()
-    };
-    info.tcpi_bytes_received
+    }
 }
 
 /// An accepted connection, found from outside.

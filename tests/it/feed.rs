@@ -125,6 +125,11 @@ fn who_waits_is_told_soon_and_holds_no_worker() {
     }
     assert_eq!(inbox.metric("feed_waiting"), 0);
     let started = Instant::now();
+    // As a proxy asks that keeps no connections.
+    let closing = b"GET /feed?after=1&wait=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert!(inbox.raw(closing).ends_with(r#"{"data":[],"next":"1"}"#));
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    let started = Instant::now();
     let nothing = inbox.get("/feed?after=1&wait=1");
     assert_eq!(nothing.text, r#"{"data":[],"next":"1"}"#);
     assert!(started.elapsed() >= Duration::from_secs(1));
