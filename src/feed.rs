@@ -31,9 +31,9 @@ pub(crate) const FEED_WAITING_MAX: usize = 8_192;
 
 /// A round is followed by a rest this many times as long, for each thousand messages a second that
 /// are delivered: up to so many times, and no longer than that.
-const REST_FACTOR: f64 = 4.0;
-const REST_FACTOR_LARGEST: f64 = 40.0;
-const REST_LONGEST: Duration = Duration::from_secs(1);
+const REST_FACTOR: f64 = 8.0;
+const REST_FACTOR_LARGEST: f64 = 80.0;
+const REST_LONGEST: Duration = Duration::from_secs(2);
 /// A round answers no more readers than it can in this time: those who catch up do not hold up those
 /// who wait for the newest.
 const ROUND_LONGEST: Duration = Duration::from_millis(20);
@@ -261,8 +261,8 @@ mod tests {
         let (second, round) = (Duration::from_secs(1), Duration::from_millis(20));
         assert_eq!(rest(0, second, round), Duration::ZERO);
         assert!(rest(10, second, round) < Duration::from_millis(1));
-        assert_eq!(rest(1_000, second, round), Duration::from_millis(80));
-        assert_eq!(rest(15_000, second, round), Duration::from_millis(800));
+        assert_eq!(rest(1_000, second, round), Duration::from_millis(160));
+        assert_eq!(rest(15_000, second, round), Duration::from_millis(1_600));
         assert_eq!(rest(15_000, second, second), REST_LONGEST);
         assert!(rest(1, Duration::ZERO, round) < Duration::from_millis(100));
     }
