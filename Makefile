@@ -9,7 +9,7 @@ SAMPLE := {"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"20
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-page browser lint bench bench-overload bench-scale static up down logs image
+.PHONY: help run test test-page browser test-api lint bench bench-overload bench-scale static up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -34,6 +34,10 @@ browser: ## Install Chromium for the page's tests, where it is missing (Debian, 
 
 test-page: browser ## Test the page in Chromium
 	cargo test --locked --test page -- --ignored
+
+test-api: ## Hold the API against its own document, by schemathesis (from PyPI)
+	cargo build --locked --bin mailslot
+	python3 tests/api/run.py
 
 lint: ## Check formatting and lints, warnings denied
 	cargo fmt --check

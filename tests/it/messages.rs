@@ -340,3 +340,21 @@ fn walking_along_the_links_meets_each_message_once_while_others_arrive() {
     assert_eq!(inbox.get("/messages?offset=1000").header("Link"), None);
     assert_eq!(inbox.get("/messages?q=absent").header("Link"), None);
 }
+
+#[test]
+fn a_link_stays_short_beside_the_longest_id_and_the_longest_query() {
+    let inbox = Inbox::start();
+    for letter in ["\u{1f642}", "\u{1f643}", "\u{1f644}"] {
+        fill(&inbox, &[(&letter.repeat(8_192), json!({}))]);
+    }
+    let (mut met, mut next) = (0, Some("/messages?limit=1".to_owned()));
+    while let Some(path) = next {
+        let page = inbox.get(&path);
+        met += ids(&page.json).len();
+        next = link(&page, "next");
+        assert!(page.header("Link").is_some_and(|link| link.len() < 1_000));
+    }
+    assert_eq!(met, 3);
+    let page = inbox.get(&format!("/messages?limit=1&unknown={}", "%FF".repeat(5_000)));
+    assert_eq!((page.status, page.header("Link")), (200, None));
+}
