@@ -42,6 +42,7 @@ pub(crate) fn start_expiring(
     submit: impl Fn(Entry) -> Option<Outcome> + Send + 'static,
 ) -> io::Result<()> {
     let run = move || {
+        let mut was_more = false;
         loop {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let end = now.as_secs().cast_signed() - retention.as_secs().cast_signed();
@@ -49,6 +50,11 @@ pub(crate) fn start_expiring(
             let is_due = reader.oldest().is_ok_and(|oldest| oldest.is_some_and(|ts| ts < before));
             let done = is_due.then(|| submit(Entry::Expire(before)));
             let is_more = done == Some(Some(Ok(Stored::Done)));
+            if was_more && !is_due {
+                let before = before.text();
+                log::info!(before; "messages have expired");
+            }
+            was_more = is_more;
             let pause = if is_more { EXPIRE_PAUSE_MS } else { EXPIRE_REST_MS };
             thread::sleep(Duration::from_millis(pause));
         }

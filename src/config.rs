@@ -435,7 +435,9 @@ impl Reading<'_> {
         let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let secrets: Vec<Secret> =
             lines.filter(|line| !line.is_empty()).map(|line| Secret(line.to_vec())).collect();
-        if secrets.is_empty() {
+        if secrets.is_empty() && name == "WEBHOOK_SECRET_FILE" {
+            self.problems.push(format!("{name}: expected at least one secret, one a line"));
+        } else if secrets.is_empty() {
             self.problems.push(
                 "WEBHOOK_SECRET is not set: expected the secret that the provider signs with, not empty"
                     .to_owned(),

@@ -28,18 +28,20 @@ pub(crate) enum WebhookResult {
     ValidationError,
     TooLarge,
     BadRequest,
+    RateLimited,
     Unavailable,
     InternalError,
 }
 
 impl WebhookResult {
-    pub(crate) const ALL: [WebhookResult; 8] = [
+    pub(crate) const ALL: [WebhookResult; 9] = [
         WebhookResult::Created,
         WebhookResult::Duplicate,
         WebhookResult::InvalidSignature,
         WebhookResult::ValidationError,
         WebhookResult::TooLarge,
         WebhookResult::BadRequest,
+        WebhookResult::RateLimited,
         WebhookResult::Unavailable,
         WebhookResult::InternalError,
     ];
@@ -49,9 +51,8 @@ impl WebhookResult {
             Error::InvalidSignature => WebhookResult::InvalidSignature,
             Error::Invalid { .. } => WebhookResult::ValidationError,
             Error::TooLarge { .. } => WebhookResult::TooLarge,
-            Error::TooMany | Error::Unavailable(_) | Error::NotReady(_) => {
-                WebhookResult::Unavailable
-            }
+            Error::TooMany => WebhookResult::RateLimited,
+            Error::Unavailable(_) | Error::NotReady(_) => WebhookResult::Unavailable,
             Error::Internal => WebhookResult::InternalError,
             Error::Framing(_)
             | Error::NoReadToken { .. }
@@ -75,6 +76,7 @@ impl WebhookResult {
             WebhookResult::ValidationError => "validation_error",
             WebhookResult::TooLarge => "too_large",
             WebhookResult::BadRequest => "bad_request",
+            WebhookResult::RateLimited => "rate_limited",
             WebhookResult::Unavailable => "unavailable",
             WebhookResult::InternalError => "internal_error",
         }

@@ -190,7 +190,7 @@ fn empty_log(connection: &Connection) -> Result<(), String> {
             return Ok(());
         }
         if started.elapsed() > Duration::from_millis(LOG_MS_MAX) {
-            return Err("they are gone, but the write-ahead log still has them, since somebody reads the database all the time: run it again".into());
+            return Err("they are gone, but the write-ahead log still has them, since another process, Litestream perhaps, reads the database all the time: stop it and run this again".into());
         }
         thread::sleep(10 * PAUSE);
     }

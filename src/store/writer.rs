@@ -120,6 +120,8 @@ impl Writer {
 
     /// Moves all of the WAL into the database, which is then one file.
     pub(crate) fn checkpoint(&self) {
+        // Who reads all the time, as Litestream does, is not waited for.
+        let _ = self.connection.execute_batch("PRAGMA busy_timeout = 200");
         let done = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| {
             row.get::<_, i64>(0).map(|busy| busy == 0)
         });
