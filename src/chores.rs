@@ -15,7 +15,7 @@ use crate::{
 const PACK_PAUSE_MS: u64 = 5;
 const PACK_REST_MS: u64 = 500;
 /// The same of expiring.
-const EXPIRE_PAUSE_MS: u64 = 50;
+const EXPIRE_PAUSE_MS: u64 = 30;
 const EXPIRE_REST_MS: u64 = 60_000;
 
 /// Starts the thread that packs texts for searching, one block at a time. What fails is logged where

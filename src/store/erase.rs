@@ -23,7 +23,7 @@ use super::{
 use crate::message::Instant;
 
 /// Messages that go in one transaction, so that deliveries do not wait long for it.
-const EXPIRED_AT_ONCE: i64 = 64;
+const EXPIRED_AT_ONCE: i64 = 32;
 const ERASED_AT_ONCE: i64 = 200;
 /// How long an erasure leaves the database to others between two of them.
 const PAUSE: Duration = Duration::from_millis(5);
