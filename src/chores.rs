@@ -1,12 +1,10 @@
 //! What is done beside requests, by threads of their own: packing texts for searching, and letting
 //! messages expire. Both go through the group commit, a little at a time.
 
-use std::{
-    io, thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io, thread, time::Duration};
 
 use crate::{
+    logging,
     message::Instant,
     store::{Entry, Outcome, Packer, Reader, Stored},
 };
@@ -44,9 +42,7 @@ pub(crate) fn start_expiring(
     let run = move || {
         let mut was_more = false;
         loop {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let end = now.as_secs().cast_signed() - retention.as_secs().cast_signed();
-            let before = Instant::from(end);
+            let before = Instant::from(logging::now_seconds() - retention.as_secs().cast_signed());
             let is_due = reader.oldest().is_ok_and(|oldest| oldest.is_some_and(|ts| ts < before));
             let done = is_due.then(|| submit(Entry::Expire(before)));
             let is_more = done == Some(Some(Ok(Stored::Done)));

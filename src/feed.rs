@@ -109,7 +109,8 @@ impl Feed {
 
     /// So many messages are on disk.
     pub(crate) fn committed(&self, messages: u64) {
-        if self.shared.committed.fetch_add(messages, SeqCst) == 0
+        if messages > 0
+            && self.shared.committed.fetch_add(messages, SeqCst) == 0
             && self.shared.waiting.load(SeqCst) > 0
         {
             let _ = self.events.send(Event::Committed);

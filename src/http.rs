@@ -163,18 +163,15 @@ impl Exchange {
     }
 
     pub(crate) fn request<'a>(&'a self, body: &'a [u8]) -> Request<'a> {
-        let mut signatures = self.headers("X-Signature");
-        let signature = signatures.next().filter(|_| signatures.next().is_none());
-        Request { body, query: self.url().1, signature }
+        Request { body, query: self.url().1, signature: self.only_header("X-Signature") }
     }
 
     /// The value of `Authorization`, if there is exactly one.
     pub(crate) fn authorization(&self) -> Option<&str> {
-        let mut values = self.headers("Authorization");
-        values.next().filter(|_| values.next().is_none())
+        self.only_header("Authorization")
     }
 
-    fn headers<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a str> {
+    fn headers<'a>(&'a self, name: &'static str) -> impl DoubleEndedIterator<Item = &'a str> {
         let headers = self.arrival.request.headers().iter();
         headers.filter(move |header| header.field.equiv(name)).map(|header| header.value.as_str())
     }
@@ -190,14 +187,18 @@ impl Exchange {
 
     /// Every `X-Forwarded-For`, in order.
     pub(crate) fn forwarded(&self) -> impl DoubleEndedIterator<Item = &str> {
-        let headers = self.arrival.request.headers().iter();
-        let forwarded = headers.filter(|header| header.field.equiv("X-Forwarded-For"));
-        forwarded.map(|header| header.value.as_str())
+        self.headers("X-Forwarded-For")
     }
 
     /// Whether a page's own script asks, which the browser would not say of anything else.
     pub(crate) fn is_script(&self) -> bool {
         self.headers("X-Requested-With").next().is_some()
+    }
+
+    /// What this header says, if there is exactly one.
+    fn only_header(&self, name: &'static str) -> Option<&str> {
+        let mut values = self.headers(name);
+        values.next().filter(|_| values.next().is_none())
     }
 
     /// Checks the framing and reads the body into `buffer`.

@@ -62,6 +62,11 @@ pub fn now() -> String {
     OffsetDateTime::now_utc().format(TIME).unwrap_or_default()
 }
 
+/// The same, in seconds since 1970.
+pub(crate) fn now_seconds() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
 /// Writes a record whatever the level is.
 pub(crate) fn announce(record: &Record<'_>) {
     if let Some(sink) = SINK.get() {

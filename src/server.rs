@@ -47,7 +47,7 @@ const DRAIN_QUIET_TICKS: u32 = 3;
 /// slow client is waited for).
 const OWN_DESCRIPTORS: usize = 36;
 const DESCRIPTORS_PER_WORKER: usize = 3;
-const DESCRIPTORS_PER_CONNECTION: usize = 3;
+pub(crate) const DESCRIPTORS_PER_CONNECTION: usize = 3;
 /// Bytes of a client's path, method or message_id in a log line.
 const LOGGED_BYTES_MAX: usize = 512;
 

@@ -1,13 +1,12 @@
 //! `GET /stats` and `GET /stats/series`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::Serialize;
 
 use super::{Answer, Context, query::Query};
 use crate::{
     error::Error,
     http::{Request, Response},
+    logging,
     message::Instant,
 };
 
@@ -42,7 +41,8 @@ pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
     let (name, bucket, buckets) =
         query.choice("bucket", &[("hour", ("hour", HOUR, 24)), ("day", ("day", DAY, 30))]);
     let (since, until) = (query.instant("since"), query.instant("until"));
-    let until = until.unwrap_or_else(|| Instant::from(start_of(now(), bucket) + bucket));
+    let until =
+        until.unwrap_or_else(|| Instant::from(start_of(logging::now_seconds(), bucket) + bucket));
     let last = if until.nanoseconds == 0 { until.seconds - 1 } else { until.seconds };
     let since =
         since.unwrap_or_else(|| Instant::from(start_of(last, bucket) - (buckets - 1) * bucket));
@@ -66,9 +66,4 @@ pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
 
 fn start_of(seconds: i64, bucket: i64) -> i64 {
     seconds.div_euclid(bucket) * bucket
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_secs().cast_signed()
 }

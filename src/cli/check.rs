@@ -30,8 +30,7 @@ const SECRET_BYTES: usize = 16;
 /// Bytes on the disk that should be free, and which part of the database's size.
 const FREE_BYTES: u64 = 256 * 1024 * 1024;
 const FREE_PART: u64 = 10;
-/// Descriptors of a connection, while a slow client is waited for, and of all else.
-const DESCRIPTORS_PER_CONNECTION: u64 = 3;
+/// Descriptors of all that is no connection, amply.
 const OTHER_DESCRIPTORS: u64 = 256;
 /// This program was not there before 2025.
 const PAST: i64 = 1_735_689_600;
@@ -88,7 +87,7 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
             contents(report, &database, is_full)?;
         }
     }
-    if seconds_now() < PAST {
+    if logging::now_seconds() < PAST {
         report.problem(&format!("clock: it is {} here; set it", logging::now()))?;
     } else {
         ok(&format!("clock: {}", logging::now()))?;
@@ -115,7 +114,7 @@ fn secrets(config: &Config) -> Outcome {
 
 /// The service raises its own limit as far as it may.
 fn descriptors(report: &mut Report, connections: usize) -> Outcome {
-    let wanted = DESCRIPTORS_PER_CONNECTION * connections as u64 + OTHER_DESCRIPTORS;
+    let wanted = (server::DESCRIPTORS_PER_CONNECTION * connections) as u64 + OTHER_DESCRIPTORS;
     match getrlimit(Resource::Nofile).maximum {
         Some(limit) if limit < wanted => report.problem(&format!(
             "open files: {limit} are allowed here, and MAX_CONNECTIONS={connections} takes up to {wanted}: raise LimitNOFILE= or ulimit -Hn"
@@ -206,14 +205,10 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
     }
     let newest = recount.last_created_at.unwrap_or_default();
     match message::Instant::parse(&newest) {
-        Some(instant) if instant.seconds > seconds_now() + SKEW_SECONDS => report
+        Some(instant) if instant.seconds > logging::now_seconds() + SKEW_SECONDS => report
             .problem(&format!("clock: the newest message was stored at {newest}: set the clock")),
         _ => Ok(()),
     }
-}
-
-fn seconds_now() -> i64 {
-    message::Instant::parse(&logging::now()).map_or(0, |now| now.seconds)
 }
 
 /// Whether it runs is for the operator to know.

@@ -255,7 +255,7 @@ fn help() -> String {
     );
     for setting in SETTINGS {
         let Setting { name, meaning, default } = setting;
-        let _ = writeln!(help, "  {name:<27} {meaning} [{default}]");
+        let _ = writeln!(help, "  {name:<31} {meaning} [{default}]");
     }
     help.push_str("\nExit status: 0 done, 1 not done, 2 wrong settings or arguments.\n");
     help

@@ -11,7 +11,7 @@ use std::{
     time::{self, Duration},
 };
 
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::Hmac;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use sha2::Sha256;
 
@@ -20,7 +20,7 @@ use super::{
     counts::{self, Place, Scope},
     schema,
 };
-use crate::message::Instant;
+use crate::{message::Instant, signature};
 
 /// Messages that go in one transaction, so that deliveries do not wait long for it.
 const EXPIRED_AT_ONCE: i64 = 32;
@@ -46,14 +46,11 @@ impl Erased {
     pub(super) fn open(transaction: &Transaction<'_>) -> rusqlite::Result<Erased> {
         let mut statement = transaction.prepare_cached("SELECT erasing_key FROM totals")?;
         let key: Vec<u8> = statement.query_row((), |row| row.get(0))?;
-        match Hmac::new_from_slice(&key) {
-            Ok(mac) => Ok(Erased(mac)),
-            Err(_) => unreachable!("RFC 2104: HMAC takes a key of any length"),
-        }
+        Ok(Erased(signature::scheduled(&key)))
     }
 
     fn hash(&self, message_id: &str) -> [u8; 32] {
-        self.0.clone().chain_update(message_id).finalize().into_bytes().into()
+        signature::digest(&self.0, message_id.as_bytes())
     }
 
     pub(super) fn has(
