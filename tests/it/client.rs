@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -12,16 +12,25 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net;
+
 use crate::harness::{message, sign};
 
 pub struct Client {
     address: SocketAddr,
+    source: Ipv4Addr,
     connection: Option<BufReader<TcpStream>>,
 }
 
 impl Client {
     pub fn new(address: SocketAddr) -> Client {
-        Client { address, connection: None }
+        Client { address, source: Ipv4Addr::LOCALHOST, connection: None }
+    }
+
+    /// On another host than who attacks: an attacker's connection that tiny_http has leaked keeps its
+    /// address and port from being used again for some two seconds.
+    fn elsewhere(address: SocketAddr) -> Client {
+        Client { source: Ipv4Addr::new(127, 0, 0, 2), ..Client::new(address) }
     }
 
     /// The status, or what went wrong.
@@ -49,7 +58,7 @@ impl Client {
 
     fn exchange(&mut self, request: &str) -> std::io::Result<u16> {
         if self.connection.is_none() {
-            let stream = TcpStream::connect(self.address)?;
+            let stream = connect(self.source, self.address)?;
             stream.set_read_timeout(Some(Duration::from_secs(20)))?;
             stream.set_nodelay(true)?;
             self.connection = Some(BufReader::new(stream));
@@ -78,6 +87,15 @@ impl Client {
     }
 }
 
+fn connect(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let flags = net::SocketFlags::CLOEXEC;
+    let (family, kind) = (net::AddressFamily::INET, net::SocketType::STREAM);
+    let socket = net::socket_with(family, kind, flags, None)?;
+    net::bind(&socket, &SocketAddrV4::new(source, 0))?;
+    net::connect(&socket, &address)?;
+    Ok(TcpStream::from(socket))
+}
+
 /// Delivers one message after the other, on connections kept and new in turn, until it is asked what
 /// came of it.
 pub struct Companion {
@@ -99,13 +117,13 @@ impl Companion {
             (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
         let (asked, told, name) = (Arc::clone(&stop), Arc::clone(&seen), name.to_owned());
         let thread = std::thread::spawn(move || {
-            let mut client = Client::new(address);
+            let mut client = Client::elsewhere(address);
             for number in 0.. {
                 if asked.load(SeqCst) {
                     return;
                 }
                 if number % 10 == 0 {
-                    client = Client::new(address);
+                    client = Client::elsewhere(address);
                 }
                 let started = Instant::now();
                 let answer = client.deliver(&format!("{name}-{number}"));
