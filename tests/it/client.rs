@@ -24,13 +24,11 @@ pub struct Client {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Client {
-        Client { address, source: Ipv4Addr::LOCALHOST, connection: None }
+        Client::at(Ipv4Addr::LOCALHOST, address)
     }
 
-    /// On another host than who attacks: an attacker's connection that tiny_http has leaked keeps its
-    /// address and port from being used again for some two seconds.
-    fn elsewhere(address: SocketAddr) -> Client {
-        Client { source: Ipv4Addr::new(127, 0, 0, 2), ..Client::new(address) }
+    fn at(source: Ipv4Addr, address: SocketAddr) -> Client {
+        Client { address, source, connection: None }
     }
 
     /// The status, or what went wrong.
@@ -112,18 +110,18 @@ pub struct Seen {
 }
 
 impl Companion {
-    pub fn start(address: SocketAddr, name: &str) -> Companion {
+    pub fn start(source: Ipv4Addr, address: SocketAddr, name: &str) -> Companion {
         let (stop, seen) =
             (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
         let (asked, told, name) = (Arc::clone(&stop), Arc::clone(&seen), name.to_owned());
         let thread = std::thread::spawn(move || {
-            let mut client = Client::elsewhere(address);
+            let mut client = Client::at(source, address);
             for number in 0.. {
                 if asked.load(SeqCst) {
                     return;
                 }
                 if number % 10 == 0 {
-                    client = Client::elsewhere(address);
+                    client = Client::at(source, address);
                 }
                 let started = Instant::now();
                 let answer = client.deliver(&format!("{name}-{number}"));
