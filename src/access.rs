@@ -59,17 +59,8 @@ mod tests {
     #[test]
     fn any_of_the_tokens_opens_in_either_form_and_nothing_else_does() {
         let config = |tokens: &'static str| {
-            crate::config::Config::read(&crate::config::Source {
-                variable: &|name| {
-                    Ok(match name {
-                        "WEBHOOK_SECRET" => Some("s".to_owned()),
-                        "READ_TOKEN" => Some(tokens.to_owned()),
-                        _ => None,
-                    })
-                },
-                credential: &|_| Ok(None),
-                file: &|_| Err("is not there".to_owned()),
-            })
+            let settings = [("WEBHOOK_SECRET", "s"), ("READ_TOKEN", tokens)];
+            crate::config::Config::read_variables(&settings)
         };
         let tokens = ReadTokens::new(&config("first second:2").unwrap().read_tokens);
         let basic = |credentials: &str| format!("Basic {}", STANDARD.encode(credentials));

@@ -511,10 +511,9 @@ fn database_path(text: &str) -> Result<PathBuf, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+impl Config {
+    /// These settings and no others.
+    pub(crate) fn read_variables(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::read(&Source {
             variable: &|name| {
                 Ok(pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
@@ -523,6 +522,11 @@ mod tests {
             file: &|_| Err("is not there".to_owned()),
         })
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn every_form_of_database_url_names_its_path() {
@@ -536,7 +540,7 @@ mod tests {
             ("app.db", "app.db"),
             ("./odd:name.db", "./odd:name.db"),
         ] {
-            let config = read(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)]);
+            let config = Config::read_variables(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)]);
             assert_eq!(config.map(|config| config.database), Ok(PathBuf::from(path)), "{url}");
         }
     }
@@ -554,7 +558,8 @@ mod tests {
             "mysql:///x",
             "sqlite:///data/",
         ] {
-            let error = read(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)]).map(|_| ());
+            let error = Config::read_variables(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)])
+                .map(|_| ());
             let Err(ConfigError(problems)) = error else { panic!("{url} was accepted") };
             assert!(problems[0].starts_with("DATABASE_URL="), "{problems:?}");
         }
@@ -562,7 +567,7 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once() {
-        let Err(ConfigError(problems)) = read(&[
+        let Err(ConfigError(problems)) = Config::read_variables(&[
             ("LISTEN", "localhost:80"),
             ("LOG_LEVEL", "loud"),
             ("WORKERS", "0"),
@@ -581,7 +586,7 @@ mod tests {
 
     #[test]
     fn a_secret_refuses_to_be_printed() {
-        let config = read(&[("WEBHOOK_SECRET", "hunter2")]);
+        let config = Config::read_variables(&[("WEBHOOK_SECRET", "hunter2")]);
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

@@ -50,13 +50,11 @@ impl Limiter {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(rate) = self.rates.per_address {
             let client = block(client);
-            if seen.by_address.len() >= RATE_ADDRESSES_MAX && !seen.by_address.contains_key(&client)
-            {
+            let back = seen.by_address.get(&client).copied();
+            if back.is_none() && seen.by_address.len() >= RATE_ADDRESSES_MAX {
                 seen.by_address.retain(|_, back| *back > now);
             }
-            let is_known = seen.by_address.contains_key(&client);
-            if is_known || seen.by_address.len() < RATE_ADDRESSES_MAX {
-                let back = seen.by_address.get(&client).copied();
+            if back.is_some() || seen.by_address.len() < RATE_ADDRESSES_MAX {
                 seen.by_address.insert(client, next(back, rate, now)?);
             }
         }
@@ -115,19 +113,10 @@ fn block(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Source};
+    use crate::config::Config;
 
     fn limiter(settings: &[(&str, &str)]) -> Limiter {
-        let config = Config::read(&Source {
-            variable: &|name| {
-                let found = settings.iter().find(|(other, _)| *other == name);
-                Ok(found
-                    .map_or((name == "WEBHOOK_SECRET").then_some("s"), |(_, value)| Some(*value))
-                    .map(str::to_owned))
-            },
-            credential: &|_| Ok(None),
-            file: &|_| Err("is not there".to_owned()),
-        });
+        let config = Config::read_variables(&[settings, &[("WEBHOOK_SECRET", "s")]].concat());
         Limiter::new(config.unwrap().rates)
     }
 

@@ -517,7 +517,6 @@ pub fn is_alive(address: SocketAddr, wait_max: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Source;
 
     fn find_or_panic(method: &Method, path: &str) -> Result<Route, Error> {
         if path == "/panic" {
@@ -530,19 +529,12 @@ mod tests {
     fn a_panic_costs_one_request_and_not_its_worker() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("mailslot.db").display().to_string();
-        let config = Config::read(&Source {
-            variable: &|name| {
-                Ok(match name {
-                    "WEBHOOK_SECRET" => Some("secret".to_owned()),
-                    "DATABASE_URL" => Some(database.clone()),
-                    "LISTEN" => Some("127.0.0.1:0".to_owned()),
-                    "WORKERS" => Some("1".to_owned()),
-                    _ => None,
-                })
-            },
-            credential: &|_| Ok(None),
-            file: &|_| Err("is not there".to_owned()),
-        });
+        let config = Config::read_variables(&[
+            ("WEBHOOK_SECRET", "secret"),
+            ("DATABASE_URL", &database),
+            ("LISTEN", "127.0.0.1:0"),
+            ("WORKERS", "1"),
+        ]);
         let server = Server::start_with(&config.unwrap(), find_or_panic).unwrap();
         let mut stream = TcpStream::connect(server.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -91,11 +91,7 @@ mod tests {
     /// RFC 4231, test case 2.
     #[test]
     fn the_rfc_4231_vector_verifies_in_either_case() {
-        let config = crate::config::Config::read(&crate::config::Source {
-            variable: &|name| Ok((name == "WEBHOOK_SECRET").then(|| "Jefe".to_owned())),
-            credential: &|_| Ok(None),
-            file: &|_| Err("is not there".to_owned()),
-        });
+        let config = crate::config::Config::read_variables(&[("WEBHOOK_SECRET", "Jefe")]);
         let verifier =
             Verifier::new(&config.unwrap_or_else(|error| panic!("{error}")).webhook_secrets);
         let (body, hex) = (

@@ -12,10 +12,9 @@ use std::{
 
 use lexopt::Parser;
 
-use super::{Failure, Outcome, only_file, open, reason, with_source};
+use super::{Failure, Outcome, only_file, open, output::PROGRESS, read_line, reason, with_source};
 use crate::{
     config::Config,
-    http::BODY_BYTES_MAX,
     message::Message,
     signature::SignedBody,
     store::{BATCH_MAX, Entry, Stored, Writer},
@@ -25,8 +24,6 @@ use crate::{
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Between commits, so that the service gets its turn at the database.
 const PAUSE: Duration = Duration::from_millis(3);
-/// How often progress is told.
-const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(super) const HELP: &str = "\
 Stores the messages of FILE, one JSON object a line as in a delivery; - is stdin. It may run beside
@@ -85,16 +82,10 @@ fn import(
     };
     let mut line = Vec::new();
     for number in 1_u64.. {
-        line.clear();
-        let length = io::Read::take(&mut *input, BODY_BYTES_MAX as u64 + 1)
-            .read_until(b'\n', &mut line)
-            .or_else(|error| import.give_up(&format!("line {number} cannot be read: {error}")))?;
-        if length == 0 {
+        let is_there = read_line(input, number, &mut line);
+        import.bytes += line.len() as u64;
+        if !is_there.or_else(|problem| import.give_up(problem))? {
             break;
-        }
-        import.bytes += length as u64;
-        if length > BODY_BYTES_MAX {
-            import.give_up(&format!("line {number} is longer than {BODY_BYTES_MAX} bytes"))?;
         }
         let line =
             if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line) } else { &line };
@@ -127,10 +118,10 @@ impl Import<'_> {
     }
 
     /// What came before is stored all the same.
-    fn give_up<T>(&mut self, problem: &str) -> Result<T, String> {
+    fn give_up<T>(&mut self, problem: String) -> Result<T, String> {
         self.commit()?;
         self.tell_progress();
-        Err(problem.to_owned())
+        Err(problem)
     }
 
     fn commit(&mut self) -> Result<(), String> {

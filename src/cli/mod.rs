@@ -32,6 +32,7 @@ pub use settings::with_source;
 use crate::{
     config::{ConfigError, SETTINGS, Setting},
     error::Error,
+    http::BODY_BYTES_MAX,
     message::{Instant, check_ts},
 };
 
@@ -214,6 +215,18 @@ fn open(file: &OsStr) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure>
         }
         Err(error) => Err(Failure::Failed(format!("{}: {error}", file.display()))),
     }
+}
+
+/// The next line, as long as a delivery's body can be; false at the end.
+fn read_line(input: &mut dyn BufRead, number: u64, line: &mut Vec<u8>) -> Result<bool, String> {
+    line.clear();
+    let length = Read::take(&mut *input, BODY_BYTES_MAX as u64 + 1)
+        .read_until(b'\n', line)
+        .map_err(|error| format!("line {number} cannot be read: {error}"))?;
+    if length > BODY_BYTES_MAX {
+        return Err(format!("line {number} is longer than {BODY_BYTES_MAX} bytes"));
+    }
+    Ok(length > 0)
 }
 
 fn read(file: &OsStr) -> Result<Vec<u8>, Failure> {

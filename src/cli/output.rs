@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::store::device_and_inode;
+
 /// Messages are nobody else's business.
 const MODE: u32 = 0o600;
 /// How often progress is told.
-const PROGRESS: Duration = Duration::from_secs(1);
+pub(super) const PROGRESS: Duration = Duration::from_secs(1);
 
 /// `NAME.part` until it is whole. Dropped before, it is gone.
 #[derive(Debug)]
@@ -29,8 +31,7 @@ impl Part {
     /// A sentence for the operator, also where the name is the database's own.
     pub(super) fn create(name: &Path, database: &Path) -> Result<Part, String> {
         let named = |problem: &str| format!("{}: {problem}", name.display());
-        let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-        if identity(name).is_some_and(|file| Some(file) == identity(database)) {
+        if device_and_inode(name).is_some_and(|file| Some(file) == device_and_inode(database)) {
             return Err(named("that is the database itself: name another file"));
         }
         if name.is_dir() {
@@ -47,7 +48,9 @@ impl Part {
         let file = opened.map_err(|error| format!("{}: {error}", path.display()))?;
         // Who was there first may have given the file its name by now.
         let is_ours = file.try_lock().is_ok()
-            && file.metadata().is_ok_and(|file| Some((file.dev(), file.ino())) == identity(&path));
+            && file
+                .metadata()
+                .is_ok_and(|file| Some((file.dev(), file.ino())) == device_and_inode(&path));
         if !is_ours {
             return Err(named("another mailslot is writing it: wait for its end"));
         }

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, BufRead, Read},
+    io::BufRead,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -17,12 +17,12 @@ use serde_json::json;
 use super::{
     Failure, Outcome, open,
     output::Progress,
-    say,
+    read_line, say,
     tally::Tally,
     target::{Client, Target},
     with_source,
 };
-use crate::{config::Config, front, http::BODY_BYTES_MAX, logging, signature::Verifier};
+use crate::{config::Config, front, logging, signature::Verifier};
 
 pub(super) const HELP: &str = "\
 Signs messages with the current secret and posts them: the lines of FILE, - being stdin, or made-up
@@ -197,14 +197,8 @@ impl Queue {
                 Source::File(input) => input,
             };
             let mut line = Vec::new();
-            let length = Read::take(&mut **input, BODY_BYTES_MAX as u64 + 1)
-                .read_until(b'\n', &mut line)
-                .map_err(|error: io::Error| format!("line {number} cannot be read: {error}"))?;
-            if length == 0 {
+            if !read_line(&mut **input, number, &mut line)? {
                 return Ok(None);
-            }
-            if length > BODY_BYTES_MAX {
-                return Err(format!("line {number} is longer than {BODY_BYTES_MAX} bytes"));
             }
             let body = line.trim_ascii();
             if !body.is_empty() {

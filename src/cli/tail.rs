@@ -1,10 +1,7 @@
 //! `mailslot tail`: the last messages, and those to come, in the order of their commits.
 
 use std::{
-    fs,
     io::{self, Write},
-    os::unix::fs::MetadataExt,
-    path::Path,
     time::Duration,
 };
 
@@ -20,7 +17,7 @@ use rustix::{
 use super::{Failure, Outcome, with_source, written};
 use crate::{
     config::Config,
-    store::{self, Reader},
+    store::{self, Reader, device_and_inode},
 };
 
 pub(super) const HELP: &str = "\
@@ -47,7 +44,7 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
     }
     let database = with_source(Config::read_database)?;
     let mut reader = store::visit(&database)?;
-    let file = inode(&database);
+    let file = device_and_inode(&database);
     let mut cursor = reader.cursor_before_last(i64::from(count))?;
     loop {
         print_after(&mut reader, &mut cursor)?;
@@ -56,7 +53,7 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
         }
         rest()?;
         // The open file would never grow again.
-        if inode(&database) != file {
+        if device_and_inode(&database) != file {
             let problem = "the database was replaced: run mailslot tail again";
             return Err(Failure::Failed(problem.to_owned()));
         }
@@ -87,8 +84,4 @@ fn rest() -> Outcome {
         Ok(0) | Err(Errno::INTR) => Ok(()),
         _ => Err(Failure::NobodyReads),
     }
-}
-
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok()
 }

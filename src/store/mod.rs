@@ -149,6 +149,7 @@ impl Identity {
     }
 }
 
-fn device_and_inode(path: &Path) -> Option<(u64, u64)> {
+/// Which file a path means now.
+pub(crate) fn device_and_inode(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok()
 }
