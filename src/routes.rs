@@ -161,7 +161,7 @@ mod tests {
         let mut writer = Writer::open(&path).unwrap();
         let mut context = Context {
             keys: Keys::of(&config.unwrap()),
-            reader: Reader::open(&path, &Searches::for_workers(1)).unwrap(),
+            reader: Reader::open(&path, &Searches::alone(1).into()).unwrap(),
             metrics: Arc::new(Metrics::new(ROUTES.iter().map(|(_, path, ..)| *path), 0)),
         };
         let (mut entries, mut stored) = (Vec::<Entry>::new(), 0);

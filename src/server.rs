@@ -162,7 +162,7 @@ impl Server {
         let paths = routes::ROUTES.iter().map(|(_, path, ..)| *path);
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
         let unopened = |error| one(format!("database {}: {error}", config.database.display()));
-        let searches = Searches::for_workers(config.workers);
+        let searches = Searches::open(&config.database, config.workers).map_err(unopened)?;
         let keys = Keys::of(config);
         // All of them before anybody can connect and take the descriptors that they need.
         let reader = || Reader::open(&config.database, &searches).map_err(unopened);

@@ -74,7 +74,7 @@ fn note(event: TraceEvent<'_>) {
 impl Store {
     fn open(path: &Path) -> Store {
         let mut writer = Writer::open(path).unwrap();
-        let mut reader = Reader::open(path, &Searches::for_workers(2)).unwrap();
+        let mut reader = Reader::open(path, &Searches::open(path, 2).unwrap()).unwrap();
         let mut packer = Packer::open(path).unwrap();
         for connection in [&mut writer.connection, &mut reader.connection, &mut packer.0] {
             connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(note)).unwrap();

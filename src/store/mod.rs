@@ -13,6 +13,7 @@ pub(crate) mod erase;
 mod exactness;
 mod export;
 mod feed;
+mod matches;
 mod packs;
 mod reader;
 mod schema;

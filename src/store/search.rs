@@ -3,7 +3,11 @@
 //! Where few messages come into question, by sender or by time, they are read. Otherwise the packs
 //! are (packs.rs), and row by row the blocks that have none. What matches is marked in a bitmap by
 //! id, and counted by where it lies between the milestones, so that a page is found by a walk along
-//! the index of time from the milestone before it, however many matches there are.
+//! the index of time from the milestone before it, however many matches there are (matches.rs).
+//!
+//! A second thread takes half of a search of many blocks, with a connection and so a snapshot of its
+//! own. That one is later, but if nothing was deleted or reworded in between, the full blocks have
+//! the same messages in both.
 //!
 //! Deliberately absent: an index of words or of trigrams. FTS5's costs 600 µs an insert.
 
@@ -11,20 +15,25 @@ use std::{
     borrow::Cow,
     collections::VecDeque,
     ops::Range,
+    panic,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    thread,
+    time::{self, Duration},
 };
 
 use memchr::memmem::Finder;
-use rusqlite::{Transaction, params, types::ValueRef};
+use rusqlite::{Connection, Transaction, params, types::ValueRef};
 
 use super::{
     Filter,
-    counts::{Place, Scope},
+    counts::Scope,
+    matches::{Matches, Seen, Span},
     packs::{BLOCK_MESSAGES, BLOCK_PIECES, Piece, candidates, slots},
+    reader,
 };
 use crate::{
     error::Error,
@@ -38,24 +47,46 @@ pub(crate) const SHORT_SEARCH_MS_MAX: u64 = 20;
 /// Bytes of the searches that are remembered, all together.
 pub(crate) const REMEMBERED_BYTES_MAX: usize = 4_194_304;
 
-/// What the readers share: places for long searches, and what was found by recent ones, so that
-/// paging through a search looks at each message once.
+/// Fewer blocks are not worth a second thread.
+const BLOCKS_TO_SHARE: i64 = if cfg!(test) { 2 } else { 64 };
+
+/// Blocks that a thread takes at a time.
+const SHARE_BLOCKS: i64 = if cfg!(test) { 1 } else { 8 };
+
+/// Pages that the second thread keeps: what it reads, it reads once.
+const SECOND_CACHE_KIB: u32 = 200;
+
+/// What the readers share: places for long searches, a second thread for one of them, and what was
+/// found by recent ones, so that paging through a search looks at each message once.
 #[derive(Debug)]
 pub(crate) struct Searches {
     free: AtomicUsize,
     /// What needs no place.
     short: Duration,
+    /// How many are under way.
+    running: AtomicUsize,
+    /// Of the second thread; the search that has one holds it.
+    second: Mutex<Option<Connection>>,
     /// The newest last.
     remembered: Mutex<VecDeque<(Filter, Matches)>>,
 }
 
 impl Searches {
-    pub(crate) fn for_workers(workers: usize) -> Arc<Searches> {
-        Arc::new(Searches {
+    pub(crate) fn open(path: &Path, workers: usize) -> rusqlite::Result<Arc<Searches>> {
+        let second = reader::connect(path)?;
+        second.execute_batch(&format!("PRAGMA cache_size = -{SECOND_CACHE_KIB}"))?;
+        Ok(Arc::new(Searches { second: Mutex::new(Some(second)), ..Searches::alone(workers) }))
+    }
+
+    /// Without a second thread.
+    pub(crate) fn alone(workers: usize) -> Searches {
+        Searches {
             free: AtomicUsize::new(workers.div_ceil(2)),
             short: Duration::from_millis(SHORT_SEARCH_MS_MAX),
+            running: AtomicUsize::new(0),
+            second: Mutex::default(),
             remembered: Mutex::default(),
-        })
+        }
     }
 
     fn take(&self) -> Option<Permit<'_>> {
@@ -63,6 +94,20 @@ impl Searches {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1))
             .is_ok()
             .then(|| Permit(self))
+    }
+
+    fn begin(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running { searches: self, started: time::Instant::now(), place: None }
+    }
+
+    fn is_one_alone(&self) -> bool {
+        self.running.load(Ordering::Relaxed) <= 1
+    }
+
+    fn second(&self) -> Option<Second<'_>> {
+        let connection = self.second.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Second { searches: self, connection: Some(connection) })
     }
 
     /// What was found before, if nothing was deleted or reworded since and not much has come.
@@ -95,7 +140,7 @@ impl Searches {
     /// Without places, and every search is a long one.
     pub(super) fn nowhere() -> Arc<Searches> {
         let (free, short) = (AtomicUsize::new(0), Duration::ZERO);
-        Arc::new(Searches { free, short, remembered: Mutex::default() })
+        Arc::new(Searches { free, short, ..Searches::alone(0) })
     }
 }
 
@@ -108,26 +153,59 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// How far messages have been looked at.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    /// All up to this one.
-    last_id: i64,
-    /// `totals.changes` then.
-    changes: i64,
+/// The second thread's connection, given back when dropped.
+struct Second<'a> {
+    searches: &'a Searches,
+    connection: Option<Connection>,
 }
 
-/// Which messages match.
-#[derive(Debug)]
-pub(super) struct Matches {
-    seen: Seen,
-    pub(super) total: i64,
-    /// A bit for each id from `base` on.
-    ids: Vec<u64>,
-    /// No message has a lower id.
-    base: i64,
-    /// From which `ts_s` on, and how many matches there are up to the next.
-    spans: Vec<(i64, i64)>,
+impl Drop for Second<'_> {
+    fn drop(&mut self) {
+        let mut second = self.searches.second.lock().unwrap_or_else(PoisonError::into_inner);
+        *second = self.connection.take();
+    }
+}
+
+/// A search under way, and its place if it takes long.
+struct Running<'a> {
+    searches: &'a Searches,
+    started: time::Instant,
+    place: Option<Permit<'a>>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.searches.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Running<'_> {
+    fn go_on(&mut self) -> Result<(), Error> {
+        if self.place.is_none() && self.started.elapsed() >= self.searches.short {
+            self.place = self.searches.take();
+            if self.place.is_none() {
+                return Err(Error::Unavailable("too many long searches, try again later"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Blocks that nobody looks at yet.
+struct Blocks {
+    next: AtomicI64,
+    end: i64,
+}
+
+impl Blocks {
+    fn take(&self) -> Option<Range<i64>> {
+        let start = self.next.fetch_add(SHARE_BLOCKS, Ordering::Relaxed);
+        (start < self.end).then(|| start..self.end.min(start + SHARE_BLOCKS))
+    }
+
+    fn drop_rest(&self) {
+        self.next.store(self.end, Ordering::Relaxed);
+    }
 }
 
 /// What is asked of each message.
@@ -136,6 +214,8 @@ struct Question<'a> {
     filter: &'a Filter,
     finder: Option<Finder<'a>>,
     slots: Vec<usize>,
+    /// Ids that were looked at before are lower.
+    first: i64,
 }
 
 /// Which messages match, to be given to [`Searches::remember`] in the end.
@@ -145,9 +225,7 @@ pub(super) fn search(
     scope: Scope<'_>,
     searches: &Searches,
 ) -> Result<Matches, Error> {
-    let now = transaction
-        .prepare_cached("SELECT last_id, changes FROM totals")?
-        .query_row((), |row| Ok(Seen { last_id: row.get(0)?, changes: row.get(1)? }))?;
+    let now = seen(transaction)?;
     let mut matches = match searches.recall(filter, now) {
         Some(matches) => matches,
         None => Matches::none(transaction, now.changes)?,
@@ -159,50 +237,108 @@ pub(super) fn search(
         filter,
         finder: q.map(Finder::new),
         slots: slots(q.unwrap_or_default(), sender_id, filter.to.as_deref()),
+        first: matches.look_up_to(now.last_id),
     };
-    question.look(transaction, now.last_id, &mut matches, searches)?;
+    if question.first <= now.last_id {
+        question.look(transaction, now, &mut matches, searches)?;
+    }
     Ok(matches)
 }
 
+/// What there is to be seen.
+fn seen(transaction: &Transaction<'_>) -> rusqlite::Result<Seen> {
+    transaction
+        .prepare_cached("SELECT last_id, changes FROM totals")?
+        .query_row((), |row| Ok(Seen { last_id: row.get(0)?, changes: row.get(1)? }))
+}
+
 impl Question<'_> {
-    /// Looks at every message up to `last_id` that was not looked at before.
+    /// Looks at every message that there is now and was not looked at before.
     fn look(
         &self,
         transaction: &Transaction<'_>,
-        last_id: i64,
+        now: Seen,
         matches: &mut Matches,
         searches: &Searches,
     ) -> Result<(), Error> {
-        let started = std::time::Instant::now();
-        let mut place = None;
-        let first = matches.look_up_to(last_id);
-        if first > last_id {
-            return Ok(());
+        let (start, last) = (self.first / BLOCK_MESSAGES, now.last_id / BLOCK_MESSAGES);
+        let blocks = Blocks { next: AtomicI64::new(start), end: last };
+        let mut running = searches.begin();
+        let is_shared = last - start >= BLOCKS_TO_SHARE && searches.is_one_alone();
+        let mut second = is_shared.then(|| searches.second()).flatten();
+        thread::scope(|scope| {
+            let connection = second.as_mut().and_then(|second| second.connection.as_mut());
+            let help = connection.and_then(|connection| {
+                let (found, blocks) = (matches.like(), &blocks);
+                let help = move || self.help(connection, now, blocks, searches, found);
+                // Where no thread is to be had, this one looks at all.
+                thread::Builder::new().name("search".into()).spawn_scoped(scope, help).ok()
+            });
+            let mut looked = Ok(());
+            while looked.is_ok()
+                && let Some(share) = blocks.take()
+            {
+                looked = self.look_at(transaction, share, matches);
+                looked = looked.and_then(|()| running.go_on());
+            }
+            blocks.drop_rest();
+            if let Some(help) = help {
+                let found = help.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+                matches.add_all(&found?);
+            }
+            looked
+        })?;
+        // The second thread's snapshot may have more of this one.
+        self.look_at(transaction, last..last + 1, matches)?;
+        running.go_on()
+    }
+
+    /// Looks at a part of the blocks, if this connection sees them as `now` has them, and until
+    /// another search needs the processor.
+    fn help(
+        &self,
+        connection: &mut Connection,
+        now: Seen,
+        blocks: &Blocks,
+        searches: &Searches,
+        mut found: Matches,
+    ) -> Result<Matches, Error> {
+        let transaction = connection.transaction()?;
+        if seen(&transaction)?.changes == now.changes {
+            while searches.is_one_alone()
+                && let Some(share) = blocks.take()
+            {
+                self.look_at(&transaction, share, &mut found)?;
+            }
         }
-        let mut blocks = transaction.prepare_cached(
+        Ok(found)
+    }
+
+    fn look_at(
+        &self,
+        transaction: &Transaction<'_>,
+        blocks: Range<i64>,
+        matches: &mut Matches,
+    ) -> Result<(), Error> {
+        let mut packs = transaction.prepare_cached(
             "SELECT block, trigrams, receivers FROM packs
-             WHERE block >= ?1 AND (?2 IS NULL OR trigrams IS NULL OR ts_s_max >= ?2)
+             WHERE block >= ?1 AND block < ?2
+                 AND (?3 IS NULL OR trigrams IS NULL OR ts_s_max >= ?3)
              ORDER BY block",
         )?;
         let since = self.filter.since.map(|since| since.seconds);
-        let mut blocks = blocks.query((first / BLOCK_MESSAGES, since))?;
-        while let Some(row) = blocks.next()? {
+        let mut packs = packs.query((blocks.start, blocks.end, since))?;
+        while let Some(row) = packs.next()? {
             let block: i64 = row.get(0)?;
             let start = block * BLOCK_MESSAGES;
             match row.get_ref(1)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
-                Some(trigrams) if start >= first => {
+                Some(trigrams) if start >= self.first => {
                     let pieces = candidates(trigrams, &self.slots);
                     if let Some(block) = self.block(block, row.get_ref(2)?)? {
                         self.read_pieces(transaction, block, pieces, matches)?;
                     }
                 }
-                _ => self.read_messages(transaction, start.max(first), matches)?,
-            }
-            if place.is_none() && started.elapsed() >= searches.short {
-                place = searches.take();
-                if place.is_none() {
-                    return Err(Error::Unavailable("too many long searches, try again later"));
-                }
+                _ => self.read_messages(transaction, start.max(self.first), matches)?,
             }
         }
         Ok(())
@@ -353,143 +489,74 @@ struct Block {
     receiver: Option<usize>,
 }
 
-/// The span of the last match; the next one of the same block is there or later.
-#[derive(Debug, Default)]
-struct Span(Option<usize>);
-
-impl Matches {
-    fn none(transaction: &Transaction<'_>, changes: i64) -> rusqlite::Result<Matches> {
-        let mut starts: Vec<(i64, i64)> = transaction
-            .prepare_cached(
-                "SELECT ts_s, 0 FROM milestones WHERE sender_id = 0 AND level = 1
-                 ORDER BY ts_s, ts_ns, message_id",
-            )?
-            .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
-        starts.dedup();
-        let base: i64 = transaction
-            .prepare_cached("SELECT coalesce(min(id), 0) FROM messages")?
-            .query_row((), |row| row.get(0))?;
-        // What was deleted long ago costs no more time and no more memory.
-        let seen = Seen { last_id: base / BLOCK_MESSAGES * BLOCK_MESSAGES - 1, changes };
-        Ok(Matches { seen, total: 0, ids: Vec::new(), base, spans: starts })
-    }
-
-    /// Makes room for the messages up to `last_id`, and says with which to go on.
-    fn look_up_to(&mut self, last_id: i64) -> i64 {
-        let first = self.seen.last_id + 1;
-        self.seen.last_id = last_id;
-        self.ids.resize(self.position(last_id).0 + 1, 0);
-        first
-    }
-
-    fn bytes(&self) -> usize {
-        size_of_val(&*self.ids) + size_of_val(&*self.spans)
-    }
-
-    fn add(&mut self, id: i64, ts_s: i64, span: &mut Span) {
-        let at = span.0.get_or_insert_with(|| {
-            self.spans.partition_point(|(start, _)| *start <= ts_s).saturating_sub(1)
-        });
-        while self.spans.get(*at + 1).is_some_and(|(start, _)| *start <= ts_s) {
-            *at += 1;
-        }
-        let (word, bit) = self.position(id);
-        if let (Some((_, n)), Some(ids)) = (self.spans.get_mut(*at), self.ids.get_mut(word)) {
-            *n += 1;
-            *ids |= bit;
-            self.total += 1;
-        }
-    }
-
-    fn position(&self, id: i64) -> (usize, u64) {
-        let at = (id - self.base).max(0);
-        (usize::try_from(at / 64).unwrap_or(usize::MAX), 1 << (at % 64))
-    }
-
-    fn has(&self, id: i64) -> bool {
-        let (word, bit) = self.position(id);
-        self.ids.get(word).is_some_and(|ids| ids & bit != 0)
-    }
-
-    /// How many matches come before a place.
-    pub(super) fn rank(
-        &self,
-        transaction: &Transaction<'_>,
-        place: &Place,
-    ) -> rusqlite::Result<i64> {
-        let seconds = place.instant.seconds;
-        let spans = self.spans.partition_point(|(start, _)| *start <= seconds).saturating_sub(1);
-        let mut rank = self.spans.iter().take(spans).map(|(_, n)| n).sum();
-        let Some((start, _)) = self.spans.get(spans) else { return Ok(rank) };
-        let mut statement = transaction.prepare_cached(
-            "SELECT id FROM messages
-             WHERE ts_s >= ?1 AND (ts_s, ts_ns, message_id) < (?2, ?3, ?4)
-             ORDER BY ts_s, ts_ns, message_id",
-        )?;
-        let Place { instant, message_id } = place;
-        let mut rows =
-            statement.query((start, instant.seconds, instant.nanoseconds, message_id))?;
-        while let Some(row) = rows.next()? {
-            rank += i64::from(self.has(row.get(0)?));
-        }
-        Ok(rank)
-    }
-
-    /// The ids of these matches, in order.
-    pub(super) fn page(
-        &self,
-        transaction: &Transaction<'_>,
-        Range { start: offset, end }: Range<i64>,
-    ) -> rusqlite::Result<Vec<i64>> {
-        let mut statement = transaction.prepare_cached(
-            "SELECT id FROM messages WHERE ts_s >= ?1 AND ts_s < ?2
-             ORDER BY ts_s, ts_ns, message_id",
-        )?;
-        let mut ids = Vec::new();
-        let (mut skip, mut wanted) = (offset, end - offset);
-        let ends = self.spans.iter().skip(1).map(|(start, _)| *start).chain([i64::MAX]);
-        for ((start, n), end) in self.spans.iter().zip(ends) {
-            if wanted <= 0 {
-                break;
-            }
-            if skip >= *n {
-                skip -= n;
-                continue;
-            }
-            let mut left = *n;
-            let mut rows = statement.query((start, end))?;
-            while left > 0
-                && wanted > 0
-                && let Some(row) = rows.next()?
-            {
-                let id = row.get(0)?;
-                if !self.has(id) {
-                    continue;
-                }
-                left -= 1;
-                if skip > 0 {
-                    skip -= 1;
-                    continue;
-                }
-                ids.push(id);
-                wanted -= 1;
-            }
-        }
-        Ok(ids)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Entry, Writer},
+        *,
+    };
+    use crate::message::Message;
 
     #[test]
     fn long_searches_hold_half_of_the_workers_at_most() {
-        let places = Searches::for_workers(4);
+        let places = Searches::alone(4);
         let taken = [places.take(), places.take()];
         assert!(taken.iter().all(Option::is_some) && places.take().is_none());
         drop(taken);
         assert!(places.take().is_some(), "given back");
+    }
+
+    fn store(writer: &mut Writer, ids: Range<i64>) {
+        let entries: Vec<Entry> = ids
+            .map(|number| Message {
+                message_id: format!("m{number}"),
+                from: "+1".to_owned(),
+                to: "+2".to_owned(),
+                ts: "2025-01-15T10:00:00Z".to_owned(),
+                text: Some(if number % 3 == 0 { "Hello" } else { "Good bye" }.to_owned()),
+                instant: Instant::parse("2025-01-15T10:00:00Z").unwrap(),
+            })
+            .map(Entry::Message)
+            .collect();
+        assert!(writer.commit(entries.iter()).iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn a_second_thread_finds_what_was_there_and_helps_nobody_once_a_message_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mailslot.db");
+        let mut writer = Writer::open(&path).unwrap();
+        store(&mut writer, 1..3 * BLOCK_MESSAGES + 100);
+        let mut connection = reader::connect(&path).unwrap();
+        let transaction = connection.transaction().unwrap();
+        let now = seen(&transaction).unwrap();
+        let mut matches = Matches::none(&transaction, now.changes).unwrap();
+        let filter = Filter { q: Some("hello".to_owned()), ..Filter::default() };
+        let question = Question {
+            scope: Scope::All,
+            filter: &filter,
+            finder: Some(Finder::new("hello")),
+            slots: slots("hello", None, None),
+            first: matches.look_up_to(now.last_id),
+        };
+        let blocks = || Blocks { next: AtomicI64::new(0), end: now.last_id / BLOCK_MESSAGES };
+        let searches = Searches::open(&path, 1).unwrap();
+        let mut second = searches.second().unwrap();
+        assert!(searches.second().is_none(), "one search at a time has it");
+        let connection = second.connection.as_mut().unwrap();
+        let mut help = |blocks: &Blocks| {
+            let found = question.help(connection, now, blocks, &searches, matches.like());
+            found.unwrap().total
+        };
+
+        store(&mut writer, 3 * BLOCK_MESSAGES + 100..5 * BLOCK_MESSAGES);
+        let hellos = (3 * BLOCK_MESSAGES - 1) / 3;
+        assert_eq!(help(&blocks()), hellos, "and nothing of what came later");
+        writer.connection.execute("DELETE FROM messages WHERE id = 7", ()).unwrap();
+        let untouched = blocks();
+        assert_eq!(help(&untouched), 0);
+        assert_eq!(untouched.take(), Some(0..SHARE_BLOCKS));
+        drop(second);
+        assert!(searches.second().is_some(), "given back");
     }
 }

@@ -1,6 +1,6 @@
 //! Opening the database beside the service, to read it: nothing is created, migrated or changed.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use rusqlite::Connection;
 
@@ -11,7 +11,7 @@ use super::{Reader, Searches, open, schema};
 /// # Errors
 /// A sentence for the operator.
 pub(crate) fn visit(database: &Path) -> Result<Reader, String> {
-    Ok(Reader { connection: connect(database)?, searches: Searches::for_workers(1) })
+    Ok(Reader { connection: connect(database)?, searches: Arc::new(Searches::alone(1)) })
 }
 
 pub(super) fn connect(database: &Path) -> Result<Connection, String> {

@@ -1,0 +1,169 @@
+//! What a search has found: a bit for each message, counted by where it lies between the milestones.
+
+use std::ops::Range;
+
+use rusqlite::Transaction;
+
+use super::{counts::Place, packs::BLOCK_MESSAGES};
+
+/// How far messages have been looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// All up to this one.
+    pub(super) last_id: i64,
+    /// `totals.changes` then.
+    pub(super) changes: i64,
+}
+
+/// Which messages match.
+#[derive(Debug)]
+pub(super) struct Matches {
+    pub(super) seen: Seen,
+    pub(super) total: i64,
+    /// A bit for each id from `base` on.
+    ids: Vec<u64>,
+    /// No message has a lower id.
+    base: i64,
+    /// From which `ts_s` on, and how many matches there are up to the next.
+    spans: Vec<(i64, i64)>,
+}
+
+/// The span of the last match; the next one of the same block is there or later.
+#[derive(Debug, Default)]
+pub(super) struct Span(Option<usize>);
+
+impl Matches {
+    pub(super) fn none(transaction: &Transaction<'_>, changes: i64) -> rusqlite::Result<Matches> {
+        let mut starts: Vec<(i64, i64)> = transaction
+            .prepare_cached(
+                "SELECT ts_s, 0 FROM milestones WHERE sender_id = 0 AND level = 1
+                 ORDER BY ts_s, ts_ns, message_id",
+            )?
+            .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        starts.dedup();
+        let base: i64 = transaction
+            .prepare_cached("SELECT coalesce(min(id), 0) FROM messages")?
+            .query_row((), |row| row.get(0))?;
+        // What was deleted long ago costs no more time and no more memory.
+        let seen = Seen { last_id: base / BLOCK_MESSAGES * BLOCK_MESSAGES - 1, changes };
+        Ok(Matches { seen, total: 0, ids: Vec::new(), base, spans: starts })
+    }
+
+    /// Makes room for the messages up to `last_id`, and says with which to go on.
+    pub(super) fn look_up_to(&mut self, last_id: i64) -> i64 {
+        let first = self.seen.last_id + 1;
+        self.seen.last_id = last_id;
+        self.ids.resize(self.position(last_id).0 + 1, 0);
+        first
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.ids) + size_of_val(&*self.spans)
+    }
+
+    pub(super) fn add(&mut self, id: i64, ts_s: i64, span: &mut Span) {
+        let at = span.0.get_or_insert_with(|| {
+            self.spans.partition_point(|(start, _)| *start <= ts_s).saturating_sub(1)
+        });
+        while self.spans.get(*at + 1).is_some_and(|(start, _)| *start <= ts_s) {
+            *at += 1;
+        }
+        let (word, bit) = self.position(id);
+        if let (Some((_, n)), Some(ids)) = (self.spans.get_mut(*at), self.ids.get_mut(word)) {
+            *n += 1;
+            *ids |= bit;
+            self.total += 1;
+        }
+    }
+
+    /// As many, and none of them found.
+    pub(super) fn like(&self) -> Matches {
+        let spans = self.spans.iter().map(|(start, _)| (*start, 0)).collect();
+        Matches { total: 0, ids: vec![0; self.ids.len()], spans, ..*self }
+    }
+
+    /// Adds what was found by another, which looked at other messages.
+    pub(super) fn add_all(&mut self, other: &Matches) {
+        self.total += other.total;
+        self.ids.iter_mut().zip(&other.ids).for_each(|(ids, others)| *ids |= others);
+        self.spans.iter_mut().zip(&other.spans).for_each(|((_, n), (_, others))| *n += others);
+    }
+
+    fn position(&self, id: i64) -> (usize, u64) {
+        let at = (id - self.base).max(0);
+        (usize::try_from(at / 64).unwrap_or(usize::MAX), 1 << (at % 64))
+    }
+
+    fn has(&self, id: i64) -> bool {
+        let (word, bit) = self.position(id);
+        self.ids.get(word).is_some_and(|ids| ids & bit != 0)
+    }
+
+    /// How many matches come before a place.
+    pub(super) fn rank(
+        &self,
+        transaction: &Transaction<'_>,
+        place: &Place,
+    ) -> rusqlite::Result<i64> {
+        let seconds = place.instant.seconds;
+        let spans = self.spans.partition_point(|(start, _)| *start <= seconds).saturating_sub(1);
+        let mut rank = self.spans.iter().take(spans).map(|(_, n)| n).sum();
+        let Some((start, _)) = self.spans.get(spans) else { return Ok(rank) };
+        let mut statement = transaction.prepare_cached(
+            "SELECT id FROM messages
+             WHERE ts_s >= ?1 AND (ts_s, ts_ns, message_id) < (?2, ?3, ?4)
+             ORDER BY ts_s, ts_ns, message_id",
+        )?;
+        let Place { instant, message_id } = place;
+        let mut rows =
+            statement.query((start, instant.seconds, instant.nanoseconds, message_id))?;
+        while let Some(row) = rows.next()? {
+            rank += i64::from(self.has(row.get(0)?));
+        }
+        Ok(rank)
+    }
+
+    /// The ids of these matches, in order.
+    pub(super) fn page(
+        &self,
+        transaction: &Transaction<'_>,
+        Range { start: offset, end }: Range<i64>,
+    ) -> rusqlite::Result<Vec<i64>> {
+        let mut statement = transaction.prepare_cached(
+            "SELECT id FROM messages WHERE ts_s >= ?1 AND ts_s < ?2
+             ORDER BY ts_s, ts_ns, message_id",
+        )?;
+        let mut ids = Vec::new();
+        let (mut skip, mut wanted) = (offset, end - offset);
+        let ends = self.spans.iter().skip(1).map(|(start, _)| *start).chain([i64::MAX]);
+        for ((start, n), end) in self.spans.iter().zip(ends) {
+            if wanted <= 0 {
+                break;
+            }
+            if skip >= *n {
+                skip -= n;
+                continue;
+            }
+            let mut left = *n;
+            let mut rows = statement.query((start, end))?;
+            while left > 0
+                && wanted > 0
+                && let Some(row) = rows.next()?
+            {
+                let id = row.get(0)?;
+                if !self.has(id) {
+                    continue;
+                }
+                left -= 1;
+                if skip > 0 {
+                    skip -= 1;
+                    continue;
+                }
+                ids.push(id);
+                wanted -= 1;
+            }
+        }
+        Ok(ids)
+    }
+}
