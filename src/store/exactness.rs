@@ -609,17 +609,24 @@ fn what_a_stranger_inserts_is_counted_and_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(&folder.path().join("mailslot.db"));
     let mut numbers = Numbers(5);
+    let filter = Filter { q: Some("the".to_owned()), ..Filter::default() };
+    let messages = (0..100).map(|_| store.message(&mut numbers, 100, 3)).collect();
+    store.insert(messages);
+    let mut counted = i64::try_from(store.naive(&filter).len()).unwrap();
     for count in [1, 3_000] {
         store.stranger.execute(INSERT, params![None::<i64>, count]).unwrap();
+        assert_eq!(store.total(&filter).unwrap(), counted, "not counted yet");
         let message = store.message(&mut numbers, 100, 3);
+        let has_it = store.folded[&message.message_id].contains("the");
         assert_eq!(store.insert(vec![message]), [Ok(Stored::Created)]);
+        counted += count + i64::from(has_it);
+        assert_eq!(store.total(&filter).unwrap(), counted);
         store.check_milestones();
         assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
     }
     let heavy = "SELECT is_heavy FROM senders WHERE msisdn = '+73000'";
     assert_eq!(store.stranger.query_row(heavy, (), |row| row.get(0)), Ok(1), "at once");
     store.pack_all();
-    let filter = Filter { q: Some("the".to_owned()), ..Filter::default() };
     assert!(store.total(&filter).unwrap() >= 3_001);
     // Far away from all others: nobody's business, and harmless when it goes.
     store.stranger.execute(INSERT, params![1_000_000_000_000_i64, 1]).unwrap();

@@ -77,7 +77,7 @@ impl Matches {
         }
     }
 
-    /// As many, and none of them found.
+    /// With room for the same messages, and none of them found.
     pub(super) fn like(&self) -> Matches {
         let spans = self.spans.iter().map(|(start, _)| (*start, 0)).collect();
         Matches { total: 0, ids: vec![0; self.ids.len()], spans, ..*self }

@@ -18,7 +18,7 @@ use std::{
     panic,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     thread,
@@ -51,7 +51,7 @@ pub(crate) const REMEMBERED_BYTES_MAX: usize = 4_194_304;
 const BLOCKS_TO_SHARE: i64 = if cfg!(test) { 2 } else { 64 };
 
 /// Blocks that a thread takes at a time.
-const SHARE_BLOCKS: i64 = if cfg!(test) { 1 } else { 8 };
+const SHARE_BLOCKS: i64 = if cfg!(test) { 1 } else { 4 };
 
 /// Pages that the second thread keeps: what it reads, it reads once.
 const SECOND_CACHE_KIB: u32 = 200;
@@ -65,7 +65,7 @@ pub(crate) struct Searches {
     short: Duration,
     /// How many are under way.
     running: AtomicUsize,
-    /// Of the second thread; the search that has one holds it.
+    /// Of the second thread; the search that has one holds the lock.
     second: Mutex<Option<Connection>>,
     /// The newest last.
     remembered: Mutex<VecDeque<(Filter, Matches)>>,
@@ -105,9 +105,12 @@ impl Searches {
         self.running.load(Ordering::Relaxed) <= 1
     }
 
-    fn second(&self) -> Option<Second<'_>> {
-        let connection = self.second.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(Second { searches: self, connection: Some(connection) })
+    fn second(&self) -> Option<MutexGuard<'_, Option<Connection>>> {
+        match self.second.try_lock() {
+            Ok(second) => Some(second),
+            Err(TryLockError::Poisoned(second)) => Some(second.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// What was found before, if nothing was deleted or reworded since and not much has come.
@@ -153,19 +156,6 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// The second thread's connection, given back when dropped.
-struct Second<'a> {
-    searches: &'a Searches,
-    connection: Option<Connection>,
-}
-
-impl Drop for Second<'_> {
-    fn drop(&mut self) {
-        let mut second = self.searches.second.lock().unwrap_or_else(PoisonError::into_inner);
-        *second = self.connection.take();
-    }
-}
-
 /// A search under way, and its place if it takes long.
 struct Running<'a> {
     searches: &'a Searches,
@@ -203,6 +193,7 @@ impl Blocks {
         (start < self.end).then(|| start..self.end.min(start + SHARE_BLOCKS))
     }
 
+    /// Where the search has failed, nobody needs to look at them.
     fn drop_rest(&self) {
         self.next.store(self.end, Ordering::Relaxed);
     }
@@ -214,8 +205,10 @@ struct Question<'a> {
     filter: &'a Filter,
     finder: Option<Finder<'a>>,
     slots: Vec<usize>,
-    /// Ids that were looked at before are lower.
+    /// Ids from the one to the other: lower ones were looked at before, and higher ones, of messages
+    /// that a stranger has inserted, are not counted yet.
     first: i64,
+    last: i64,
 }
 
 /// Which messages match, to be given to [`Searches::remember`] in the end.
@@ -238,9 +231,10 @@ pub(super) fn search(
         finder: q.map(Finder::new),
         slots: slots(q.unwrap_or_default(), sender_id, filter.to.as_deref()),
         first: matches.look_up_to(now.last_id),
+        last: now.last_id,
     };
-    if question.first <= now.last_id {
-        question.look(transaction, now, &mut matches, searches)?;
+    if question.first <= question.last {
+        question.look(transaction, now.changes, &mut matches, searches)?;
     }
     Ok(matches)
 }
@@ -253,24 +247,27 @@ fn seen(transaction: &Transaction<'_>) -> rusqlite::Result<Seen> {
 }
 
 impl Question<'_> {
-    /// Looks at every message that there is now and was not looked at before.
+    /// Looks at every message from the first to the last.
     fn look(
         &self,
         transaction: &Transaction<'_>,
-        now: Seen,
+        changes: i64,
         matches: &mut Matches,
         searches: &Searches,
     ) -> Result<(), Error> {
-        let (start, last) = (self.first / BLOCK_MESSAGES, now.last_id / BLOCK_MESSAGES);
-        let blocks = Blocks { next: AtomicI64::new(start), end: last };
+        let (start, end) = (self.first / BLOCK_MESSAGES, self.last / BLOCK_MESSAGES);
+        let blocks = Blocks { next: AtomicI64::new(start), end };
         let mut running = searches.begin();
-        let is_shared = last - start >= BLOCKS_TO_SHARE && searches.is_one_alone();
+        let is_shared = end - start >= BLOCKS_TO_SHARE && searches.is_one_alone();
         let mut second = is_shared.then(|| searches.second()).flatten();
         thread::scope(|scope| {
-            let connection = second.as_mut().and_then(|second| second.connection.as_mut());
+            let connection = second.as_deref_mut().and_then(Option::as_mut);
             let help = connection.and_then(|connection| {
                 let (found, blocks) = (matches.like(), &blocks);
-                let help = move || self.help(connection, now, blocks, searches, found);
+                let help = move || {
+                    self.help(connection, changes, blocks, searches, found)
+                        .inspect_err(|_| blocks.drop_rest())
+                };
                 // Where no thread is to be had, this one looks at all.
                 thread::Builder::new().name("search".into()).spawn_scoped(scope, help).ok()
             });
@@ -278,8 +275,7 @@ impl Question<'_> {
             while looked.is_ok()
                 && let Some(share) = blocks.take()
             {
-                looked = self.look_at(transaction, share, matches);
-                looked = looked.and_then(|()| running.go_on());
+                looked = self.look_at(transaction, share, matches, || running.go_on());
             }
             blocks.drop_rest();
             if let Some(help) = help {
@@ -288,27 +284,26 @@ impl Question<'_> {
             }
             looked
         })?;
-        // The second thread's snapshot may have more of this one.
-        self.look_at(transaction, last..last + 1, matches)?;
-        running.go_on()
+        // Of this one, which is not full, the second thread's snapshot may have more.
+        self.look_at(transaction, end..end + 1, matches, || running.go_on())
     }
 
-    /// Looks at a part of the blocks, if this connection sees them as `now` has them, and until
-    /// another search needs the processor.
+    /// Looks at a part of the blocks, if nothing was deleted or reworded since `changes` was read, and
+    /// until another search needs the processor.
     fn help(
         &self,
         connection: &mut Connection,
-        now: Seen,
+        changes: i64,
         blocks: &Blocks,
         searches: &Searches,
         mut found: Matches,
     ) -> Result<Matches, Error> {
         let transaction = connection.transaction()?;
-        if seen(&transaction)?.changes == now.changes {
+        if seen(&transaction)?.changes == changes {
             while searches.is_one_alone()
                 && let Some(share) = blocks.take()
             {
-                self.look_at(&transaction, share, &mut found)?;
+                self.look_at(&transaction, share, &mut found, || Ok(()))?;
             }
         }
         Ok(found)
@@ -319,6 +314,7 @@ impl Question<'_> {
         transaction: &Transaction<'_>,
         blocks: Range<i64>,
         matches: &mut Matches,
+        mut go_on: impl FnMut() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut packs = transaction.prepare_cached(
             "SELECT block, trigrams, receivers FROM packs
@@ -340,6 +336,7 @@ impl Question<'_> {
                 }
                 _ => self.read_messages(transaction, start.max(self.first), matches)?,
             }
+            go_on()?;
         }
         Ok(())
     }
@@ -449,7 +446,7 @@ impl Question<'_> {
         Ok(self.filter.covers(instant))
     }
 
-    /// From an id to the end of its block.
+    /// From an id to the end of its block, or to the last.
     fn read_messages(
         &self,
         transaction: &Transaction<'_>,
@@ -461,7 +458,7 @@ impl Question<'_> {
              WHERE id BETWEEN ?1 AND ?2
                  AND (?3 IS NULL OR from_msisdn = ?3) AND (?4 IS NULL OR to_msisdn = ?4)",
         )?;
-        let last = (first / BLOCK_MESSAGES + 1) * BLOCK_MESSAGES - 1;
+        let last = self.last.min((first / BLOCK_MESSAGES + 1) * BLOCK_MESSAGES - 1);
         let mut rows =
             statement.query(params![first, last, self.scope.msisdn(), self.filter.to])?;
         while let Some(row) = rows.next()? {
@@ -538,14 +535,15 @@ mod tests {
             finder: Some(Finder::new("hello")),
             slots: slots("hello", None, None),
             first: matches.look_up_to(now.last_id),
+            last: now.last_id,
         };
         let blocks = || Blocks { next: AtomicI64::new(0), end: now.last_id / BLOCK_MESSAGES };
         let searches = Searches::open(&path, 1).unwrap();
         let mut second = searches.second().unwrap();
         assert!(searches.second().is_none(), "one search at a time has it");
-        let connection = second.connection.as_mut().unwrap();
+        let connection = second.as_mut().unwrap();
         let mut help = |blocks: &Blocks| {
-            let found = question.help(connection, now, blocks, &searches, matches.like());
+            let found = question.help(connection, now.changes, blocks, &searches, matches.like());
             found.unwrap().total
         };
 
