@@ -48,7 +48,7 @@ pub(crate) const SHORT_SEARCH_MS_MAX: u64 = 20;
 pub(crate) const REMEMBERED_BYTES_MAX: usize = 4_194_304;
 
 /// Fewer blocks are not worth a second thread.
-const BLOCKS_TO_SHARE: i64 = if cfg!(test) { 2 } else { 64 };
+const BLOCKS_TO_SHARE: i64 = if cfg!(test) { 2 } else { 32 };
 
 /// Blocks that a thread takes at a time.
 const SHARE_BLOCKS: i64 = if cfg!(test) { 1 } else { 4 };
