@@ -5,7 +5,7 @@
 //!
 //! The plain form answers as the documentation of `tiny_http` does, with a `Response`. The `raw`
 //! form writes the head and the body itself in one go, which saves the library some allocations:
-//! `bench.py` measures both and holds mailslot against the faster one.
+//! `bench.py` measures both and holds mailslot against each.
 
 use std::error::Error;
 use std::io::{self, Write};

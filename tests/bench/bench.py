@@ -46,6 +46,7 @@ BURST_SECONDS = 2
 BURSTS = 5
 FOLLOWING = 1_000
 FOLLOWED_CONNECTIONS = 64
+TURNS = 7
 FOLLOWED_ROUNDS = 3
 # Work that an operator has done beside deliveries, on a database of so many messages.
 BESIDE = ("nothing", "backup", "import", "retention")
@@ -99,6 +100,7 @@ class Bench:
             "machine": measured_on,
             "settings": self.settings(),
             "rows": [row(key, runs) for key, runs in self.runs.items()],
+            "in_turn": self.in_turn(),
             "followed": self.followed(),
             "beside": self.beside(),
             "bursts": [self.bursts("mailslot", servers.mailslot), self.bursts("bare", self.bare())],
@@ -174,6 +176,19 @@ class Bench:
         return {"server": name, "connections": BURST_CONNECTIONS * BURSTS,
                 "answered": len(latencies), "seconds": BURST_SECONDS,
                 "slowest_ms": max(latencies, default=0)}
+
+    def in_turn(self):
+        """Requests/s of the same load, one server right after the other and again: where the machine
+        changes its speed from minute to minute, only neighbours can be compared."""
+        starts = {"mailslot": servers.mailslot,
+                  **{server_name(form): self.bare(form) for form in ("plain", "raw")}}
+        rates = {name: [] for name in starts}
+        for _ in range(TURNS):
+            for name, start in starts.items():
+                with self.new_folder() as folder:
+                    figures = self.load(name, start, folder, "/webhook", FOLLOWED_CONNECTIONS)
+                    rates[name].append(figures["rps"])
+        return rates
 
     def followed(self):
         """What a thousand readers who wait cost those who deliver, and how soon they are told."""
