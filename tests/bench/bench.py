@@ -46,8 +46,9 @@ BURST_SECONDS = 2
 BURSTS = 5
 FOLLOWING = 1_000
 FOLLOWED_CONNECTIONS = 64
-TURNS = 7
 FOLLOWED_ROUNDS = 3
+FORMS = ("plain", "raw")  # of the bare listener
+TURNS, TURNS_CONNECTIONS = 7, 64
 # Work that an operator has done beside deliveries, on a database of so many messages.
 BESIDE = ("nothing", "backup", "import", "retention")
 BESIDE_MESSAGES = 200_000
@@ -141,7 +142,7 @@ class Bench:
             if connections == GET_AFTER_CONNECTIONS:
                 for path, readers in GETS:
                     self.measure("mailslot", servers.mailslot, folder, path, readers)
-        for form in ("plain", "raw"):
+        for form in FORMS:
             with self.new_folder() as folder:
                 self.measure(server_name(form), self.bare(form), folder, "/webhook", connections)
         if self.with_baseline and connections in BASELINE_CONNECTIONS:
@@ -149,6 +150,10 @@ class Bench:
                 self.measure_durable_post("fastapi", servers.baseline, folder, connections)
 
     def measure_durable_post(self, name, start, folder, connections):
+        figures = self.durable_load(name, start, folder, connections)
+        self.keep(name, "/webhook", connections, figures)
+
+    def durable_load(self, name, start, folder, connections):
         """A POST load in which no message came twice, and all that was answered is stored."""
         while True:
             figures = self.load(name, start, folder, "/webhook", connections)
@@ -161,7 +166,7 @@ class Bench:
         if figures["stored"] < accepted:
             self.problem(f"{name} at {connections} connections answered {accepted} messages "
                          f"but stored {figures['stored']}")
-        self.keep(name, "/webhook", connections, figures)
+        return figures
 
     def measure(self, name, start, folder, path, connections):
         figures = self.load(name, start, folder, path, connections)
@@ -181,12 +186,14 @@ class Bench:
         """Requests/s of the same load, one server right after the other and again: where the machine
         changes its speed from minute to minute, only neighbours can be compared."""
         starts = {"mailslot": servers.mailslot,
-                  **{server_name(form): self.bare(form) for form in ("plain", "raw")}}
+                  **{server_name(form): self.bare(form) for form in FORMS}}
         rates = {name: [] for name in starts}
         for _ in range(TURNS):
             for name, start in starts.items():
                 with self.new_folder() as folder:
-                    figures = self.load(name, start, folder, "/webhook", FOLLOWED_CONNECTIONS)
+                    figures = (self.durable_load(name, start, folder, TURNS_CONNECTIONS)
+                               if name == "mailslot" else
+                               self.load(name, start, folder, "/webhook", TURNS_CONNECTIONS))
                     rates[name].append(figures["rps"])
         return rates
 
@@ -288,6 +295,7 @@ class Bench:
             figures["peak_memory_mb"] = server.peak_memory_mb()
             if path == "/webhook" and start in (servers.mailslot, servers.baseline):
                 figures["stored"] = server.stored_messages()
+        self.check(f"{name} {path} at {connections} connections", figures)
         return figures
 
     def wrk(self, port, path, connections, watch):
@@ -315,7 +323,9 @@ class Bench:
                 "conclusive": watch.conclusive}
 
     def keep(self, name, path, connections, figures):
-        where = f"{name} {path} at {connections} connections"
+        self.runs.setdefault((name, path, connections), []).append(figures)
+
+    def check(self, where, figures):
         if figures["non_2xx"]:
             self.problem(f"{where}: {figures['non_2xx']} answers were errors")
         if figures["left"]:
@@ -324,7 +334,6 @@ class Bench:
             self.problem(f"{where}: not all connections were seen open for long enough")
         if not figures["requests"]:
             self.problem(f"{where}: nothing was answered")
-        self.runs.setdefault((name, path, connections), []).append(figures)
 
     def problem(self, text):
         say(f"PROBLEM {text}")

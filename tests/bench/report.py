@@ -140,8 +140,9 @@ def ratio_lines(result):
     lines = ["ratios"]
     for name in BARE:
         found = ratios[name]
-        lines += [entry(f"mailslot / {name}, POST at 64", "{:.2f}  (median of {} turns, {:.2f} to {:.2f})".format(
-                      found["median"], len(found["turns"]), found["turns"][0], found["turns"][-1])),
+        turns = found["turns"]
+        lines += [entry(f"mailslot / {name}, POST at 64", f"{found['median']:.2f}  (median of "
+                        f"{len(turns)} turns, {turns[0]:.2f} to {turns[-1]:.2f})"),
                   entry("the same in cpu us", f"{found['cpu']:.2f}")]
     for connections in (64, 16):
         ratio = ratios.get(f"fastapi_{connections}")
