@@ -69,6 +69,11 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
         (),
         pair,
     )?;
+    let milestones = transaction.query_row(
+        "SELECT count(*) FROM messages WHERE id BETWEEN 0 AND (SELECT counted_id FROM totals)",
+        (),
+        |row| row.get(0),
+    )?;
     let level = |level: i64| {
         transaction.query_row(
             "SELECT coalesce(sum(n), 0) FROM milestones WHERE sender_id = 0 AND level = ?1",
@@ -93,8 +98,12 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
     let counts = vec![
         Count { of: "messages", counted, kept: messages },
         Count { of: "senders", counted: distinct, kept: senders },
-        Count { of: "messages in milestones", counted, kept: level(1)? },
-        Count { of: "messages in milestones of the second level", counted, kept: level(2)? },
+        Count { of: "messages in milestones", counted: milestones, kept: level(1)? },
+        Count {
+            of: "messages in milestones of the second level",
+            counted: milestones,
+            kept: level(2)?,
+        },
     ];
     Ok(Recount { counts, wrong_senders, last_created_at })
 }

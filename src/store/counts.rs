@@ -4,8 +4,12 @@
 //! A milestone stands at a place in it and holds how many messages lie between it and the next one
 //! of its level. Those of the second level stand farther apart, each where one of the first level
 //! stands. How many come before a place, and what stands at an offset, is then a sum over each
-//! level and a short walk along an index. What a message adds is counted in its own transaction;
-//! what a DELETE takes away, by whomever, is counted by a trigger of the schema.
+//! level and a short walk along an index.
+//!
+//! What a message adds to the totals and to its sender is counted in its own transaction. Milestones
+//! come later: those who read count the newest few messages, the tail, one by one, until a commit
+//! takes all of them in, which costs less than taking in each. What a DELETE takes away, by
+//! whomever, is counted by triggers of the schema.
 //!
 //! A sender with few messages has no milestones: the walk along the index is short without.
 
@@ -13,6 +17,9 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::reader;
 use crate::message::{Instant, Message};
+
+/// Messages that the milestones may lack. More save a commit little, and each costs every read.
+const TAIL: i64 = if cfg!(test) { 50 } else { 512 };
 
 /// Messages that a milestone of each level holds at most. When there are more, a new one is set
 /// half-way. Of larger ones a commit of any `ts` touches fewer, and a read walks farther: 2,048
@@ -54,7 +61,7 @@ impl Place {
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Place> {
         let instant = Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? };
-        Ok(Place { instant, message_id: row.get(2)? })
+        Ok(Place { instant, message_id: reader::text(row, 2)? })
     }
 }
 
@@ -109,37 +116,18 @@ pub(super) fn add(
     created: &mut [&Message],
     last_id: i64,
 ) -> rusqlite::Result<()> {
-    created.sort_unstable_by(|a, b| (a.instant, &a.message_id).cmp(&(b.instant, &b.message_id)));
-    bump(transaction, Scope::All, created)?;
-    created.sort_by(|a, b| a.from.cmp(&b.from));
+    created.sort_unstable_by(|a, b| a.from.cmp(&b.from));
     let mut new_senders = 0;
     for messages in created.chunk_by(|a, b| a.from == b.from) {
-        let (msisdn, added) = (&*messages[0].from, length(messages));
-        let known: Option<(i64, i64, bool)> = transaction
-            .prepare_cached("SELECT id, n, is_heavy FROM senders WHERE msisdn = ?1")?
-            .query_row([msisdn], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-            .optional()?;
-        let (id, n, is_heavy) = if let Some((id, before, is_heavy)) = known {
-            let n = before + added;
-            transaction
-                .prepare_cached("UPDATE senders SET n = ?2 WHERE id = ?1")?
-                .execute((id, n))?;
-            (id, n, is_heavy)
-        } else {
+        let sender = (&messages[0].from, length(messages));
+        let known = transaction
+            .prepare_cached("UPDATE senders SET n = n + ?2 WHERE msisdn = ?1")?
+            .execute(sender)?;
+        if known == 0 {
             transaction
                 .prepare_cached("INSERT INTO senders (msisdn, n) VALUES (?1, ?2)")?
-                .execute((msisdn, added))?;
+                .execute(sender)?;
             new_senders += 1;
-            (transaction.last_insert_rowid(), added, false)
-        };
-        let scope = Scope::Sender { id, msisdn };
-        if is_heavy {
-            bump(transaction, scope, messages)?;
-        } else if n >= HEAVY_MIN {
-            transaction
-                .prepare_cached("UPDATE senders SET is_heavy = 1 WHERE id = ?1")?
-                .execute([id])?;
-            lay(transaction, scope, &mut |_| ())?;
         }
     }
     transaction
@@ -147,10 +135,50 @@ pub(super) fn add(
             "UPDATE totals SET messages = messages + ?1, senders = senders + ?2, last_id = ?3",
         )?
         .execute((length(created), new_senders, last_id))?;
+    let tail: i64 = transaction
+        .prepare_cached("SELECT last_id - counted_id FROM totals")?
+        .query_row((), |row| row.get(0))?;
+    if tail >= TAIL { take_in(transaction) } else { Ok(()) }
+}
+
+/// Has the milestones count the tail.
+pub(super) fn take_in(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let mut tail: Vec<(Place, String)> = transaction
+        .prepare_cached(
+            "SELECT ts_s, ts_ns, message_id, from_msisdn FROM totals
+             CROSS JOIN messages ON id > counted_id AND id <= last_id",
+        )?
+        .query_map((), |row| Ok((Place::read(row)?, reader::text(row, 3)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    tail.sort_unstable();
+    bump(transaction, Scope::All, &places(&tail))?;
+    tail.sort_by(|(_, a), (_, b)| a.cmp(b));
+    for messages in tail.chunk_by(|(_, a), (_, b)| a == b) {
+        let msisdn = &messages[0].1;
+        let sender: Option<(i64, bool, bool)> = transaction
+            .prepare_cached("SELECT id, is_heavy, n >= ?2 FROM senders WHERE msisdn = ?1")?
+            .query_row((msisdn, HEAVY_MIN), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let Some((id, has_milestones, is_heavy)) = sender else { continue };
+        let scope = Scope::Sender { id, msisdn };
+        if has_milestones {
+            bump(transaction, scope, &places(messages))?;
+        } else if is_heavy {
+            transaction
+                .prepare_cached("UPDATE senders SET is_heavy = 1 WHERE id = ?1")?
+                .execute([id])?;
+            lay(transaction, scope, &mut |_| ())?;
+        }
+    }
+    transaction.prepare_cached("UPDATE totals SET counted_id = last_id")?.execute(())?;
     Ok(())
 }
 
-fn length(messages: &[&Message]) -> i64 {
+fn places(messages: &[(Place, String)]) -> Vec<&Place> {
+    messages.iter().map(|(place, _)| place).collect()
+}
+
+fn length<T>(messages: &[T]) -> i64 {
     i64::try_from(messages.len()).unwrap_or(i64::MAX)
 }
 
@@ -158,28 +186,17 @@ fn length(messages: &[&Message]) -> i64 {
 fn bump(
     transaction: &Transaction<'_>,
     scope: Scope<'_>,
-    messages: &[&Message],
+    messages: &[&Place],
 ) -> rusqlite::Result<()> {
-    let behind = |level, message: &Message| {
-        at_or_before(transaction, scope, level, message.instant, &message.message_id)?
-            .ok_or(rusqlite::Error::QueryReturnedNoRows)
-    };
-    let Some(last) = messages.last() else { return Ok(()) };
     for level in [1, 2] {
-        let (end, _) = behind(level, last)?;
         let mut rest = messages;
-        let mut next = behind(level, messages[0])?;
-        while !rest.is_empty() {
-            let (place, n) = next.clone();
-            // Mostly all are behind one, the last of all.
-            let mut inside = if place == end { rest.len() } else { 1 };
-            while inside < rest.len() {
-                next = behind(level, rest[inside])?;
-                if next.0 != place {
-                    break;
-                }
-                inside += 1;
-            }
+        while let Some(first) = rest.first() {
+            let (place, n) = at_or_before(transaction, scope, level, first)?
+                .ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            let inside = match after(transaction, scope, level, &place)? {
+                Some(end) => rest.partition_point(|message| **message < end),
+                None => rest.len(),
+            };
             let n = n + length(&rest[..inside]);
             hold(transaction, scope, level, &place, n)?;
             split(transaction, scope, level, &place, n)?;
@@ -194,8 +211,7 @@ fn at_or_before(
     transaction: &Transaction<'_>,
     scope: Scope<'_>,
     level: u8,
-    instant: Instant,
-    message_id: &str,
+    place: &Place,
 ) -> rusqlite::Result<Option<(Place, i64)>> {
     transaction
         .prepare_cached(
@@ -203,10 +219,24 @@ fn at_or_before(
              WHERE sender_id = ?1 AND level = ?2 AND (ts_s, ts_ns, message_id) <= (?3, ?4, ?5)
              ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1",
         )?
-        .query_row(
-            params![scope.id(), level, instant.seconds, instant.nanoseconds, message_id],
-            |row| Ok((Place::read(row)?, row.get(3)?)),
-        )
+        .query_row(key(scope, level, place), |row| Ok((Place::read(row)?, row.get(3)?)))
+        .optional()
+}
+
+/// Where the next milestone stands.
+fn after(
+    transaction: &Transaction<'_>,
+    scope: Scope<'_>,
+    level: u8,
+    place: &Place,
+) -> rusqlite::Result<Option<Place>> {
+    transaction
+        .prepare_cached(
+            "SELECT ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = ?1 AND level = ?2 AND (ts_s, ts_ns, message_id) > (?3, ?4, ?5)
+             ORDER BY ts_s, ts_ns, message_id LIMIT 1",
+        )?
+        .query_row(key(scope, level, place), Place::read)
         .optional()
 }
 
@@ -242,7 +272,7 @@ pub(super) fn leave(
 ) -> rusqlite::Result<()> {
     let mut grown = Vec::new();
     for level in [2, 1] {
-        let stands = at_or_before(transaction, scope, level, place.instant, &place.message_id)?;
+        let stands = at_or_before(transaction, scope, level, place)?;
         let Some((_, n)) = stands.filter(|(at, _)| at == place) else { continue };
         let (sender_id, level, seconds, nanoseconds, message_id) = key(scope, level, place);
         transaction
@@ -251,8 +281,7 @@ pub(super) fn leave(
                  WHERE (sender_id, level, ts_s, ts_ns, message_id) = (?1, ?2, ?3, ?4, ?5)",
             )?
             .execute((sender_id, level, seconds, nanoseconds, message_id))?;
-        let before = at_or_before(transaction, scope, level, place.instant, &place.message_id)?;
-        if let Some((before, held)) = before {
+        if let Some((before, held)) = at_or_before(transaction, scope, level, place)? {
             hold(transaction, scope, level, &before, held + n)?;
             grown.push((level, before, held + n));
         }
@@ -353,80 +382,111 @@ const ALONG: &str = "SELECT ts_s, ts_ns, message_id, n FROM milestones
      WHERE sender_id = ?1 AND level = ?2 AND (ts_s, ts_ns, message_id) >= (?3, ?4, ?5)
      ORDER BY ts_s, ts_ns, message_id";
 
-/// How many messages come before a place.
-pub(super) fn rank(
-    transaction: &Transaction<'_>,
-    scope: Scope<'_>,
-    place: &Place,
-) -> rusqlite::Result<i64> {
-    let Place { instant, message_id } = place;
-    let (mut from, mut rank) = (Place::START, 0);
-    for level in [2, 1] {
-        let to = at_or_before(transaction, scope, level, *instant, message_id)?
-            .map_or(Place::START, |(place, _)| place);
-        rank += transaction
-            .prepare_cached(
-                "SELECT coalesce(sum(n), 0) FROM milestones
-                 WHERE sender_id = ?1 AND level = ?2
-                     AND (ts_s, ts_ns, message_id) >= (?3, ?4, ?5)
-                     AND (ts_s, ts_ns, message_id) < (?6, ?7, ?8)",
-            )?
-            .query_row(
-                params![
-                    scope.id(),
-                    level,
-                    from.instant.seconds,
-                    from.instant.nanoseconds,
-                    from.message_id,
-                    to.instant.seconds,
-                    to.instant.nanoseconds,
-                    to.message_id
-                ],
-                |row| row.get::<_, i64>(0),
-            )?;
-        from = to;
-    }
-    let sql = format!(
-        "SELECT count(*) FROM messages
-         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
-             AND (ts_s, ts_ns, message_id) < (?5, ?6, ?7)",
-        scope.condition()
-    );
-    let walked: i64 = transaction.prepare_cached(&sql)?.query_row(
-        params![
-            scope.msisdn(),
-            from.instant.seconds,
-            from.instant.nanoseconds,
-            from.message_id,
-            instant.seconds,
-            instant.nanoseconds,
-            message_id
-        ],
-        |row| row.get(0),
-    )?;
-    Ok(rank + walked)
+/// The order of somebody's messages, at one moment.
+pub(super) struct Line<'a> {
+    transaction: &'a Transaction<'a>,
+    scope: Scope<'a>,
+    /// Where those are that the milestones lack, in order.
+    tail: Vec<Place>,
 }
 
-/// The milestone before the message at `offset`, and how many messages are between them.
-pub(super) fn seek(
-    transaction: &Transaction<'_>,
-    scope: Scope<'_>,
-    offset: i64,
-) -> rusqlite::Result<(Place, i64)> {
-    let (mut place, mut left) = (Place::START, offset);
-    for level in [2, 1] {
-        let mut statement = transaction.prepare_cached(ALONG)?;
-        let mut milestones = statement.query(key(scope, level, &place))?;
-        while let Some(row) = milestones.next()? {
-            let n: i64 = row.get(3)?;
-            if left < n {
-                place = Place::read(row)?;
-                break;
-            }
-            left -= n;
-        }
+impl<'a> Line<'a> {
+    pub(super) fn open(
+        transaction: &'a Transaction<'a>,
+        scope: Scope<'a>,
+    ) -> rusqlite::Result<Line<'a>> {
+        // Not by the sender's index, which leads to all messages of theirs.
+        let sql = format!(
+            "SELECT ts_s, ts_ns, message_id FROM totals
+             CROSS JOIN messages NOT INDEXED ON id > counted_id AND id <= last_id
+             WHERE {}",
+            scope.condition()
+        );
+        let mut tail: Vec<Place> = transaction
+            .prepare_cached(&sql)?
+            .query_map([scope.msisdn()], Place::read)?
+            .collect::<rusqlite::Result<_>>()?;
+        tail.sort_unstable();
+        Ok(Line { transaction, scope, tail })
     }
-    Ok((place, left))
+
+    /// How many messages come before a place.
+    pub(super) fn rank(&self, place: &Place) -> rusqlite::Result<i64> {
+        let (mut from, mut rank) = (Place::START, 0);
+        for level in [2, 1] {
+            let to = at_or_before(self.transaction, self.scope, level, place)?
+                .map_or(Place::START, |(to, _)| to);
+            rank += self.held(level, &from, &to)?;
+            from = to;
+        }
+        let sql = format!(
+            "SELECT count(*) FROM messages
+             WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
+                 AND (ts_s, ts_ns, message_id) < (?5, ?6, ?7)",
+            self.scope.condition()
+        );
+        let walked: i64 = self.transaction.prepare_cached(&sql)?.query_row(
+            params![
+                self.scope.msisdn(),
+                from.instant.seconds,
+                from.instant.nanoseconds,
+                from.message_id,
+                place.instant.seconds,
+                place.instant.nanoseconds,
+                place.message_id
+            ],
+            |row| row.get(0),
+        )?;
+        Ok(rank + self.lacking(&from) + walked)
+    }
+
+    /// A milestone before the message at `offset`, and how many messages are between them.
+    pub(super) fn seek(&self, offset: i64) -> rusqlite::Result<(Place, i64)> {
+        let (mut place, mut held) = (Place::START, 0);
+        for level in [2, 1] {
+            let mut statement = self.transaction.prepare_cached(ALONG)?;
+            let mut milestones = statement.query(key(self.scope, level, &place))?;
+            let mut before = held;
+            while let Some(row) = milestones.next()? {
+                let at = Place::read(row)?;
+                if before + self.lacking(&at) > offset {
+                    break;
+                }
+                (place, held) = (at, before);
+                before += row.get::<_, i64>(3)?;
+            }
+        }
+        let left = offset - held - self.lacking(&place);
+        Ok((place, left))
+    }
+
+    /// How many messages milestones of a level hold from one place to another.
+    fn held(&self, level: u8, from: &Place, to: &Place) -> rusqlite::Result<i64> {
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT coalesce(sum(n), 0) FROM milestones
+             WHERE sender_id = ?1 AND level = ?2
+                 AND (ts_s, ts_ns, message_id) >= (?3, ?4, ?5)
+                 AND (ts_s, ts_ns, message_id) < (?6, ?7, ?8)",
+        )?;
+        let (sender_id, level, seconds, nanoseconds, message_id) = key(self.scope, level, from);
+        let Place { instant: end, message_id: end_id } = to;
+        let span = (
+            sender_id,
+            level,
+            seconds,
+            nanoseconds,
+            message_id,
+            end.seconds,
+            end.nanoseconds,
+            end_id,
+        );
+        statement.query_row(span, |row| row.get(0))
+    }
+
+    /// How many of the tail come before a place.
+    fn lacking(&self, place: &Place) -> i64 {
+        length(&self.tail[..self.tail.partition_point(|other| other < place)])
+    }
 }
 
 /// Forgets milestones behind which nothing is left. One of the first level stays while one of the
@@ -474,6 +534,7 @@ pub(super) fn rebuild(
              last_id = max(last_id, (SELECT coalesce(max(id), 0) FROM messages))",
         (),
     )?;
+    transaction.execute("UPDATE totals SET counted_id = last_id", ())?;
     Ok(())
 }
 

@@ -137,6 +137,7 @@ fn erase_some(connection: &mut Connection, what: &What) -> rusqlite::Result<i64>
     let erased_now = i64::try_from(found.len()).unwrap_or(i64::MAX);
     if !found.is_empty() {
         let erased = Erased::open(&transaction)?;
+        counts::take_in(&transaction)?;
         for (id, sender_id, msisdn, place) in &found {
             erased.add(&transaction, &place.message_id)?;
             transaction.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([id])?;

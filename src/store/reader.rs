@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     configure,
-    counts::{self, Place, Scope},
+    counts::{Line, Place, Scope},
     open, schema,
     search::{self, Searches},
 };
@@ -132,8 +132,9 @@ impl Reader {
     pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
         let transaction = self.connection.transaction()?;
         let Some((scope, n)) = scope(&transaction, filter)? else { return Ok(Listing::default()) };
+        let line = Line::open(&transaction, scope)?;
         let before = |bound: Option<Instant>, otherwise| match bound {
-            Some(instant) => counts::rank(&transaction, scope, &Place::at(instant)),
+            Some(instant) => line.rank(&Place::at(instant)),
             None => Ok(otherwise),
         };
         let first = before(filter.since, 0)?;
@@ -141,11 +142,10 @@ impl Reader {
         let (total, window, mut messages);
         if filter.q.is_none() && filter.to.is_none() {
             total = candidates;
-            window = paging.window(total, |place| {
-                Ok((counts::rank(&transaction, scope, place)? - first).clamp(0, total))
-            })?;
-            let limit = window.end - window.start;
-            messages = page(&transaction, scope, first + window.start, limit)?;
+            window =
+                paging.window(total, |place| Ok((line.rank(place)? - first).clamp(0, total)))?;
+            let (place, left) = line.seek(first + window.start)?;
+            messages = page(&transaction, scope, &place, left, window.end - window.start)?;
         } else if candidates <= FEW {
             let found = pick(&transaction, scope, filter)?;
             total = i64::try_from(found.len()).unwrap_or(i64::MAX);
@@ -272,13 +272,14 @@ pub(super) fn scope<'a>(
         .optional()
 }
 
+/// Messages from a place on, without the first few.
 fn page(
     transaction: &Transaction<'_>,
     scope: Scope<'_>,
+    place: &Place,
     offset: i64,
     limit: i64,
 ) -> rusqlite::Result<Vec<Message>> {
-    let (Place { instant, message_id }, left) = counts::seek(transaction, scope, offset)?;
     let sql = format!(
         "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
          WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
@@ -286,8 +287,8 @@ fn page(
         scope.condition()
     );
     let mut statement = transaction.prepare_cached(&sql)?;
-    let Instant { seconds, nanoseconds } = instant;
-    let from = params![scope.msisdn(), seconds, nanoseconds, message_id, limit, left];
+    let Place { instant: Instant { seconds, nanoseconds }, message_id } = place;
+    let from = params![scope.msisdn(), seconds, nanoseconds, message_id, limit, offset];
     statement.query_map(from, message)?.collect()
 }
 
@@ -318,9 +319,7 @@ fn pick(
     while let Some(row) = rows.next()? {
         let is_to = filter.is_to(row.get_ref(5)?.as_bytes()?);
         if is_to && search::is_found(finder.as_ref(), row.get_ref(4)?)? {
-            let instant = Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? };
-            let message_id = String::from_utf8_lossy(row.get_ref(2)?.as_bytes()?).into_owned();
-            found.push((Place { instant, message_id }, row.get(3)?));
+            found.push((Place::read(row)?, row.get(3)?));
         }
     }
     Ok(found)
@@ -336,22 +335,27 @@ fn with_ids(transaction: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<Vec<
 
 /// A message of the first eight columns that every SELECT for one begins with.
 pub(super) fn received(row: &Row<'_>) -> rusqlite::Result<Received> {
-    let created_at = String::from_utf8_lossy(row.get_ref(7)?.as_bytes()?).into_owned();
-    Ok(Received { message: message(row)?, created_at })
+    Ok(Received { message: message(row)?, created_at: text(row, 7)? })
 }
 
 pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
-    // Another program may have written what is no UTF-8: one such row must not hide a page.
-    let text = |column: usize| -> rusqlite::Result<Option<String>> {
-        let value = row.get_ref(column)?.as_bytes_or_null()?;
-        Ok(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
-    };
     Ok(Message {
-        message_id: text(0)?.unwrap_or_default(),
-        from: text(1)?.unwrap_or_default(),
-        to: text(2)?.unwrap_or_default(),
-        ts: text(3)?.unwrap_or_default(),
-        text: text(4)?,
+        message_id: text(row, 0)?,
+        from: text(row, 1)?,
+        to: text(row, 2)?,
+        ts: text(row, 3)?,
+        text: row.get_ref(4)?.as_bytes_or_null()?.map(lossy),
         instant: Instant { seconds: row.get(5)?, nanoseconds: row.get(6)? },
     })
+}
+
+/// A text that is not null.
+pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(lossy(row.get_ref(column)?.as_bytes()?))
+}
+
+/// Another program may have written what is no UTF-8: one such row must not hide a page, nor stop a
+/// commit.
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

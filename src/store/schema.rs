@@ -140,10 +140,57 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
      ALTER TABLE totals ADD COLUMN erasing_key BLOB;
      UPDATE totals SET erasing_key = randomblob(32);
      CREATE TABLE erased (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;",
+    // Milestones lack the newest messages, which readers count one by one.
+    "ALTER TABLE totals ADD COLUMN counted_id INTEGER NOT NULL DEFAULT 0; -- the last id in milestones
+     UPDATE totals SET counted_id = last_id;
+     DROP TRIGGER messages_deleted;
+     CREATE TRIGGER messages_deleted AFTER DELETE ON messages
+     WHEN old.id BETWEEN 0 AND (SELECT last_id FROM totals) BEGIN
+         UPDATE senders SET n = n - 1 WHERE msisdn = old.from_msisdn;
+         DELETE FROM milestones
+         WHERE sender_id = (SELECT id FROM senders WHERE msisdn = old.from_msisdn AND n = 0);
+         UPDATE totals SET messages = messages - 1, changes = changes + 1, senders = senders -
+             (SELECT count(*) FROM senders WHERE msisdn = old.from_msisdn AND n = 0);
+         DELETE FROM senders WHERE msisdn = old.from_msisdn AND n = 0;
+
+         DELETE FROM pieces
+         WHERE id BETWEEN old.id / 2048 * 64 AND old.id / 2048 * 64 + 63;
+         INSERT INTO packs (block, changes) VALUES (old.id / 2048, 1)
+         ON CONFLICT (block) DO UPDATE SET changes = changes + 1, trigrams = NULL;
+     END;
+     CREATE TRIGGER milestones_deleted AFTER DELETE ON messages
+     WHEN old.id BETWEEN 0 AND (SELECT counted_id FROM totals) BEGIN
+         UPDATE milestones SET n = n - 1
+         WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
+             SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = 0 AND level = 1
+                 AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
+             ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
+         UPDATE milestones SET n = n - 1
+         WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
+             SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = 0 AND level = 2
+                 AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
+             ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
+         UPDATE milestones SET n = n - 1
+         WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
+             SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = (SELECT id FROM senders WHERE msisdn = old.from_msisdn)
+                 AND level = 1
+                 AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
+             ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
+         UPDATE milestones SET n = n - 1
+         WHERE (sender_id, level, ts_s, ts_ns, message_id) = (
+             SELECT sender_id, level, ts_s, ts_ns, message_id FROM milestones
+             WHERE sender_id = (SELECT id FROM senders WHERE msisdn = old.from_msisdn)
+                 AND level = 2
+                 AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
+             ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
+     END;",
 ];
 
 /// The version that this program reads and writes.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 /// "MSLT": how the file tells that it is mailslot's.
 const APPLICATION_ID: i64 = 0x4d53_4c54;
 

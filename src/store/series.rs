@@ -4,7 +4,7 @@ use rusqlite::OptionalExtension;
 
 use super::{
     Reader,
-    counts::{self, Place, Scope},
+    counts::{Line, Place, Scope},
 };
 use crate::{error::Error, message::Instant};
 
@@ -24,9 +24,10 @@ impl Reader {
     /// Between each of these moments and the next one, all at one moment.
     pub(crate) fn series(&mut self, bounds: &[Instant]) -> Result<Vec<i64>, Error> {
         let transaction = self.connection.transaction()?;
+        let line = Line::open(&transaction, Scope::All)?;
         let ranks = bounds
             .iter()
-            .map(|instant| counts::rank(&transaction, Scope::All, &Place::at(*instant)))
+            .map(|instant| line.rank(&Place::at(*instant)))
             .collect::<rusqlite::Result<Vec<_>>>()?;
         Ok(ranks.windows(2).map(|pair| pair[1] - pair[0]).collect())
     }

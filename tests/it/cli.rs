@@ -352,7 +352,7 @@ fn check_says_what_is_wrong() {
         (
             "UPDATE milestones SET n = n + 1 WHERE sender_id = 0 AND level = 1",
             "UPDATE milestones SET n = n - 1 WHERE sender_id = 0 AND level = 1",
-            "2 messages in milestones, but there are 1",
+            "1 messages in milestones, but there are 0",
         ),
         (
             "UPDATE messages SET created_at = '2999-01-01T00:00:00.000Z'",

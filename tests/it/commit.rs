@@ -166,7 +166,8 @@ fn recount(folder: &Path) {
          SELECT count(*) FROM place
          WHERE n <> (
              SELECT count(*) FROM messages AS m
-             WHERE (sender_id = 0 OR from_msisdn = (SELECT msisdn FROM senders WHERE id = sender_id))
+             WHERE id <= (SELECT counted_id FROM totals)
+                 AND (sender_id = 0 OR from_msisdn = (SELECT msisdn FROM senders WHERE id = sender_id))
                  AND (m.ts_s, m.ts_ns, m.message_id) >= (place.ts_s, place.ts_ns, place.message_id)
                  AND (next_s IS NULL OR (m.ts_s, m.ts_ns, m.message_id) < (next_s, next_ns, next_id)))",
     ] {
