@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     message::Message,
     signature::SignedBody,
-    store::{BATCH_MAX, Entry, Stored, Writer},
+    store::{self, BATCH_MAX, Entry, Stored, Writer},
 };
 
 /// Some editors begin a file with it.
@@ -34,6 +34,10 @@ stored already stays as it is: run it again to resume.
 pub(super) fn run(parser: Parser) -> Outcome {
     let file = only_file(parser)?;
     let database = with_source(Config::read_database)?;
+    if database.exists() {
+        // Storing migrates what it opens, which is for the service to do.
+        drop(store::visit(&database)?);
+    }
     let (mut input, bytes) = open(&file)?;
     let imported = import(&database, &mut *input, bytes, &mut io::stderr())?;
     if imported.bad == 0 { Ok(()) } else { Err(Failure::Told) }

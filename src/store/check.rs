@@ -82,11 +82,15 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
         )
     };
     let wrong_senders = transaction.query_row(
-        "SELECT count(*) FROM senders FULL JOIN
-             (SELECT from_msisdn, count(*) AS counted FROM messages
-              WHERE id BETWEEN 0 AND (SELECT last_id FROM totals) GROUP BY from_msisdn)
-             ON from_msisdn = msisdn
-         WHERE counted IS NOT n",
+        "WITH counted AS (
+             SELECT from_msisdn, count(*) AS n, count(*) FILTER (WHERE messages.id <= counted_id) AS early
+             FROM totals CROSS JOIN messages ON messages.id BETWEEN 0 AND last_id GROUP BY from_msisdn
+         )
+         SELECT count(*) FROM senders FULL JOIN counted ON from_msisdn = msisdn
+         WHERE counted.n IS NOT senders.n OR is_heavy AND EXISTS (
+             SELECT 1 FROM (VALUES (1), (2)) WHERE early <> (
+                 SELECT coalesce(sum(n), 0) FROM milestones
+                 WHERE sender_id = senders.id AND level = column1))",
         (),
         |row| row.get(0),
     )?;

@@ -18,8 +18,9 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use super::reader;
 use crate::message::{Instant, Message};
 
-/// Messages that the milestones may lack. More save a commit little, and each costs every read.
-const TAIL: i64 = if cfg!(test) { 50 } else { 512 };
+/// Messages that the milestones may lack. More save a commit little, and each costs every read
+/// (docs/PERFORMANCE.md).
+const TAIL: i64 = if cfg!(test) { 50 } else { 256 };
 
 /// Messages that a milestone of each level holds at most. When there are more, a new one is set
 /// half-way. Of larger ones a commit of any `ts` touches fewer, and a read walks farther: 2,048
@@ -60,8 +61,7 @@ impl Place {
     }
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Place> {
-        let instant = Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? };
-        Ok(Place { instant, message_id: reader::text(row, 2)? })
+        Ok(Place { instant: reader::instant(row, 0)?, message_id: reader::text(row, 2)? })
     }
 }
 
@@ -89,6 +89,9 @@ impl Scope<'_> {
         }
     }
 }
+
+/// Up to here messages are counted; what is beyond, a stranger has inserted.
+const LAST_ID: &str = "SELECT last_id FROM totals";
 
 /// How far ahead of [`add`] ids may be to be taken in.
 const AHEAD: i64 = 100_000;
@@ -311,6 +314,8 @@ fn hold(
     Ok(())
 }
 
+/// Where one stands already, the two become one. That can be only after a stranger has brought more
+/// to be counted than there is, and then it is no reason to stop.
 fn set(
     transaction: &Transaction<'_>,
     scope: Scope<'_>,
@@ -322,7 +327,8 @@ fn set(
     transaction
         .prepare_cached(
             "INSERT INTO milestones (sender_id, level, ts_s, ts_ns, message_id, n)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT DO UPDATE SET n = n + excluded.n",
         )?
         .execute((sender_id, level, seconds, nanoseconds, message_id, n))?;
     Ok(())
@@ -343,7 +349,7 @@ fn message_at(
 ) -> rusqlite::Result<Option<Place>> {
     let sql = format!(
         "SELECT ts_s, ts_ns, message_id FROM messages
-         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
+         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4) AND +id BETWEEN 0 AND ({LAST_ID})
          ORDER BY ts_s, ts_ns, message_id LIMIT 1 OFFSET ?5",
         scope.condition()
     );
@@ -514,6 +520,10 @@ pub(super) fn rebuild(
     progress: &mut dyn FnMut(&'static str, i64),
 ) -> rusqlite::Result<()> {
     transaction.execute_batch("DELETE FROM milestones; DELETE FROM senders;")?;
+    transaction.execute(
+        "UPDATE totals SET last_id = max(last_id, (SELECT coalesce(max(id), 0) FROM messages))",
+        (),
+    )?;
     lay(transaction, Scope::All, &mut |seen| progress("counting", seen))?;
     transaction.execute(
         "INSERT INTO senders (msisdn, n, is_heavy)
@@ -531,10 +541,9 @@ pub(super) fn rebuild(
         "UPDATE totals SET
              messages = (SELECT count(*) FROM messages),
              senders = (SELECT count(*) FROM senders),
-             last_id = max(last_id, (SELECT coalesce(max(id), 0) FROM messages))",
+             counted_id = last_id",
         (),
     )?;
-    transaction.execute("UPDATE totals SET counted_id = last_id", ())?;
     Ok(())
 }
 
@@ -546,7 +555,7 @@ fn lay(
 ) -> rusqlite::Result<()> {
     let sql = format!(
         "SELECT ts_s, ts_ns, message_id FROM messages
-         WHERE {} ORDER BY ts_s, ts_ns, message_id",
+         WHERE {} AND +id BETWEEN 0 AND ({LAST_ID}) ORDER BY ts_s, ts_ns, message_id",
         scope.condition()
     );
     let mut statement = transaction.prepare(&sql)?;

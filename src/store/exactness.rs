@@ -365,6 +365,12 @@ impl Store {
             .map(Result::unwrap)
             .collect();
         assert_eq!(wrong, [""; 0]);
+        assert_eq!(self.wrong_senders(), 0);
+    }
+
+    /// As `mailslot check` finds them.
+    fn wrong_senders(&self) -> i64 {
+        check::recount(&self.path).unwrap().wrong_senders
     }
 }
 
@@ -557,6 +563,33 @@ fn who_was_erased_does_not_come_back_and_leaves_no_id_behind() {
 }
 
 #[test]
+fn an_erasure_counts_nothing_that_a_stranger_has_just_inserted() {
+    const COPY: &str = "INSERT INTO messages
+             (message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
+         SELECT ?1 || message_id, '+7', '+2', ts, ts_s, ts_ns, 'the', '' FROM messages LIMIT ?2";
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&folder.path().join("mailslot.db"));
+    let mut numbers = Numbers(23);
+    let messages = (0..300).map(|_| store.message(&mut numbers, 5_000, 3)).collect();
+    store.insert(messages);
+    // Heavy, as soon as the milestones take in what is new.
+    store.stranger.execute(COPY, ("once ", 45)).unwrap();
+    let message = store.message(&mut numbers, 5_000, 1);
+    store.insert(vec![message]);
+    store.stranger.execute(COPY, ("twice ", 200)).unwrap();
+    erase::erase(&store.path, &What::From("+2".to_owned()), &mut |_| ()).unwrap();
+    store.check_milestones();
+    let message = store.message(&mut numbers, 5_000, 1);
+    assert_eq!(store.insert(vec![message]), [Ok(Stored::Created)]);
+    store.check_milestones();
+    assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+    let tamper = "UPDATE milestones SET n = n + 1 WHERE level = 2 AND ts_s < 0
+         AND sender_id = (SELECT id FROM senders WHERE msisdn = '+7' AND is_heavy)";
+    assert_eq!(store.stranger.execute(tamper, ()), Ok(1));
+    assert_eq!(store.wrong_senders(), 1);
+}
+
+#[test]
 fn counted_messages_cannot_be_moved_and_ids_are_not_given_twice() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(&folder.path().join("mailslot.db"));
@@ -636,11 +669,46 @@ fn what_a_stranger_inserts_is_counted_and_stops_nothing() {
     assert_eq!(store.insert(vec![message]), [Ok(Stored::Created)]);
     assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
     store.check_milestones();
-    // What is no UTF-8 stops nothing either.
-    let bytes = INSERT.replace("'strange ' || coalesce(?1, ?2) || ' ' || n", "CAST(x'ff' AS TEXT)");
-    store.stranger.execute(&bytes, params![None::<i64>, 1]).unwrap();
-    let before = store.total(&Filter::default()).unwrap();
-    let messages = (0..100).map(|_| store.message(&mut numbers, 100, 3)).collect();
-    assert_eq!(store.insert(messages), vec![Ok(Stored::Created); 100]);
-    assert_eq!(store.total(&Filter::default()).unwrap(), before + 101);
+    // What mailslot would not write stops nothing either, nor what no trigger hears of.
+    let bytes = "CAST(unhex(printf('%x%x', 248 + n / 8, 248 + n % 8)) AS TEXT)";
+    let bytes = INSERT.replace("'strange ' || coalesce(?1, ?2) || ' ' || n", bytes);
+    let late = INSERT.replace("1735689607, 0,", "1735689607, 5000000000,");
+    let replace = "REPLACE INTO messages
+             (message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
+         SELECT message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at FROM messages";
+    for (sql, count) in [(&*bytes, Some(63)), (&*late, Some(62)), (replace, None)] {
+        match count {
+            Some(count) => store.stranger.execute(sql, params![None::<i64>, count]).unwrap(),
+            None => store.stranger.execute(sql, ()).unwrap(),
+        };
+        let before = store.total(&Filter::default()).unwrap();
+        for _ in 0..3 {
+            let messages = (0..100).map(|_| store.message(&mut numbers, 100, 3)).collect();
+            assert_eq!(store.insert(messages), vec![Ok(Stored::Created); 100], "{sql}");
+            assert_eq!(store.reader.list(&Filter::default(), &FIRST).unwrap().messages.len(), 5);
+        }
+        if let Some(count) = count {
+            assert_eq!(store.total(&Filter::default()).unwrap(), before + count + 300);
+        }
+    }
+}
+
+const FIRST: Paging = Paging { limit: 5, start: Start::Offset(0), order: Order::Ascending };
+
+#[test]
+fn what_expires_as_it_is_stored_is_not_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&folder.path().join("mailslot.db"));
+    let mut numbers = Numbers(19);
+    let old = Entry::Message(store.message(&mut numbers, 100, 3));
+    let others = (0..60).map(|_| Entry::Message(store.message(&mut numbers, 100, 3)));
+    let mut batch: Vec<Entry> = others.collect();
+    batch.extend([old, Entry::Expire(Instant::from(2_000_000_000))]);
+    let outcomes = store.writer.commit(batch.iter());
+    assert_eq!(outcomes.last(), Some(&Ok(Stored::Done)));
+    assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+    store.check_milestones();
+    store.writer.commit(batch[61..].iter());
+    assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());
+    store.check_milestones();
 }

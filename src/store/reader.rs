@@ -345,17 +345,25 @@ pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
         to: text(row, 2)?,
         ts: text(row, 3)?,
         text: row.get_ref(4)?.as_bytes_or_null()?.map(lossy),
-        instant: Instant { seconds: row.get(5)?, nanoseconds: row.get(6)? },
+        instant: instant(row, 5)?,
     })
 }
+
+// Another program may have written what mailslot would not: one such row must not hide a page, nor
+// stop a commit.
 
 /// A text that is not null.
 pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(lossy(row.get_ref(column)?.as_bytes()?))
 }
 
-/// Another program may have written what is no UTF-8: one such row must not hide a page, nor stop a
-/// commit.
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Of two columns.
+pub(super) fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Instant> {
+    let nanoseconds: i64 = row.get(column + 1)?;
+    let nanoseconds = u32::try_from(nanoseconds).unwrap_or(999_999_999);
+    Ok(Instant { seconds: row.get(column)?, nanoseconds })
 }

@@ -233,7 +233,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), String> {
 }
 
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<u32> {
-    connection.query_row("PRAGMA user_version", (), |row| row.get(0))
+    connection.prepare_cached("PRAGMA user_version")?.query_row((), |row| row.get(0))
 }
 
 fn find(connection: &Connection) -> Result<Found, String> {

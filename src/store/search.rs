@@ -440,9 +440,7 @@ impl Question<'_> {
         }
         let instant = transaction
             .prepare_cached("SELECT ts_s, ts_ns FROM messages WHERE id = ?1")?
-            .query_row([id], |row| {
-                Ok(Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? })
-            })?;
+            .query_row([id], |row| reader::instant(row, 0))?;
         Ok(self.filter.covers(instant))
     }
 
@@ -462,7 +460,7 @@ impl Question<'_> {
         let mut rows =
             statement.query(params![first, last, self.scope.msisdn(), self.filter.to])?;
         while let Some(row) = rows.next()? {
-            let instant = Instant { seconds: row.get(1)?, nanoseconds: row.get(2)? };
+            let instant = reader::instant(row, 1)?;
             if self.filter.covers(instant) && is_found(self.finder.as_ref(), row.get_ref(3)?)? {
                 matches.add(row.get(0)?, instant.seconds, &mut Span::default());
             }

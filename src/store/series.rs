@@ -5,6 +5,7 @@ use rusqlite::OptionalExtension;
 use super::{
     Reader,
     counts::{Line, Place, Scope},
+    reader,
 };
 use crate::{error::Error, message::Instant};
 
@@ -15,9 +16,7 @@ impl Reader {
             "SELECT ts_s, ts_ns FROM messages WHERE ts_s >= ?1
              ORDER BY ts_s, ts_ns, message_id LIMIT 1",
         )?;
-        let oldest = statement.query_row([i64::MIN], |row| {
-            Ok(Instant { seconds: row.get(0)?, nanoseconds: row.get(1)? })
-        });
+        let oldest = statement.query_row([i64::MIN], |row| reader::instant(row, 0));
         Ok(oldest.optional()?)
     }
 

@@ -65,10 +65,21 @@ impl Writer {
 
     fn insert_all<'a>(
         &mut self,
-        batch: impl Iterator<Item = &'a Entry>,
+        batch: impl Iterator<Item = &'a Entry> + Clone,
     ) -> rusqlite::Result<Vec<Outcome>> {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // A newer mailslot has brought it up to date beside this one, and counts in another way.
+        if schema::version(&transaction)? != schema::VERSION {
+            let problem = Error::Unavailable("the database has another schema");
+            return Ok(vec![Err(problem); batch.count()]);
+        }
+        // First, since what is inserted here is counted whatever becomes of it in this transaction.
+        for entry in batch.clone() {
+            if let Entry::Expire(before) = entry {
+                erase::expire(&transaction, *before)?;
+            }
+        }
         let mut outcomes = Vec::new();
         let mut created = Vec::new();
         let now = logging::now();
@@ -97,9 +108,7 @@ impl Writer {
                     outcome
                 }
                 Entry::Pack(pack) => packs::store(&transaction, pack).map(|()| Ok(Stored::Done))?,
-                Entry::Expire(before) => {
-                    erase::expire(&transaction, *before).map(|()| Ok(Stored::Done))?
-                }
+                Entry::Expire(_) => Ok(Stored::Done),
                 Entry::Probe => {
                     // Writes a page though nothing changes, so that the commit is a real one.
                     transaction.pragma_update(None, "user_version", schema::VERSION)?;

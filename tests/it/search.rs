@@ -146,3 +146,16 @@ fn an_import_tells_bad_lines_stores_the_others_once_and_is_resumed() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("nowhere: No such file"));
 }
+
+#[test]
+fn an_import_does_not_change_the_schema_under_an_older_service() {
+    let inbox = Inbox::start();
+    let other = rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
+    other.execute_batch("PRAGMA user_version = 4").unwrap();
+    let refused = import(&inbox, &message("m1").to_string());
+    assert_eq!(refused.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("version 4") && told.contains("start the service with this"), "{told}");
+    assert_eq!(count(inbox.folder.path(), "PRAGMA user_version"), 4);
+    assert_eq!(inbox.rows(), 0);
+}

@@ -47,6 +47,9 @@ fn it_is_not_ready_with_another_schema() {
         reply.json,
         json!({ "status": "not ready", "detail": "the database has another schema" })
     );
+    let reply = inbox.deliver(&message("m1"));
+    assert_eq!(reply.json, json!({ "detail": "the database has another schema" }));
+    assert_eq!((reply.status, inbox.rows()), (503, 0), "a newer mailslot counts in another way");
 }
 
 #[test]
