@@ -24,6 +24,9 @@ use crate::{config::Limits, metrics::Cut};
 
 /// How often it looks. Where a look takes long, it rests this many times longer, but not for ever.
 const LOOK_EVERY_MS: u64 = 100;
+/// How soon it looks again where a connection may be starved, as after a restart, when all come back
+/// at once.
+const LOOK_AGAIN_MS: u64 = 20;
 const REST_FACTOR: u32 = 10;
 const REST_MS_MAX: u64 = 300;
 /// How often it asks how much memory the process has, while there are connections.
@@ -131,7 +134,13 @@ impl Guard {
 
     fn round(&mut self) {
         let draining = self.listener.is_draining();
-        let every_ms = if draining { DRAIN_LOOK_EVERY_MS } else { LOOK_EVERY_MS };
+        let every_ms = if draining {
+            DRAIN_LOOK_EVERY_MS
+        } else if self.seen.values().any(|seen| seen.starved_looks == 1) {
+            LOOK_AGAIN_MS
+        } else {
+            LOOK_EVERY_MS
+        };
         let rest = (self.took * REST_FACTOR).min(Duration::from_millis(REST_MS_MAX));
         let has_grown = self.rest(rest.max(Duration::from_millis(every_ms)));
         let started = Instant::now();
