@@ -117,7 +117,7 @@ fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;          -- a commit is on disk when it returns
-         PRAGMA wal_autocheckpoint = 2000;   -- pages; bounds the WAL and the commit's tail
+         PRAGMA wal_autocheckpoint = 4000;   -- pages; bounds the WAL and the commit's tail
          PRAGMA journal_size_limit = 67108864;
          PRAGMA mmap_size = 0;
          PRAGMA temp_store = MEMORY;
