@@ -24,11 +24,11 @@ use crate::{config::Limits, metrics::Cut};
 
 /// How often it looks. Where a look takes long, it rests this many times longer, but not for ever.
 const LOOK_EVERY_MS: u64 = 100;
+const REST_FACTOR: u32 = 10;
+const REST_MS_MAX: u64 = 300;
 /// How soon it looks again where a connection may be starved, as after a restart, when all come back
 /// at once.
 const LOOK_AGAIN_MS: u64 = 20;
-const REST_FACTOR: u32 = 10;
-const REST_MS_MAX: u64 = 300;
 /// How often it asks how much memory the process has, while there are connections.
 const MEMORY_EVERY_MS: u64 = 10;
 /// How often each connection is asked how much it has received. Each time it asks if the memory has
