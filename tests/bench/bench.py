@@ -49,13 +49,15 @@ FOLLOWED_CONNECTIONS = 64
 FOLLOWED_ROUNDS = 3
 FORMS = ("plain", "raw")  # of the bare listener
 TURNS, TURNS_CONNECTIONS = 7, 64
+# Messages whose ts lie anywhere in a year, and such as come in the order of their ts.
+LOADS = {"mailslot": False, "mailslot live": True}
 # Work that an operator has done beside deliveries, on a database of so many messages.
 BESIDE = ("nothing", "backup", "import", "retention")
 BESIDE_MESSAGES = 200_000
 # On a quiet day: so many messages, one every tenth of a second.
 QUIET_MESSAGES = 100
 # More than any server here takes; if one does take more, the file is made longer.
-MESSAGES_PER_SECOND = 20_000
+MESSAGES_PER_SECOND = 30_000
 
 
 class SettingError(Exception):
@@ -153,10 +155,10 @@ class Bench:
         figures = self.durable_load(name, start, folder, connections)
         self.keep(name, "/webhook", connections, figures)
 
-    def durable_load(self, name, start, folder, connections):
+    def durable_load(self, name, start, folder, connections, live=False):
         """A POST load in which no message came twice, and all that was answered is stored."""
         while True:
-            figures = self.load(name, start, folder, "/webhook", connections)
+            figures = self.load(name, start, folder, "/webhook", connections, live)
             if not figures["repeats"]:
                 break
             say("the messages did not last, so once more with more of them")
@@ -183,19 +185,19 @@ class Bench:
                 "slowest_ms": max(latencies, default=0)}
 
     def in_turn(self):
-        """Requests/s of the same load, one server right after the other and again: where the machine
-        changes its speed from minute to minute, only neighbours can be compared."""
-        starts = {"mailslot": servers.mailslot,
-                  **{server_name(form): self.bare(form) for form in FORMS}}
-        rates = {name: [] for name in starts}
+        """The same load, one server right after the other and again: where the machine changes its
+        speed from minute to minute, only neighbours can be compared."""
+        found = {name: [] for name in (*LOADS, *map(server_name, FORMS))}
         for _ in range(TURNS):
-            for name, start in starts.items():
+            for name, live in LOADS.items():
                 with self.new_folder() as folder:
-                    figures = (self.durable_load(name, start, folder, TURNS_CONNECTIONS)
-                               if name == "mailslot" else
-                               self.load(name, start, folder, "/webhook", TURNS_CONNECTIONS))
-                    rates[name].append(figures["rps"])
-        return rates
+                    found[name].append(self.durable_load("mailslot", servers.mailslot, folder,
+                                                         TURNS_CONNECTIONS, live))
+            for form in FORMS:
+                with self.new_folder() as folder:
+                    found[server_name(form)].append(self.load(
+                        server_name(form), self.bare(form), folder, "/webhook", TURNS_CONNECTIONS))
+        return found
 
     def followed(self):
         """What a thousand readers who wait cost those who deliver, and how soon they are told."""
@@ -283,13 +285,13 @@ class Bench:
 
     # How it is measured
 
-    def load(self, name, start, folder, path, connections):
+    def load(self, name, start, folder, path, connections, live=False):
         """Start a server, put wrk on it and return the figures of both."""
-        say(f"{name} {path} at {connections} connections")
+        say(f"{name} {path} at {connections} connections{', live' if live else ''}")
         with start(folder) as server, stranded.occupy_idle_threads(server.port):
             watch = stranded.Watch(server.port, connections)
             cpu_before = server.cpu_seconds()
-            figures = self.wrk(server.port, path, connections, watch)
+            figures = self.wrk(server.port, path, connections, watch, live)
             cpu_seconds = server.cpu_seconds() - cpu_before
             figures["cpu_us"] = cpu_seconds * 1e6 / max(figures["requests"], 1)
             figures["peak_memory_mb"] = server.peak_memory_mb()
@@ -298,12 +300,12 @@ class Bench:
         self.check(f"{name} {path} at {connections} connections", figures)
         return figures
 
-    def wrk(self, port, path, connections, watch):
+    def wrk(self, port, path, connections, watch, live=False):
         threads = min(self.threads, connections)
         environment = {**os.environ, "WRK_THREADS": str(threads)}
         environment.pop("REQUESTS", None)
         if path == "/webhook":
-            environment["REQUESTS"] = str(self.message_file())
+            environment["REQUESTS"] = str(self.message_file(live))
         command = ["wrk", "--threads", str(threads), "--connections", str(connections),
                    "--duration", f"{self.seconds}s", "--timeout", "10s",
                    "--script", str(servers.HERE / "post.lua"), f"http://127.0.0.1:{port}{path}"]
@@ -344,15 +346,15 @@ class Bench:
     def bare(self, form="plain"):
         return lambda folder: servers.bare(folder, self.workers, form)
 
-    def message_file(self):
-        return self.folder / f"messages-{self.messages}.tsv"
+    def message_file(self, live):
+        return self.folder / f"messages-{'live' if live else 'year'}.tsv"
 
     def write_messages(self, count):
-        say(f"signing {count} messages")
-        self.message_file().unlink(missing_ok=True)
+        say(f"signing {count} messages, twice")
         self.messages = count
-        with open(self.message_file(), "w", encoding="utf-8") as file:
-            file.writelines(signed_lines(count, servers.SECRET, prefix="bench"))
+        for live in LOADS.values():
+            with open(self.message_file(live), "w", encoding="utf-8") as file:
+                file.writelines(signed_lines(count, servers.SECRET, prefix="bench", live=live))
 
     def new_folder(self):
         return tempfile.TemporaryDirectory(dir=self.folder, prefix="run-")
