@@ -191,7 +191,7 @@ class Bench:
         for _ in range(TURNS):
             for name, live in LOADS.items():
                 with self.new_folder() as folder:
-                    found[name].append(self.durable_load("mailslot", servers.mailslot, folder,
+                    found[name].append(self.durable_load(name, servers.mailslot, folder,
                                                          TURNS_CONNECTIONS, live))
             for form in FORMS:
                 with self.new_folder() as folder:
@@ -287,7 +287,7 @@ class Bench:
 
     def load(self, name, start, folder, path, connections, live=False):
         """Start a server, put wrk on it and return the figures of both."""
-        say(f"{name} {path} at {connections} connections{', live' if live else ''}")
+        say(f"{name} {path} at {connections} connections")
         with start(folder) as server, stranded.occupy_idle_threads(server.port):
             watch = stranded.Watch(server.port, connections)
             cpu_before = server.cpu_seconds()

@@ -51,11 +51,12 @@ def add_conclusions(result):
     mailslot = rows["mailslot", "/webhook", 64]
     turns = result["in_turn"]
     result["ratios"] = {
-        "p99_ms": {load: turned([each["p99_ms"] for each in turns[load]]) for load in LOADS}}
+        "p99_ms": {load: over_turns([each["p99_ms"] for each in turns[load]]) for load in LOADS}}
     for name in BARE:
         result["ratios"][name] = {
-            load: turned([ours["rps"] / theirs["rps"]
-                          for ours, theirs in zip(turns[load], turns[name])]) for load in LOADS}
+            load: over_turns([ours["rps"] / theirs["rps"]
+                              for ours, theirs in zip(turns[load], turns[name])])
+            for load in LOADS}
         result["ratios"][name]["cpu"] = mailslot["cpu_us"] / rows[name, "/webhook", 64]["cpu_us"]
     for connections in (16, 64):
         if fastapi := rows.get(("fastapi", "/webhook", connections)):
@@ -64,7 +65,7 @@ def add_conclusions(result):
     result["targets"] = targets(result)
 
 
-def turned(values):
+def over_turns(values):
     return {"turns": sorted(values), "median": statistics.median(values)}
 
 
