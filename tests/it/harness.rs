@@ -65,6 +65,18 @@ pub fn command(folder: &Path) -> Command {
     command
 }
 
+/// The command's own folder says which disk fails: see fault.c.
+pub fn with_faults(command: &mut Command) {
+    let faults = command.get_current_dir().unwrap().join("faults");
+    fs::create_dir_all(&faults).unwrap();
+    command.env("LD_PRELOAD", fault_library()).env("FAULTS", faults);
+}
+
+pub fn fault(folder: &Path, name: &str, on: bool) {
+    let path = folder.join("faults").join(name);
+    if on { fs::write(path, "").unwrap() } else { fs::remove_file(path).unwrap() }
+}
+
 pub fn database(folder: &Path) -> PathBuf {
     folder.join("mailslot.db")
 }
@@ -112,16 +124,15 @@ impl Inbox {
 
     /// A mailslot whose disk fails on demand: see fault.c.
     pub fn start_with_faults() -> Inbox {
-        Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
-            let faults = command.get_current_dir().unwrap().join("faults");
-            fs::create_dir(&faults).unwrap();
-            command.env("LD_PRELOAD", fault_library()).env("FAULTS", faults);
-        })
+        Inbox::start_with_faults_in(tempfile::tempdir().unwrap())
+    }
+
+    pub fn start_with_faults_in(folder: TempDir) -> Inbox {
+        Inbox::start_with(folder, with_faults)
     }
 
     pub fn fault(&self, name: &str, on: bool) {
-        let path = self.folder.path().join("faults").join(name);
-        if on { fs::write(path, "").unwrap() } else { fs::remove_file(path).unwrap() }
+        fault(self.folder.path(), name, on);
     }
 
     pub fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {

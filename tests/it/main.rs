@@ -15,6 +15,7 @@ mod messages;
 mod stats;
 mod service;
 mod commit;
+mod power;
 mod lifecycle;
 mod operating;
 mod framing;
