@@ -10,7 +10,8 @@
 //! - A failed fsync marks the pages of 4096 bytes clean. No later fsync writes such a page until the
 //!   page is written to again, and then all of its content in the cache is written.
 //! - The length of a file is durable with the file's next successful fsync; before that, it may be
-//!   any of those that it has had since.
+//!   any of those that it has had since. Shortening a file is one step: the file is as if it had
+//!   never been shortened, or all that was cut off is gone.
 //! - A creation, removal or renaming is durable with the next successful fsync of its folder or of a
 //!   database file in it; before that, some number of the earliest of them may have happened.
 
@@ -144,13 +145,15 @@ impl<T: Clone> Versions<T> {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct File {
     length: Versions<usize>,
     /// `None`: zeros.
     sectors: Vec<Versions<Option<Box<Sector>>>>,
     /// Pages that differ from the disk as far as the kernel knows, and when each was last written.
     dirty: BTreeMap<usize, usize>,
+    /// When it was shortened, and what it was before: the disk may have that still.
+    before: Option<(usize, Box<File>)>,
 }
 
 impl File {
@@ -170,11 +173,16 @@ impl File {
     }
 
     fn cut(&mut self, now: usize, length: usize) {
-        self.grow(length);
-        self.length.set(now, length);
-        for number in length / SECTOR..self.sectors.len() {
-            let from = length.saturating_sub(number * SECTOR);
-            self.change(now, number, |sector| sector[from..].fill(0));
+        if length >= *self.length.newest() {
+            self.grow(length);
+            return self.length.set(now, length);
+        }
+        self.before = Some((now, Box::new(self.clone())));
+        self.length = Versions { durable: length, later: Vec::new() };
+        self.sectors.truncate(length.div_ceil(SECTOR));
+        self.dirty.retain(|page, _| *page < length.div_ceil(SECTOR * PAGE_SECTORS));
+        if !length.is_multiple_of(SECTOR) {
+            self.change(now, length / SECTOR, |sector| sector[length % SECTOR..].fill(0));
         }
     }
 
@@ -192,6 +200,13 @@ impl File {
 
     /// An fsync that began then with these pages dirty is over.
     fn synced(&mut self, begun: usize, dirty: &[usize], is_ok: bool) {
+        if let Some((cut, before)) = &mut self.before {
+            if is_ok && *cut <= begun {
+                self.before = None;
+            } else {
+                before.synced(begun, dirty, is_ok);
+            }
+        }
         if is_ok {
             self.length.sync(begun);
             let pages =
@@ -209,8 +224,12 @@ impl File {
         }
     }
 
-    fn image(&self, chance: &mut Chance) -> Vec<u8> {
-        let share = chance.share();
+    fn image(&self, chance: &mut Chance, share: u64) -> Vec<u8> {
+        if let Some((_, before)) = &self.before
+            && chance.below(100) >= share
+        {
+            return before.image(chance, share);
+        }
         let length = *self.length.choose(chance, share);
         let mut image = Vec::with_capacity(length + SECTOR);
         for sector in &self.sectors[..length.div_ceil(SECTOR)] {
@@ -344,7 +363,10 @@ impl Disk {
         for (_, naming) in &self.namings[..happened as usize] {
             naming.apply(&mut names);
         }
-        let image = |(path, file): (PathBuf, usize)| (path, self.files[file].image(&mut chance));
+        let image = |(path, file): (PathBuf, usize)| {
+            let share = chance.share();
+            (path, self.files[file].image(&mut chance, share))
+        };
         names.into_iter().map(image).collect()
     }
 }
