@@ -489,14 +489,15 @@ fn compare(acknowledged: &BTreeSet<String>, stored: Vec<String>) -> Option<Strin
     let lost: Vec<_> = acknowledged.difference(&stored).collect();
     if !lost.is_empty() {
         let (gone, all) = (lost.len(), acknowledged.len());
-        return Some(format!("{gone} of {all} acknowledged messages are gone: {lost:?}"));
+        let first = lost[0];
+        return Some(format!("{gone} of {all} acknowledged messages are gone, such as {first}"));
     }
     (rows != stored.len()).then(|| format!("{rows} rows have {} ids", stored.len()))
 }
 
-/// Where the record with this mark is.
+/// Where the last record with this mark is.
 fn position(records: &[Record], text: &str) -> usize {
-    records.iter().position(|record| record.is_mark(text)).unwrap()
+    records.iter().rposition(|record| record.is_mark(text)).unwrap()
 }
 
 /// Behind every acknowledgement from this record on.
@@ -560,9 +561,16 @@ fn a_power_cut_at_any_moment_of_a_busy_service_loses_nothing_acknowledged() {
 /// them clean and never writes them, so the log on the disk ends before them for ever.
 fn fail_a_commit_and_restart(fault: &str, end: fn(Inbox) -> TempDir) {
     let inbox = start_recorded();
+    // Indexes of several pages, which a clean stop moves out of the log: the commit that fails then
+    // changes pages that no other frame of the log repairs where a checkpoint is cut in the middle.
+    for number in 0..40 {
+        deliver(&inbox, &long_id(number));
+    }
+    let inbox = start_again(inbox.stop());
     deliver_all(&inbox, 0..5);
     inbox.fault(fault, true);
-    assert_eq!(inbox.deliver(&message("failed")).status, 503);
+    let fields = json!({ "from": "+1", "ts": "2024-01-15T10:00:00Z" });
+    assert_eq!(inbox.deliver(&message_with(&long_id(0).replace('x', "y"), &fields)).status, 503);
     let folder = end(inbox);
     crate::harness::fault(folder.path(), fault, false);
     let inbox = start_again(folder);
@@ -570,10 +578,14 @@ fn fail_a_commit_and_restart(fault: &str, end: fn(Inbox) -> TempDir) {
     let folder = inbox.kill();
     let records = read_trace(folder.path());
     let (start, started) = (position(&records, "start"), position(&records, "started"));
-    let mut cuts = acknowledgements(&records, 0);
+    let mut cuts = acknowledgements(&records, start);
     cuts.extend(start..started);
     cuts.insert(records.len() - 1);
-    cut_and_compare(&records, &cuts, 6);
+    cut_and_compare(&records, &cuts, 8);
+}
+
+fn long_id(number: usize) -> String {
+    format!("{number:02}{}", "x".repeat(400))
 }
 
 #[test]
