@@ -553,7 +553,7 @@ fn a_power_cut_at_any_moment_of_a_busy_service_loses_nothing_acknowledged() {
     let records = read_trace(folder.path());
     let mut chance = Chance::new(2, 0);
     let cuts = (0..200).map(|_| chance.below(records.len() as u64) as usize).collect();
-    cut_and_compare(&records, &cuts, 4);
+    cut_and_compare(&records, &cuts, 3);
 }
 
 /// An fsync fails, the sender is answered 503, and the service ends. The frames of that commit are
