@@ -12,9 +12,25 @@ use crate::{
 /// How long packing rests: between two packs, and where there is nothing to pack or no luck with it.
 const PACK_PAUSE_MS: u64 = 5;
 const PACK_REST_MS: u64 = 500;
+/// How often a writer that could not begin at the start is asked whether it can now.
+const BEGIN_EVERY_MS: u64 = 1_000;
 /// The same of expiring.
 const EXPIRE_PAUSE_MS: u64 = 30;
 const EXPIRE_REST_MS: u64 = 60_000;
+
+/// Starts the thread that asks for a commit, once a second, until the writer could begin: a disk that
+/// was full at the start needs no restart once it has room.
+pub(crate) fn start_beginning(
+    submit: impl Fn(Entry) -> Option<Outcome> + Send + 'static,
+) -> io::Result<()> {
+    let run = move || {
+        while submit(Entry::Probe) != Some(Ok(Stored::Done)) {
+            thread::sleep(Duration::from_millis(BEGIN_EVERY_MS));
+        }
+        log::info!("the database takes commits: deliveries are stored from now on");
+    };
+    thread::Builder::new().name("beginner".into()).spawn(run).map(drop)
+}
 
 /// Starts the thread that packs texts for searching, one block at a time. What fails is logged where
 /// it does, and tried again.

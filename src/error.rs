@@ -17,7 +17,7 @@ pub(crate) enum Error {
     NotFound,
     /// 405, with `Allow`.
     MethodNotAllowed { allow: String },
-    /// 409: this inbox has not come so far.
+    /// 409: this database has never given such a cursor.
     CursorAhead,
     /// 413
     TooLarge { limit_bytes: usize },
@@ -111,7 +111,7 @@ impl Error {
             Error::MethodNotAllowed { .. } => json(None, "Method Not Allowed"),
             Error::CursorAhead => json(
                 None,
-                "this inbox has not come so far: it was restored or replaced, begin anew",
+                "the cursor is ahead of this database, which was restored or replaced: start again without a cursor",
             ),
             Error::TooLarge { limit_bytes } => {
                 json(None, format!("body larger than {limit_bytes} bytes"))

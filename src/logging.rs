@@ -67,6 +67,11 @@ pub(crate) fn now_seconds() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
 }
 
+/// The same, in milliseconds.
+pub(crate) fn now_ms() -> i64 {
+    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
 /// Writes a record whatever the level is.
 pub(crate) fn announce(record: &Record<'_>) {
     if let Some(sink) = SINK.get() {

@@ -178,6 +178,7 @@ impl Server {
         let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
         let listener = Listener::start(socket, Arc::clone(&metrics)).map_err(no_thread)?;
         front::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
+        let is_begun = writer.not_begun().is_none();
         let store = Arc::new(Store::new(writer));
         let (feed, events) = Feed::new(limits.connections, &metrics);
         let feed = Arc::new(feed);
@@ -187,6 +188,9 @@ impl Server {
         events.serve(follower, reply).map_err(no_thread)?;
         let exports = Exports::of(config.database.clone(), Arc::clone(&searches));
         let (keys, limiter) = (RwLock::new(keys), Limiter::new(config.rates.clone()));
+        if !is_begun {
+            chores::start_beginning(submission(&store, &replier)).map_err(no_thread)?;
+        }
         chores::start_packing(packer, submission(&store, &replier)).map_err(no_thread)?;
         if let Some((reader, retention)) = expirer {
             let submit = submission(&store, &replier);

@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     store::{
         self,
-        erase::{What, count, erase},
+        erase::{What, count, erase, is_unfinished},
     },
 };
 
@@ -47,6 +47,9 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
     let messages = count(&database, &what)?;
     if !is_sure && messages > 0 && !agrees(messages)? {
         return Err(Failure::Failed("nothing was erased".to_owned()));
+    }
+    if is_unfinished(&database)? {
+        log::warn!("an earlier erasure was interrupted: its file is rebuilt now");
     }
     let mut progress = Progress::start();
     let gone = erase(&database, &what, &mut |gone| {

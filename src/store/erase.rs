@@ -18,7 +18,7 @@ use sha2::Sha256;
 use super::{
     Writer,
     counts::{self, Place, Scope},
-    schema,
+    schema, visit,
 };
 use crate::{message::Instant, signature};
 
@@ -112,7 +112,11 @@ pub(crate) fn erase(
     what: &What,
     progress: &mut dyn FnMut(i64),
 ) -> Result<i64, String> {
-    let Writer { mut connection, .. } = Writer::open(database)?;
+    let writer = Writer::open(database)?;
+    if let Some(reason) = writer.not_begun() {
+        return Err(format!("nothing was erased: {reason}"));
+    }
+    let Writer { mut connection, .. } = writer;
     let mut gone = 0;
     loop {
         let erased = erase_some(&mut connection, what).map_err(|error| schema::sentence(&error))?;
@@ -128,7 +132,23 @@ pub(crate) fn erase(
         .execute_batch("PRAGMA temp_store = FILE; VACUUM")
         .map_err(|error| format!("they are gone, but traces are left, since the file cannot be rebuilt: {}; run it again", schema::sentence(&error)))?;
     empty_log(&connection)?;
+    // A real commit: its fsync is what makes the end of the old log durable. Before that a power cut
+    // would bring back the log with what was erased.
+    connection
+        .execute_batch("UPDATE totals SET erasing = 0")
+        .map_err(|error| schema::sentence(&error))?;
     Ok(gone)
+}
+
+/// Whether an erasure was interrupted after its first message and before the file was rebuilt, so that
+/// bytes of erased messages may be left in it.
+///
+/// # Errors
+/// A sentence for the operator.
+pub(crate) fn is_unfinished(database: &Path) -> Result<bool, String> {
+    let connection = visit::connect(database)?;
+    let erasing = connection.query_row("SELECT erasing FROM totals", (), |row| row.get(0));
+    erasing.map_err(|error| schema::sentence(&error))
 }
 
 fn erase_some(connection: &mut Connection, what: &What) -> rusqlite::Result<i64> {
@@ -146,7 +166,7 @@ fn erase_some(connection: &mut Connection, what: &What) -> rusqlite::Result<i64>
             counts::leave(&transaction, Scope::Sender { id: *sender_id, msisdn }, place)?;
         }
         transaction
-            .prepare_cached("UPDATE totals SET erased = erased + ?1")?
+            .prepare_cached("UPDATE totals SET erased = erased + ?1, erasing = 1")?
             .execute([erased_now])?;
     }
     transaction.commit()?;

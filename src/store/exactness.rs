@@ -312,7 +312,10 @@ impl Store {
             cursors
                 .extend(page.into_iter().map(|committed| committed.cursor.parse::<i64>().unwrap()));
         }
-        let mut statement = self.stranger.prepare("SELECT id FROM messages ORDER BY id").unwrap();
+        let mut statement = self
+            .stranger
+            .prepare("SELECT max(first_cursor - first_id) + id FROM messages, epochs WHERE first_id <= id GROUP BY id ORDER BY id")
+            .unwrap();
         let all = statement.query_map((), |row| row.get(0)).unwrap();
         assert_eq!(cursors, all.collect::<rusqlite::Result<Vec<i64>>>().unwrap());
         assert_eq!(
@@ -511,7 +514,11 @@ fn a_database_of_version_two_is_packed_anew_with_its_receivers() {
         store.insert(messages);
     }
     store.pack_all();
-    let old = "ALTER TABLE packs DROP COLUMN receivers; ALTER TABLE totals DROP COLUMN erased;
+    let old = "DROP TABLE epochs; ALTER TABLE totals DROP COLUMN erasing;
+               DROP TRIGGER messages_deleted; DROP TRIGGER messages_reworded;
+               CREATE TRIGGER messages_deleted AFTER DELETE ON messages BEGIN SELECT 1; END;
+               CREATE TRIGGER messages_reworded AFTER UPDATE ON messages BEGIN SELECT 1; END;
+               ALTER TABLE packs DROP COLUMN receivers; ALTER TABLE totals DROP COLUMN erased;
                ALTER TABLE totals DROP COLUMN erasing_key; DROP TABLE erased; DROP TRIGGER milestones_deleted;
                ALTER TABLE totals DROP COLUMN counted_id; PRAGMA user_version = 2;";
     store.stranger.execute_batch(old).unwrap();
@@ -560,6 +567,26 @@ fn who_was_erased_does_not_come_back_and_leaves_no_id_behind() {
     assert_eq!(strange, 0, "no milestone has the id of one who is gone");
     let new = store.message(&mut numbers, 40, 1);
     assert_eq!(store.insert(vec![new]), [Ok(Stored::Created)], "the sender may write again");
+}
+
+#[test]
+fn an_erasure_that_is_interrupted_leaves_no_receiver_in_a_pack_and_is_known_until_it_is_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&folder.path().join("mailslot.db"));
+    let mut numbers = Numbers(19);
+    let messages: Vec<Message> = (0..4_100).map(|_| store.message(&mut numbers, 40, 6)).collect();
+    store.insert(messages);
+    store.pack_all();
+    assert_eq!(erase::is_unfinished(&store.path), Ok(false));
+    let one = "DELETE FROM messages WHERE id = 7; UPDATE totals SET erasing = 1";
+    store.stranger.execute_batch(one).unwrap();
+    let kept = "SELECT count(receivers), count(trigrams) FROM packs";
+    let kept = || store.stranger.query_row(kept, (), |row| Ok((row.get(0)?, row.get(1)?)));
+    assert_eq!(kept(), Ok((1, 1)), "of the two full blocks, the one without the message");
+    assert_eq!(erase::is_unfinished(&store.path), Ok(true));
+    let what = What::From("+0".to_owned());
+    assert_eq!(erase::erase(&store.path, &what, &mut |_| ()), Ok(0), "the file is rebuilt");
+    assert_eq!(erase::is_unfinished(&store.path), Ok(false));
 }
 
 #[test]

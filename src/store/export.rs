@@ -31,7 +31,7 @@ pub(crate) struct Export {
 impl Export {
     /// Begins here and now.
     pub(crate) fn begin(reader: &Reader, filter: Filter) -> Result<Export, Error> {
-        let last_id = reader.last_cursor()?;
+        let last_id = reader.last_id()?;
         let place = Place::at(filter.since.unwrap_or(Place::START.instant));
         Ok(Export { filter, last_id, place, is_done: false })
     }

@@ -1,12 +1,13 @@
 //! What was committed after a cursor, in the order of the commits.
 //!
-//! A cursor is a message's id. The one writer gives ids in the order of its commits, and none twice
-//! (`totals.last_id`), so that what a reader has not seen yet always has higher ones.
+//! The one writer gives ids in the order of its commits, and none twice (`totals.last_id`), so that
+//! messages that a reader has not seen yet always have higher ones. A cursor is a message's id, moved
+//! by the epoch in which the message was stored (epochs.rs).
 
 use serde::Serialize;
 
 use super::{
-    Reader,
+    Reader, epochs,
     reader::{Received, received},
 };
 use crate::error::Error;
@@ -23,39 +24,43 @@ pub(crate) struct Committed {
 }
 
 impl Reader {
-    /// The cursor of the last message that was ever committed; 0 if none was.
-    pub(crate) fn last_cursor(&self) -> Result<i64, Error> {
+    /// The id of the last message that was ever committed; 0 if there has been none.
+    pub(super) fn last_id(&self) -> Result<i64, Error> {
         let mut statement = self.connection.prepare_cached("SELECT last_id FROM totals")?;
         Ok(statement.query_row((), |row| row.get(0))?)
     }
 
-    /// Behind which the last `count` messages come.
+    /// The cursor of the last message that was ever committed; 0 if there has been none.
+    pub(crate) fn last_cursor(&self) -> Result<i64, Error> {
+        Ok(epochs::last_cursor(&self.connection)?)
+    }
+
+    /// The cursor after which the last `count` messages follow.
     pub(crate) fn cursor_before_last(&self, count: i64) -> Result<i64, Error> {
         let mut statement = self.connection.prepare_cached(
             "SELECT coalesce((SELECT id FROM messages WHERE id <= last_id
                               ORDER BY id DESC LIMIT 1 OFFSET ?1), 0) FROM totals",
         )?;
-        Ok(statement.query_row([count], |row| row.get(0))?)
+        let id = statement.query_row([count], |row| row.get(0))?;
+        Ok(epochs::cursor_of(&self.connection, id)?)
     }
 
-    /// The next messages, at most `limit`.
+    /// The messages that were committed after the cursor `after`, at most `limit`.
     ///
     /// # Errors
-    /// [`Error::CursorAhead`] where no such cursor can have been given out.
+    /// [`Error::CursorAhead`] where this database has never given such a cursor.
     pub(crate) fn committed(&mut self, after: i64, limit: i64) -> Result<Vec<Committed>, Error> {
         let transaction = self.connection.transaction()?;
-        let last_id: i64 = transaction
-            .prepare_cached("SELECT last_id FROM totals")?
-            .query_row((), |row| row.get(0))?;
-        if after > last_id {
-            return Err(Error::CursorAhead);
-        }
-        // What a stranger has inserted beyond is committed once the writer has counted it.
+        let id = epochs::id_of(&transaction, after)?.ok_or(Error::CursorAhead)?;
+        // Rows beyond `last_id` were inserted by another program; the writer counts them first.
         let mut statement = transaction.prepare_cached(
-            "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at, id
-             FROM messages WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+            "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at,
+                 (SELECT id - first_id + first_cursor FROM epochs
+                  WHERE first_id <= id ORDER BY first_id DESC LIMIT 1)
+             FROM messages WHERE id > ?1 AND id <= (SELECT last_id FROM totals)
+             ORDER BY id LIMIT ?2",
         )?;
-        let mut rows = statement.query((after, last_id, limit))?;
+        let mut rows = statement.query((id, limit))?;
         let (mut messages, mut bytes) = (Vec::new(), 0);
         while bytes < FEED_BYTES_MAX
             && let Some(row) = rows.next()?

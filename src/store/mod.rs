@@ -1,13 +1,14 @@
 //! Every line of SQL: the schema, one writer, a reader for each worker, the group commit.
 //!
-//! This process touches the database, its -wal and its -shm through SQLite alone. One other
-//! `File::open` and close of them would drop SQLite's locks, and a passing `sqlite3` would then
-//! delete the live WAL with acknowledged messages in it.
+//! This process touches the database and its -shm through SQLite alone. One other `File::open` and
+//! close of them would drop SQLite's locks, and a passing `sqlite3` would then delete the live WAL
+//! with acknowledged messages in it. SQLite holds no lock on the -wal itself (wal.rs).
 
 pub(crate) mod backup;
 pub(crate) mod check;
 mod commit;
 mod counts;
+mod epochs;
 pub(crate) mod erase;
 #[cfg(test)]
 mod exactness;
@@ -20,6 +21,7 @@ mod schema;
 mod search;
 mod series;
 mod visit;
+mod wal;
 mod writer;
 
 use std::{
@@ -138,9 +140,7 @@ struct Identity(Vec<(PathBuf, Option<(u64, u64)>)>);
 impl Identity {
     /// Of the database and its write-ahead log, which both exist as long as it is open.
     fn of(database: &Path) -> Identity {
-        let mut log = database.as_os_str().to_owned();
-        log.push("-wal");
-        let paths = [database.to_owned(), PathBuf::from(log)];
+        let paths = [database.to_owned(), log_of(database)];
         Identity(paths.map(|path| (path.clone(), device_and_inode(&path))).into())
     }
 
@@ -148,6 +148,13 @@ impl Identity {
         let changed = self.0.iter().find(|(path, file)| device_and_inode(path) != *file);
         changed.map(|(path, _)| path.as_path())
     }
+}
+
+/// The write-ahead log of a database.
+fn log_of(database: &Path) -> PathBuf {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    PathBuf::from(log)
 }
 
 /// Which file a path means now.

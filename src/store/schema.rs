@@ -187,10 +187,44 @@ pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
                  AND (ts_s, ts_ns, message_id) <= (old.ts_s, old.ts_ns, old.message_id)
              ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1);
      END;",
+    // A cursor of the feed is valid in the history in which it was given: `epochs` (epochs.rs).
+    // A block whose pack is dropped keeps no receiver of a deleted message. An erasure that was
+    // interrupted is known by `totals.erasing`.
+    "CREATE TABLE epochs (
+         first_id     INTEGER PRIMARY KEY, -- of the messages of this epoch, the first
+         first_cursor INTEGER NOT NULL UNIQUE
+     ) STRICT;
+     INSERT INTO epochs VALUES (0, 0);
+     ALTER TABLE totals ADD COLUMN erasing INTEGER NOT NULL DEFAULT 0; -- 1: the file is to be rebuilt
+     UPDATE packs SET receivers = NULL WHERE trigrams IS NULL;
+     DROP TRIGGER messages_deleted;
+     CREATE TRIGGER messages_deleted AFTER DELETE ON messages
+     WHEN old.id BETWEEN 0 AND (SELECT last_id FROM totals) BEGIN
+         UPDATE senders SET n = n - 1 WHERE msisdn = old.from_msisdn;
+         DELETE FROM milestones
+         WHERE sender_id = (SELECT id FROM senders WHERE msisdn = old.from_msisdn AND n = 0);
+         UPDATE totals SET messages = messages - 1, changes = changes + 1, senders = senders -
+             (SELECT count(*) FROM senders WHERE msisdn = old.from_msisdn AND n = 0);
+         DELETE FROM senders WHERE msisdn = old.from_msisdn AND n = 0;
+
+         DELETE FROM pieces
+         WHERE id BETWEEN old.id / 2048 * 64 AND old.id / 2048 * 64 + 63;
+         INSERT INTO packs (block, changes) VALUES (old.id / 2048, 1)
+         ON CONFLICT (block) DO UPDATE
+             SET changes = changes + 1, trigrams = NULL, receivers = NULL;
+     END;
+     DROP TRIGGER messages_reworded;
+     CREATE TRIGGER messages_reworded AFTER UPDATE OF text, to_msisdn ON messages BEGIN
+         DELETE FROM pieces
+         WHERE id BETWEEN old.id / 2048 * 64 AND old.id / 2048 * 64 + 63;
+         UPDATE packs SET changes = changes + 1, trigrams = NULL, receivers = NULL
+         WHERE block = old.id / 2048;
+         UPDATE totals SET changes = changes + 1;
+     END;",
 ];
 
 /// The version that this program reads and writes.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 /// "MSLT": how the file tells that it is mailslot's.
 const APPLICATION_ID: i64 = 0x4d53_4c54;
 

@@ -1,13 +1,17 @@
 //! The one connection that writes.
 
-use std::{fs, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{self, Duration},
+};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::{
-    Entry, Identity, Outcome, Stored, configure, counts,
+    Entry, Identity, Outcome, Stored, configure, counts, epochs,
     erase::{self, Erased},
-    open, packs, schema,
+    log_of, open, packs, schema, wal,
 };
 use crate::{
     error::Error,
@@ -18,14 +22,29 @@ use crate::{
 /// Pages that the writer keeps: an insert touches three indexes in random places.
 const CACHE_KIB: u32 = 8_000;
 
+/// How long a writer that could not begin waits before it tries again.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(super) connection: Connection,
     identity: Identity,
+    /// The path of the write-ahead log.
+    log: PathBuf,
+    beginning: Beginning,
+}
+
+/// Whether [`Writer::begin`] has succeeded. Before that nothing is stored.
+#[derive(Debug)]
+enum Beginning {
+    Done,
+    Failed { at: time::Instant, reason: &'static str },
 }
 
 impl Writer {
-    /// Opens the database, or creates it and its folder, and brings its schema up to date.
+    /// Opens the database, or creates it and its folder, brings its schema up to date, and begins.
+    /// Where the disk does not let it begin yet, that is tried again with each commit, at most once a
+    /// second: [`Writer::not_begun`].
     ///
     /// # Errors
     /// A sentence that tells the operator what to do.
@@ -44,7 +63,41 @@ impl Writer {
         }
         configure(&connection, CACHE_KIB).map_err(sentence)?;
         schema::migrate(&mut connection).map_err(named)?;
-        Ok(Writer { connection, identity: Identity::of(path) })
+        let identity = Identity::of(path);
+        let beginning = Beginning::Failed { at: time::Instant::now(), reason: "" };
+        let mut writer = Writer { connection, identity, log: log_of(path), beginning };
+        writer.begin();
+        Ok(writer)
+    }
+
+    /// Why nothing can be stored yet, if that is so.
+    pub(crate) fn not_begun(&self) -> Option<&'static str> {
+        match self.beginning {
+            Beginning::Done => None,
+            Beginning::Failed { reason, .. } => Some(reason),
+        }
+    }
+
+    /// Makes durable what an earlier process may have left in the kernel's page cache only (wal.rs),
+    /// and proves by a commit of its own, which begins an epoch of cursors, that the disk takes one.
+    fn begin(&mut self) {
+        let mut run = || -> Result<(), (String, &'static str)> {
+            let sqlite = |error: rusqlite::Error| (error.to_string(), reason(&error));
+            let file = |error: io::Error| (error.to_string(), reason_of_file(&error));
+            let behavior = TransactionBehavior::Immediate;
+            let transaction =
+                self.connection.transaction_with_behavior(behavior).map_err(sqlite)?;
+            wal::rewrite(&self.log).map_err(file)?;
+            epochs::begin(&transaction).map_err(sqlite)?;
+            transaction.commit().map_err(sqlite)
+        };
+        self.beginning = match run() {
+            Ok(()) => Beginning::Done,
+            Err((error, reason)) => {
+                log::error!(error, reason; "the database cannot take a commit: deliveries are answered 503 until it can");
+                Beginning::Failed { at: time::Instant::now(), reason }
+            }
+        };
     }
 
     /// Makes a batch durable in one transaction, and says for each entry what became of it.
@@ -59,6 +112,14 @@ impl Writer {
                 Err(Error::Unavailable("the database file was removed or replaced"));
                 length
             ];
+        }
+        if let Beginning::Failed { at, .. } = self.beginning
+            && at.elapsed() >= BEGIN_AGAIN
+        {
+            self.begin();
+        }
+        if let Some(reason) = self.not_begun() {
+            return vec![Err(Error::Unavailable(reason)); length];
         }
         self.insert_all(batch).unwrap_or_else(|error| vec![Err(Error::from(error)); length])
     }
@@ -127,17 +188,45 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// Moves all of the WAL into the database, which is then one file.
+    /// Moves all of the write-ahead log into the database, which is then one file. Where that fails
+    /// nothing is lost: the log stays, and the next start reads it.
     pub(crate) fn checkpoint(&self) {
-        // Who reads all the time, as Litestream does, is not waited for.
+        // Litestream for one reads all the time; a stop does not wait for such a reader.
         let _ = self.connection.execute_batch("PRAGMA busy_timeout = 200");
-        let done = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| {
-            row.get::<_, i64>(0).map(|busy| busy == 0)
+        let is_busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| {
+            row.get::<_, i64>(0).map(|busy| busy != 0)
         });
-        // No harm: the WAL stays, and the next start reads it.
-        if !matches!(done, Ok(true)) {
-            log::warn!("the write-ahead log stays: another process reads the database");
+        match is_busy {
+            Ok(false) => {}
+            Ok(true) => {
+                log::warn!("the write-ahead log stays: another process reads the database");
+            }
+            Err(error) => {
+                log::error!(error:% = error; "the write-ahead log stays: it cannot be moved into the database");
+            }
         }
+    }
+}
+
+/// Why a commit failed, for /health/ready and its readers: the log has SQLite's own words.
+fn reason(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "the disk is full",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another process holds the lock of the database"
+        }
+        Some(ErrorCode::SystemIoFailure) => "the disk failed",
+        _ => "the database cannot be written",
+    }
+}
+
+fn reason_of_file(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "the database cannot be written"
+        }
+        _ => "the disk failed",
     }
 }
 

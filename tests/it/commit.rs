@@ -118,6 +118,42 @@ fn disk_trouble(fault: &str) {
     );
 }
 
+#[test]
+fn a_start_on_a_failing_disk_takes_no_delivery_and_needs_no_restart_once_it_works() {
+    for (fault, reason) in [("disk_full", "the disk is full"), ("fail_fsync", "the disk failed")] {
+        let inbox = Inbox::start_with_faults();
+        assert_eq!(inbox.deliver(&message("before")).status, 200);
+        inbox.fault(fault, true);
+        let folder = inbox.kill();
+        let inbox = Inbox::start_with_faults_in(folder);
+        let refused = inbox.deliver(&message("during"));
+        assert_eq!((refused.status, refused.header("Retry-After")), (503, Some("1")), "{fault}");
+        let ready = inbox.get("/health/ready");
+        assert_eq!(ready.status, 503);
+        assert_eq!(ready.json, json!({ "status": "not ready", "detail": reason }));
+        assert_eq!(inbox.get("/messages").json["total"], 1, "reading works");
+        inbox.fault(fault, false);
+        inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("takes commits"));
+        assert_eq!(inbox.get("/health/ready").status, 200);
+        assert_eq!(inbox.deliver(&message("during")).status, 200);
+        assert_eq!(inbox.rows(), 2);
+    }
+}
+
+#[test]
+fn the_end_of_the_process_names_the_failure_that_keeps_the_log() {
+    let inbox = Inbox::start_with_faults();
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    inbox.fault("fail_fsync", true);
+    inbox.signal("-TERM");
+    let line = inbox.wait_for_log(|line| {
+        line["msg"].as_str().unwrap().starts_with("the write-ahead log stays")
+    });
+    assert_eq!(line["level"], "ERROR");
+    assert!(line["msg"].as_str().unwrap().ends_with("it cannot be moved into the database"));
+    assert!(line["error"].as_str().unwrap().contains("I/O"), "{line}");
+}
+
 /// One `File::open` and close of the database in the serving process, and
 /// the next `sqlite3` to come and go takes the live WAL with it.
 #[test]

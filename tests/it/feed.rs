@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     time::{Duration, Instant},
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::Client,
-    harness::{Inbox, agent, at_once, command, message, message_with},
+    harness::{Inbox, agent, at_once, command, database, message, message_with},
 };
 
 fn ids(page: &Value) -> Vec<String> {
@@ -126,14 +127,17 @@ fn who_waits_is_told_soon_and_holds_no_worker() {
     assert_eq!(inbox.metric("feed_waiting"), 0);
     let started = Instant::now();
     // As a proxy asks that keeps no connections.
-    let closing = b"GET /feed?after=1&wait=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    assert!(inbox.raw(closing).ends_with(r#"{"data":[],"next":"1"}"#));
+    let last = inbox.get("/feed").json["next"].as_str().unwrap().to_owned();
+    let target = format!("/feed?after={last}&wait=1");
+    let closing = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let empty = format!(r#"{{"data":[],"next":"{last}"}}"#);
+    assert!(inbox.raw(closing.as_bytes()).ends_with(&empty));
     assert!(started.elapsed() >= Duration::from_secs(1));
     let started = Instant::now();
-    let nothing = inbox.get("/feed?after=1&wait=1");
-    assert_eq!(nothing.text, r#"{"data":[],"next":"1"}"#);
+    let nothing = inbox.get(&target);
+    assert_eq!(nothing.text, empty);
     assert!(started.elapsed() >= Duration::from_secs(1));
-    let head = inbox.request("HEAD", "/feed?after=1&wait=1");
+    let head = inbox.request("HEAD", &target);
     assert_eq!((head.status, head.text.as_str()), (200, ""));
 }
 
@@ -197,6 +201,86 @@ fn a_stop_and_a_restart_in_place_let_nobody_wait() {
             inbox.wait_for_log(|line| line["msg"] == "listening");
         }
     }
+}
+
+/// Delivers these messages and gives the cursor of the last one.
+fn deliver_all(inbox: &Inbox, names: std::ops::Range<usize>, history: &str) -> String {
+    for number in names {
+        assert_eq!(inbox.deliver(&message(&format!("{history}{number}"))).status, 200);
+    }
+    inbox.get("/feed?after=latest").json["next"].as_str().unwrap().to_owned()
+}
+
+/// A backup of ten messages takes the place of a database with fifteen, by `restore`, and eight others
+/// are delivered: a reader that had seen the fifteen must learn that it is ahead, and one that had seen
+/// ten must get the eight.
+fn restore_and_read_on(back_up: impl Fn(&Path, &Path, &Inbox), restore: impl Fn(&Path, &Path)) {
+    let inbox = Inbox::start();
+    let (database, copy) = (database(inbox.folder.path()), inbox.folder.path().join("copy"));
+    let ten = deliver_all(&inbox, 0..10, "first");
+    back_up(&database, &copy, &inbox);
+    let fifteen = deliver_all(&inbox, 10..15, "lost");
+    let folder = inbox.stop();
+    restore(&database, &copy);
+    let inbox = Inbox::start_in(folder);
+    assert_eq!(inbox.rows(), 10);
+    assert_eq!(inbox.get(&format!("/feed?after={fifteen}")).status, 409);
+    let last = deliver_all(&inbox, 0..8, "new");
+    for ahead in [&fifteen, &(fifteen.parse::<u64>().unwrap() - 4).to_string()] {
+        let answer = inbox.get(&format!("/feed?after={ahead}"));
+        assert_eq!(answer.status, 409, "{ahead}: {answer:?}");
+    }
+    let read_on = inbox.get(&format!("/feed?after={ten}")).json;
+    assert_eq!(ids(&read_on), (0..8).map(|number| format!("new{number}")).collect::<Vec<_>>());
+    assert_eq!(read_on["next"], last.as_str());
+    assert_eq!(ids(&inbox.get("/feed").json).len(), 18);
+    // A restart in between changes nothing for those who are not ahead.
+    let inbox = Inbox::start_in(inbox.stop());
+    let after_all = deliver_all(&inbox, 8..9, "new");
+    assert_eq!(ids(&inbox.get(&format!("/feed?after={last}")).json), ["new8"]);
+    assert_eq!(ids(&inbox.get(&format!("/feed?after={after_all}")).json), [""; 0]);
+    assert_eq!(inbox.get(&format!("/feed?after={fifteen}")).status, 409);
+}
+
+fn back_up_by_mailslot(_: &Path, copy: &Path, inbox: &Inbox) {
+    let backup = command(inbox.folder.path()).arg("backup").arg(copy).status();
+    assert!(backup.unwrap().success());
+}
+
+fn back_up_by_cp(database: &Path, copy: &Path, _: &Inbox) {
+    // What `cp` copies of a running inbox is whole only together with its log.
+    let all = rusqlite::Connection::open(database).unwrap();
+    all.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(())).unwrap();
+    std::fs::copy(database, copy).unwrap();
+}
+
+#[test]
+fn a_reader_that_is_ahead_of_a_restored_backup_learns_it_as_readme_restores() {
+    restore_and_read_on(back_up_by_mailslot, |database, copy| {
+        std::fs::rename(copy, database).unwrap();
+    });
+}
+
+#[test]
+fn a_reader_that_is_ahead_of_a_restored_backup_learns_it_where_cp_wrote_over_the_file() {
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
+    restore_and_read_on(back_up_by_cp, |database, copy| {
+        let before = inode(database);
+        std::fs::write(database, std::fs::read(copy).unwrap()).unwrap();
+        assert_eq!(inode(database), before, "the file is the same to all that stat tells");
+    });
+}
+
+#[test]
+fn a_reader_of_a_database_that_was_deleted_is_ahead_of_the_new_one() {
+    let inbox = Inbox::start();
+    let last = deliver_all(&inbox, 0..5, "old");
+    let folder = inbox.stop();
+    std::fs::remove_file(database(folder.path())).unwrap();
+    let inbox = Inbox::start_in(folder);
+    let new = deliver_all(&inbox, 0..20, "new");
+    assert_eq!(inbox.get(&format!("/feed?after={last}")).status, 409);
+    assert_eq!(ids(&inbox.get(&format!("/feed?after={new}")).json), [""; 0]);
 }
 
 /// Reads on from `cursor` until the inbox is gone or `is_done`, now and then dying with what it has
@@ -297,7 +381,9 @@ fn the_readme_s_consumer_handles_each_message_once() {
         .unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(told.matches("handling").count(), 2, "{output:?}");
-    assert_eq!(std::fs::read_to_string(inbox.folder.path().join("cursor")).unwrap(), "2\n");
+    let last = inbox.get("/feed?after=latest").json["next"].as_str().unwrap().to_owned();
+    let kept = std::fs::read_to_string(inbox.folder.path().join("cursor")).unwrap();
+    assert_eq!(kept, format!("{last}\n"));
 }
 
 #[test]

