@@ -1,4 +1,7 @@
-//! Who may read. Pure: a header in, a verdict out.
+//! Who may read: the read tokens, and the host names that count where there is no token. Pure: a
+//! header in, a verdict out.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
@@ -36,6 +39,46 @@ impl ReadTokens {
     }
 }
 
+/// The host names under which clients may read while there is no token.
+///
+/// A web page can have the name of its own site resolve to 127.0.0.1 (DNS rebinding). The browser
+/// then takes this server's answers for that site's and lets the page read them. It still sends the
+/// name, so only such names are accepted that the DNS of an outsider does not serve.
+#[derive(Debug, Clone)]
+pub(crate) struct Hosts(Vec<String>);
+
+impl Hosts {
+    pub(crate) fn new(names: &[String]) -> Hosts {
+        Hosts(names.to_vec())
+    }
+
+    /// `authority` is the value of a `Host` header, or the authority of a request target: a host,
+    /// and perhaps a port, which does not matter.
+    pub(crate) fn admit(&self, authority: &str) -> bool {
+        let host = without_port(authority);
+        if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            // Some clients send the zone of a link-local address, too.
+            let (address, _) = address.split_once('%').unwrap_or((address, ""));
+            return address.parse::<Ipv6Addr>().is_ok();
+        }
+        // With a dot at its end a single label is a top-level domain, which belongs to an outsider.
+        let is_label_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let is_single_label = !host.is_empty() && host.bytes().all(is_label_byte);
+        let name = host.strip_suffix('.').unwrap_or(host);
+        is_single_label
+            || host.parse::<Ipv4Addr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || self.0.iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
 fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
@@ -55,6 +98,51 @@ fn token(header: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_admitted_if_no_dns_of_an_outsider_can_serve_it() {
+        let hosts = Hosts::new(&["hooks.example.com".to_owned()]);
+        for right in [
+            "127.0.0.1",
+            "127.0.0.1:8000",
+            "[::1]",
+            "[::1]:8000",
+            "[fe80::1%25eth0]:8000",
+            "localhost",
+            "LOCALHOST.:8000",
+            "localhost:",
+            "api",
+            "my-mail_slot:80",
+            "2130706433",
+            "hooks.example.com",
+            "Hooks.Example.com.:443",
+        ] {
+            assert!(hosts.admit(right), "{right}");
+        }
+        for wrong in [
+            "",
+            ":80",
+            ".",
+            "..",
+            "example.com",
+            "x.hooks.example.com",
+            "hooks.example.com..",
+            "ai.",
+            "127.0.0.1.example.com",
+            "127.0.0.1:80.example.com",
+            "127.1",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[example.com]",
+            "[]",
+            "user@localhost",
+            "localhost:80:80",
+            "localhost example.com",
+        ] {
+            assert!(!hosts.admit(wrong), "{wrong}");
+        }
+    }
 
     #[test]
     fn any_of_the_tokens_opens_in_either_form_and_nothing_else_does() {

@@ -44,6 +44,11 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "a file with such tokens, one a line, instead",
     },
     Setting {
+        name: "HOSTS",
+        default: "none",
+        meaning: "without READ_TOKEN: the host names under which clients may read, parted by spaces",
+    },
+    Setting {
         name: "DATABASE_URL",
         default: "sqlite:///mailslot.db",
         meaning: "sqlite:////absolute/path, sqlite:///relative/path or a bare path",
@@ -137,6 +142,8 @@ pub struct Config {
     pub webhook_secrets: Vec<Secret>,
     /// Any of them lets its holder read; none: everybody may.
     pub read_tokens: Vec<Secret>,
+    /// Host names under which clients may read while there is no token.
+    pub hosts: Vec<String>,
     pub workers: usize,
     pub log_level: LevelFilter,
     pub limits: Limits,
@@ -262,6 +269,7 @@ impl Config {
         let at_once = [
             (self.webhook_secrets != old.webhook_secrets, "WEBHOOK_SECRET"),
             (self.read_tokens != old.read_tokens, "READ_TOKEN"),
+            (self.hosts != old.hosts, "HOSTS"),
             (self.log_level != old.log_level, "LOG_LEVEL"),
         ];
         let later = [
@@ -286,6 +294,7 @@ impl Config {
             database: reading.database(),
             webhook_secrets,
             read_tokens,
+            hosts: reading.or("HOSTS", Vec::new(), host_names),
             workers: reading
                 .or("WORKERS", default_workers(), |text| within(text, &(1..=WORKERS_MAX))),
             log_level: reading.or("LOG_LEVEL", LevelFilter::Info, log_level),
@@ -375,8 +384,7 @@ impl Reading<'_> {
             in_all: self.or("REQUESTS_PER_SECOND", None, rate),
             per_address: self.or("REQUESTS_PER_SECOND_PER_ADDRESS", None, rate),
             trusted: self.or("TRUSTED_PROXIES", Vec::new(), |text| {
-                let words = text.split([' ', ',']).filter(|word| !word.is_empty());
-                let networks = words.map(Network::parse).collect::<Option<Vec<_>>>();
+                let networks = words(text).map(Network::parse).collect::<Option<Vec<_>>>();
                 networks.ok_or_else(|| "addresses or networks such as 127.0.0.1 10.0.0.0/8".into())
             }),
         }
@@ -457,6 +465,24 @@ fn parse_tokens(text: &str) -> Result<Vec<Secret>, String> {
         return Err("expected tokens of visible ASCII characters, parted by spaces or lines".into());
     }
     Ok(tokens.into_iter().map(|token| Secret(token.as_bytes().to_vec())).collect())
+}
+
+/// What stands between spaces or commas.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', ',']).filter(|word| !word.is_empty())
+}
+
+/// The names without the dot at their end that a client may send or leave out.
+fn host_names(text: &str) -> Result<Vec<String>, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let name = |word: &str| {
+        let name = word.strip_suffix('.').unwrap_or(word);
+        (!name.is_empty() && name.bytes().all(is_allowed)).then(|| name.to_owned())
+    };
+    let names = words(text).map(name).collect::<Option<Vec<_>>>();
+    names.ok_or_else(|| {
+        "host names such as hooks.example.com, parted by spaces, without scheme, port or *".into()
+    })
 }
 
 fn default_workers() -> usize {

@@ -21,6 +21,8 @@ pub(crate) enum Error {
     CursorAhead,
     /// 413
     TooLarge { limit_bytes: usize },
+    /// 421: the request names a host that an outsider's DNS could serve, and no token protects reading.
+    ForeignHost,
     /// 422, every problem at once. The id is for the log, where it could be read.
     Invalid { problems: Vec<Problem>, message_id: Option<String> },
     /// 429 with `Retry-After`: more than the operator lets a client, or all of them, ask for.
@@ -82,6 +84,7 @@ impl Error {
             Error::MethodNotAllowed { .. } => 405,
             Error::CursorAhead => 409,
             Error::TooLarge { .. } => 413,
+            Error::ForeignHost => 421,
             Error::Invalid { .. } => 422,
             Error::TooMany => 429,
             Error::Internal => 500,
@@ -116,6 +119,11 @@ impl Error {
             Error::TooLarge { limit_bytes } => {
                 json(None, format!("body larger than {limit_bytes} bytes"))
             }
+            Error::ForeignHost => json(
+                None,
+                "this server has no read token, and so does not let clients read under this host \
+                 name: use its IP address or localhost, add the name to HOSTS, or set READ_TOKEN",
+            ),
             Error::Invalid { problems, .. } => json(None, problems),
             Error::TooMany => json(None, "too many requests, try again later"),
             Error::Internal => json(None, "Internal Server Error"),

@@ -171,6 +171,15 @@ impl Exchange {
         self.only_header("Authorization")
     }
 
+    /// The host that the client asks for, each time that the request names one: in a target in
+    /// absolute form, which counts alone (RFC 9112 §3.2.2), else in `Host`. None at all is what some
+    /// tools do with HTTP/1.0; a browser always names one.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
+        let authority = authority(self.arrival.request.url());
+        let headers = self.headers("Host").filter(move |_| authority.is_none());
+        authority.into_iter().chain(headers)
+    }
+
     fn headers<'a>(&'a self, name: &'static str) -> impl DoubleEndedIterator<Item = &'a str> {
         let headers = self.arrival.request.headers().iter();
         headers.filter(move |header| header.field.equiv(name)).map(|header| header.value.as_str())
@@ -400,6 +409,13 @@ pub(crate) fn path_and_query(target: &str) -> (&str, &str) {
     url.split_once('?').unwrap_or((url, ""))
 }
 
+/// Host and port of a target in absolute form.
+fn authority(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    is_http.then(|| rest.split(['/', '?', '#']).next().unwrap_or_default())
+}
+
 fn is_close(value: &str) -> bool {
     value.to_ascii_lowercase().contains("close")
 }
@@ -419,6 +435,7 @@ fn reason(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         409 => "Conflict",
         413 => "Content Too Large",
+        421 => "Misdirected Request",
         422 => "Unprocessable Content",
         429 => "Too Many Requests",
         503 => "Service Unavailable",

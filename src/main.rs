@@ -81,7 +81,7 @@ fn serve() -> ExitCode {
     }
 }
 
-/// Reads the settings again: secrets, tokens and the log level count from now on, all or none. What
+/// Reads the settings again: secrets, tokens, HOSTS and the log level count from now on, all or none. What
 /// else has changed counts from the next start.
 fn reload(server: &Server, config: &mut Config) {
     let new = match with_source(Config::read) {
@@ -99,6 +99,7 @@ fn reload(server: &Server, config: &mut Config) {
     *config = Config {
         webhook_secrets: new.webhook_secrets,
         read_tokens: new.read_tokens,
+        hosts: new.hosts,
         log_level: new.log_level,
         ..config.clone()
     };

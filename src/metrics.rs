@@ -17,7 +17,7 @@ const LATENCY_BUCKETS_MS: [f64; 13] =
 /// Upper bounds of the batch histogram's buckets.
 const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 /// Every status that mailslot answers with; the last is for what this list forgot.
-const STATUSES: [u16; 12] = [200, 400, 401, 404, 405, 409, 413, 422, 429, 500, 503, 0];
+const STATUSES: [u16; 13] = [200, 400, 401, 404, 405, 409, 413, 421, 422, 429, 500, 503, 0];
 
 /// How a POST to /webhook ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,7 @@ impl WebhookResult {
             Error::Internal => WebhookResult::InternalError,
             Error::Framing(_)
             | Error::NoReadToken { .. }
+            | Error::ForeignHost
             | Error::NotFound
             | Error::MethodNotAllowed { .. }
             | Error::CursorAhead => WebhookResult::BadRequest,

@@ -214,7 +214,7 @@ impl Server {
         front::reachable(self.shared.listener.address())
     }
 
-    /// From the next request on, these secrets and tokens count.
+    /// From the next request on, these secrets, tokens and host names count.
     pub fn replace_keys(&self, config: &Config) {
         *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Keys::of(config);
     }
@@ -350,9 +350,13 @@ impl Worker {
         }
         self.context.keys =
             Arc::clone(&self.shared.keys.read().unwrap_or_else(PoisonError::into_inner));
-        let tokens = &self.context.keys.tokens;
-        if access == Access::Reader && !tokens.admit(exchange.authorization()) {
+        let Keys { tokens, hosts, .. } = &*self.context.keys;
+        if access != Access::Anyone && !tokens.admit(exchange.authorization()) {
             return Err(Error::NoReadToken { is_script: exchange.is_script() });
+        }
+        let is_open = access == Access::Reader && tokens.is_empty();
+        if is_open && !exchange.hosts().all(|host| hosts.admit(host)) {
+            return Err(Error::ForeignHost);
         }
         if self.shared.listener.sheds(importance) {
             self.shared.replier.metrics.shed();

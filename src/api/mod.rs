@@ -13,7 +13,7 @@ pub(crate) mod webhook;
 use std::sync::Arc;
 
 use crate::{
-    access::ReadTokens,
+    access::{Hosts, ReadTokens},
     config::Config,
     error::Error,
     http::{Request, Response},
@@ -24,11 +24,13 @@ use crate::{
 
 pub(crate) type Handler = fn(&mut Context, &Request<'_>) -> Result<Answer, Error>;
 
-/// What opens: the secrets that deliveries are signed with, the tokens that readers show.
+/// What opens: the secrets that deliveries are signed with, the tokens that readers show, the host
+/// names under which they may ask.
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) verifier: Verifier,
     pub(crate) tokens: ReadTokens,
+    pub(crate) hosts: Hosts,
 }
 
 impl Keys {
@@ -36,6 +38,7 @@ impl Keys {
         Arc::new(Keys {
             verifier: Verifier::new(&config.webhook_secrets),
             tokens: ReadTokens::new(&config.read_tokens),
+            hosts: Hosts::new(&config.hosts),
         })
     }
 }

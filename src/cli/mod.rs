@@ -60,7 +60,7 @@ const VERBS: &[Verb] = &[
 
 const SERVE_HELP: &str = "\
 Serves until SIGTERM or SIGINT. SIGUSR2 starts it anew on the same socket; SIGHUP reads the secrets,
-the tokens and the log level again. The settings come from the environment: mailslot --help lists
+the tokens, HOSTS and the log level again. The settings come from the environment: mailslot --help lists
 them. Logs go to stdout, one JSON object a line.
 ";
 

@@ -3,8 +3,9 @@
 use std::fs;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::json;
 
-use crate::harness::{Inbox, Reply, agent, message, refused, reply};
+use crate::harness::{Inbox, Reply, agent, message, refused, reply, sign};
 
 const PROTECTED: [&str; 9] = [
     "/messages",
@@ -112,5 +113,134 @@ fn an_address_that_others_reach_is_warned_of_unless_there_is_a_token() {
         let id = health.header("X-Request-ID").unwrap().to_owned();
         let line = inbox.wait_for_log(|line| is_warning(line) || line["request_id"] == id.as_str());
         assert_eq!(is_warning(&line), warned, "{line}");
+    }
+}
+
+/// What answers `GET path` with this target and these headers, of one connection.
+fn ask(inbox: &Inbox, target: &str, version: &str, headers: &str) -> (u16, String) {
+    let request = format!("GET {target} HTTP/{version}\r\n{headers}Connection: close\r\n\r\n");
+    let answer = inbox.raw(request.as_bytes());
+    let status = answer.split(' ').nth(1).unwrap_or_else(|| panic!("{answer}"));
+    (status.parse().unwrap(), answer)
+}
+
+fn ask_as(inbox: &Inbox, host: &str, path: &str) -> u16 {
+    ask(inbox, path, "1.1", &format!("Host: {host}\r\n")).0
+}
+
+#[test]
+fn without_a_token_nobody_reads_under_a_name_that_an_outsider_can_give_to_this_machine() {
+    let inbox = Inbox::start();
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    for path in PROTECTED.into_iter().filter(|path| *path != "/metrics") {
+        let (status, answer) = ask(&inbox, path, "1.1", "Host: rebound.example.com:8000\r\n");
+        assert!(answer.starts_with("HTTP/1.1 421 Misdirected Request\r\n"), "{path}: {answer}");
+        assert_eq!(status, 421);
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.contains("HOSTS") && detail.contains("READ_TOKEN"), "{detail}");
+    }
+    let port = inbox.address.port();
+    for host in [
+        "127.0.0.1",
+        &format!("127.0.0.1:{port}"),
+        "203.0.113.7:80",
+        "[::1]",
+        &format!("[::1]:{port}"),
+        "[fe80::1%25eth0]:8000",
+        "localhost",
+        "LocalHost:8000",
+        "localhost.",
+        "api:8000",
+        "my-mail_slot",
+    ] {
+        assert_eq!(ask_as(&inbox, host, "/messages"), 200, "{host}");
+    }
+    for host in [
+        "rebound.example.com",
+        "127.0.0.1.example.com",
+        "localhost.example.com",
+        "127.0.0.1:80.example.com",
+        "[::1].example.com",
+        "[example.com]",
+        "ai.",
+        "rebound@localhost",
+        "",
+        ":8000",
+        ".",
+    ] {
+        assert_eq!(ask_as(&inbox, host, "/messages"), 421, "{host}");
+        for path in ["/health/live", "/health/ready", "/metrics"] {
+            assert_eq!(ask_as(&inbox, host, path), 200, "{host} {path}");
+        }
+    }
+    let body = message("m2").to_string();
+    let signature = sign(body.as_bytes());
+    let headers = [("Host", "hooks.example.com"), ("X-Signature", signature.as_str())];
+    assert_eq!(inbox.post(body.as_bytes(), &headers).status, 200);
+    let counted = "http_requests_total{path=\"/messages\",status=\"421\"}";
+    assert_eq!(inbox.metric(counted), 12);
+}
+
+#[test]
+fn a_request_without_a_host_is_no_browsers_and_a_whole_url_counts_instead_of_its_host() {
+    let inbox = Inbox::start();
+    let status =
+        |target: &str, version: &str, headers: &str| ask(&inbox, target, version, headers).0;
+    assert_eq!(status("/stats", "1.0", ""), 200);
+    assert_eq!(status("/stats", "1.0", "Host: rebound.example.com\r\n"), 421);
+    let local = "Host: localhost\r\n";
+    let rebound = "Host: rebound.example.com\r\n";
+    assert_eq!(status("http://rebound.example.com/stats", "1.1", local), 421);
+    assert_eq!(status("HTTP://rebound.example.com:8000?/stats", "1.1", local), 421);
+    assert_eq!(status("http://localhost:8000/stats", "1.1", rebound), 200);
+}
+
+#[test]
+fn the_names_of_hosts_may_be_asked_under_and_are_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings");
+    fs::write(&file, "HOSTS=hooks.example.com Inbox.Example.ORG.\n").unwrap();
+    let inbox = Inbox::start_with(folder, |command| {
+        command.env("SETTINGS_FILE", &file);
+    });
+    for host in ["hooks.example.com", "HOOKS.example.com:8443", "inbox.example.org", "localhost"] {
+        assert_eq!(ask_as(&inbox, host, "/stats"), 200, "{host}");
+    }
+    for host in ["example.com", "a.hooks.example.com", "hooks.example.com.evil.org"] {
+        assert_eq!(ask_as(&inbox, host, "/stats"), 421, "{host}");
+    }
+    let file = inbox.folder.path().join("settings");
+    fs::write(&file, "HOSTS=other.example.com\n").unwrap();
+    inbox.signal("-HUP");
+    let line = inbox.wait_for_log(|line| line["msg"] == "settings read again");
+    assert_eq!((&line["changed"], &line["after_restart"]), (&json!("HOSTS"), &json!("")));
+    assert_eq!(ask_as(&inbox, "hooks.example.com", "/stats"), 421);
+    assert_eq!(ask_as(&inbox, "other.example.com", "/stats"), 200);
+}
+
+#[test]
+fn with_a_token_a_reader_may_ask_under_any_name() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("READ_TOKEN", "token");
+    });
+    let status = |headers: &str| ask(&inbox, "/stats", "1.1", headers).0;
+    let host = "Host: rebound.example.com\r\n";
+    assert_eq!(status(host), 401);
+    assert_eq!(status(&format!("{host}Authorization: Bearer token\r\n")), 200);
+}
+
+#[test]
+fn a_host_that_is_no_name_is_refused_at_the_start() {
+    for hosts in
+        ["https://hooks.example.com", "hooks.example.com:443", "*.example.com", "é.org", "."]
+    {
+        let output = refused(|command| {
+            command.env("HOSTS", hosts);
+        });
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("HOSTS=") && stderr.contains("expected"), "{stderr}");
     }
 }

@@ -93,6 +93,14 @@ fn the_document_has_exactly_the_routes_and_parameters_that_there_are() {
     }
     assert_eq!(documented, rows);
 
+    // Those that need a host name which no outsider's DNS can serve.
+    let (_, table) = routes.split_once("ROUTES: &[").unwrap();
+    let readers = table.lines().filter(|line| line.trim_end().ends_with("Reader),"));
+    let readers: BTreeSet<&str> = readers.map(|line| line.split('"').nth(1).unwrap()).collect();
+    let paths = document["paths"].as_object().unwrap();
+    let refusing = paths.iter().filter(|(_, item)| !item["get"]["responses"]["421"].is_null());
+    assert_eq!(refusing.map(|(path, _)| path.as_str()).collect::<BTreeSet<_>>(), readers);
+
     for (path, file, function) in [
         ("/messages", "src/api/messages.rs", "parse"),
         ("/feed", "src/api/feed.rs", "follow"),
