@@ -244,3 +244,33 @@ fn a_host_that_is_no_name_is_refused_at_the_start() {
         assert!(stderr.contains("HOSTS=") && stderr.contains("expected"), "{stderr}");
     }
 }
+
+#[test]
+fn compose_publishes_on_this_machine_only_and_passes_on_what_protects_reading() {
+    let compose = fs::read_to_string("docker-compose.yml").unwrap();
+    let values = |indent: &str| {
+        let lines = compose.lines().filter_map(|line| line.strip_prefix(indent));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(values("      - \"127.0.0.1:"), ["8000:8000\""]);
+    assert_eq!(compose.matches("8000:8000\"").count(), 1, "there is one port");
+    for (name, rest) in [
+        ("WEBHOOK_SECRET", "?set it to the secret that the provider signs with"),
+        ("READ_TOKEN", "-"),
+        ("HOSTS", "-"),
+        ("DATABASE_URL", "-sqlite:////data/app.db"),
+        ("LOG_LEVEL", "-INFO"),
+        ("RETENTION_DAYS", "-"),
+        ("TRUSTED_PROXIES", "-"),
+    ] {
+        let passed = format!("{name}: \"${{{name}:{rest}}}\"");
+        assert!(values("      ").contains(&passed), "{passed}");
+    }
+    // Every command of Compose needs the secret, also one that deletes what it has made.
+    let makefile = fs::read_to_string("Makefile").unwrap();
+    assert!(makefile.contains("\ndown logs: export WEBHOOK_SECRET := "));
+    let (_, down) = makefile.split_once("\ndown: ").unwrap();
+    let lines: Vec<&str> = down.lines().skip(1).take(2).collect();
+    assert!(lines[0].contains("deletes the volume with every message"), "{lines:?}");
+    assert_eq!(lines[1], "\tdocker compose down -v");
+}
