@@ -109,6 +109,9 @@ pub const SETTINGS: &[Setting] = &[
 /// Secrets that are valid at once. Each costs every delivery a microsecond.
 pub const SECRETS_MAX: usize = 8;
 
+/// Bytes below which a secret or a token could be guessed.
+const GUESSED_BYTES: usize = 16;
+
 /// More threads than this only cost CPU (32 cost 90 % more than 4).
 pub const WORKERS_MAX: usize = 64;
 
@@ -126,6 +129,16 @@ impl Secret {
     pub(crate) fn expose(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// What to tell the operator of a secret or a token, named by `name`, that could be guessed.
+pub(crate) fn weakness(name: &str, key: &Secret) -> Option<String> {
+    let bytes = key.0.len();
+    (bytes < GUESSED_BYTES).then(|| {
+        format!(
+            "{name} has {bytes} bytes: take {GUESSED_BYTES} or more, such as openssl rand -hex 32 gives"
+        )
+    })
 }
 
 impl fmt::Debug for Secret {
@@ -260,6 +273,14 @@ impl fmt::Debug for Source<'_> {
 }
 
 impl Config {
+    /// Every secret and token, with a name that does not tell its value.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (String, &Secret)> {
+        let named = |kind: &'static str, keys| {
+            (1..).zip(keys).map(move |(number, key)| (format!("{kind} {number}"), key))
+        };
+        named("secret", &self.webhook_secrets).chain(named("read token", &self.read_tokens))
+    }
+
     /// What differs from `old`: of what can be replaced while mailslot runs, and of what cannot.
     #[must_use]
     pub fn changes(&self, old: &Config) -> (Vec<&'static str>, Vec<&'static str>) {

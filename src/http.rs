@@ -33,7 +33,12 @@ pub(crate) const HEADERS_MAX: usize = 100;
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
 /// About what the head of an answer takes.
-const HEAD_BYTES: usize = 256;
+const HEAD_BYTES: usize = 384;
+
+/// Headers of every answer, since each is of its moment and most are private: no cache keeps it, no
+/// browser takes it for another type, and no page of another site loads it.
+const EVERY_ANSWER: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+    Cross-Origin-Resource-Policy: same-origin\r\n";
 
 const JSON: &str = "application/json";
 
@@ -345,7 +350,7 @@ impl Exchange {
         let mut head = String::with_capacity(HEAD_BYTES + length.unwrap_or_default());
         let _ = write!(
             head,
-            "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\nX-Request-ID: {}\r\n",
+            "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\nX-Request-ID: {}\r\n{EVERY_ANSWER}",
             reason(*status),
             httpdate::HttpDate::from(SystemTime::now()),
             self.request_id,

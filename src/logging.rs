@@ -5,6 +5,7 @@
 //! bounded buffer, and are dropped and counted when it is full.
 
 use std::{
+    fmt::Write as _,
     io::Write,
     mem,
     sync::{
@@ -304,23 +305,34 @@ fn line(record: &Record<'_>) -> Vec<u8> {
     escaped(line.0)
 }
 
-/// What JSON may leave as it is and a terminal or a line splitter may not: controls beyond ASCII,
-/// line separators, changes of direction.
-fn escaped(line: Vec<u8>) -> Vec<u8> {
-    let is_hostile = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    // Nearly every line, and cheaply told.
-    if line.iter().all(|byte| *byte < 0x7f) {
-        return line;
+/// Lines of JSON or CSV as a terminal can show them: what it would obey instead is written as
+/// `\u001b`, which in JSON means the same. The ends of lines and tabs stay.
+pub(crate) fn escaped(lines: Vec<u8>) -> Vec<u8> {
+    // This is true of nearly all of the log, and quickly found out.
+    if lines.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')) {
+        return lines;
     }
-    match str::from_utf8(&line) {
-        Ok(text) if text.contains(is_hostile) => {
-            let escape = |c: char| {
-                if is_hostile(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() }
-            };
-            text.chars().map(escape).collect::<String>().into_bytes()
+    let text = String::from_utf8_lossy(&lines);
+    let mut shown = String::with_capacity(lines.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let is_end = c == '\n' || (c == '\r' && chars.peek() == Some(&'\n'));
+        if is_obeyed(c) && !is_end {
+            let _ = write!(shown, "\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
         }
-        _ => line,
     }
+    shown.into_bytes()
+}
+
+/// Controls, line separators, and what changes the direction of the text (Unicode's Bidi_Control).
+fn is_obeyed(c: char) -> bool {
+    let is_separator_or_direction = matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    (c.is_control() && c != '\t') || is_separator_or_direction
 }
 
 /// One object, built member by member. serde_json escapes whatever a client sent.
@@ -408,5 +420,8 @@ mod tests {
         let shown = String::from_utf8(line.clone()).unwrap();
         assert_eq!(shown, "\"tab\\u2028\\u0085\\u009b31m\\u007f\\u202e École 🙂\"");
         assert_eq!(serde_json::from_slice::<String>(&line).unwrap(), text);
+        let csv = "a,\"\u{1b}[2J\rb\tc\nd\u{200f}\"\r\n".as_bytes();
+        let shown = String::from_utf8(escaped(csv.to_vec())).unwrap();
+        assert_eq!(shown, "a,\"\\u001b[2J\\u000db\tc\nd\\u200f\"\r\n");
     }
 }

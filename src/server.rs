@@ -21,7 +21,7 @@ use log::{Level, Record, kv::Value};
 use crate::{
     api::{Answer, Context, Keys, health},
     chores,
-    config::{Config, Inherited, Limits},
+    config::{Config, Inherited, Limits, weakness},
     error::Error,
     export::Exports,
     feed::Feed,
@@ -80,8 +80,15 @@ fn announce(config: &Config, address: SocketAddr, start: Duration) {
     logging::announce(&record.args(format_args!("listening")).build());
     if config.read_tokens.is_empty() && !is_loopback {
         log::warn!(
-            "whoever reaches this address can read every message: set READ_TOKEN, or listen on 127.0.0.1"
+            "READ_TOKEN is not set, or empty: anyone who reaches this address can read every message; set it, or listen on 127.0.0.1"
         );
+    }
+    warn_of_weak_keys(config);
+}
+
+fn warn_of_weak_keys(config: &Config) {
+    for weakness in config.keys().filter_map(|(name, key)| weakness(&name, key)) {
+        log::warn!("{weakness}");
     }
 }
 
@@ -216,6 +223,7 @@ impl Server {
 
     /// From the next request on, these secrets, tokens and host names count.
     pub fn replace_keys(&self, config: &Config) {
+        warn_of_weak_keys(config);
         *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Keys::of(config);
     }
 

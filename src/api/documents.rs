@@ -38,9 +38,7 @@ pub(crate) fn openapi(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error>
 fn html(text: &str, policy: &str) -> Response {
     Response::text("text/html; charset=utf-8", text.to_owned()).with([
         ("Content-Security-Policy", policy.to_owned()),
-        ("X-Content-Type-Options", "nosniff".to_owned()),
         ("Referrer-Policy", "no-referrer".to_owned()),
-        ("Cache-Control", "no-cache".to_owned()),
     ])
 }
 

@@ -15,7 +15,10 @@ use rustix::{
 };
 
 use super::{Failure, Outcome, healthcheck::HEALTHCHECK_MS_MAX, output::size, say, with_source};
-use crate::{config::Config, logging, message, server, store};
+use crate::{
+    config::{Config, weakness},
+    logging, message, server, store,
+};
 
 pub(super) const HELP: &str = "\
 Looks at the settings, the database and the machine, as the user and with the environment that it is
@@ -25,8 +28,6 @@ The database is read through, which takes a while if it is large; the service ma
   --full   compare every index with its table, too, which takes longer
 ";
 
-/// Bytes of a secret that nobody guesses.
-const SECRET_BYTES: usize = 16;
 /// Bytes on the disk that should be free, and which part of the database's size.
 const FREE_BYTES: u64 = 256 * 1024 * 1024;
 const FREE_PART: u64 = 10;
@@ -72,7 +73,7 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
     match with_source(Config::read) {
         Ok(config) => {
             ok("settings")?;
-            secrets(&config)?;
+            keys(&config)?;
             descriptors(report, config.limits.connections)?;
         }
         Err(error) => {
@@ -98,15 +99,11 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
     if report.has_problem { Err(Failure::Told) } else { Ok(()) }
 }
 
-fn secrets(config: &Config) -> Outcome {
-    for (secret, slot) in config.webhook_secrets.iter().zip(1..) {
-        let bytes = secret.expose().len();
-        if bytes < SECRET_BYTES {
-            warn(&format!(
-                "secret {slot} has {bytes} bytes: take {SECRET_BYTES} or more, such as openssl rand -hex 32 gives"
-            ))?;
-        } else {
-            ok(&format!("secret {slot}: {bytes} bytes"))?;
+fn keys(config: &Config) -> Outcome {
+    for (name, key) in config.keys() {
+        match weakness(&name, key) {
+            Some(weakness) => warn(&weakness)?,
+            None => ok(&format!("{name}: {} bytes", key.expose().len()))?,
         }
     }
     Ok(())

@@ -15,13 +15,15 @@ use super::{
 use crate::{
     api::export::Format,
     config::Config,
+    logging::escaped,
     message::fold_case,
     store::{self, Export, Filter, Reader},
 };
 
 pub(super) const HELP: &str = "\
 Writes all messages that the filters mean, in the order of their ts, as GET /export does. It reads the
-database itself, whether the service runs or not, and is of the moment at which it begins.
+database itself, whether the service runs or not, and is of the moment at which it begins. A terminal
+is shown control characters and changes of direction as \\u001b; a file or a pipe gets them as they are.
 
   --format ndjson|csv   objects a line, which mailslot import takes, or RFC 4180; ndjson by default
   --from M              from this sender
@@ -63,6 +65,7 @@ fn write(
     output: &mut (impl Write + IsTerminal),
 ) -> Outcome {
     let mut progress = Progress::beside(output);
+    let is_terminal = output.is_terminal();
     let mut export = Export::begin(reader, filter)?;
     written(output.write_all(format.head().as_bytes()))?;
     let (mut lines, mut count) = (Vec::new(), 0);
@@ -70,6 +73,9 @@ fn write(
         lines.clear();
         for received in &portion {
             format.write(received, &mut lines);
+        }
+        if is_terminal {
+            lines = escaped(lines);
         }
         written(output.write_all(&lines))?;
         count += portion.len();

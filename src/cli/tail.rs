@@ -1,7 +1,7 @@
 //! `mailslot tail`: the last messages, and those to come, in the order of their commits.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     time::Duration,
 };
 
@@ -17,12 +17,14 @@ use rustix::{
 use super::{Failure, Outcome, with_source, written};
 use crate::{
     config::Config,
+    logging::escaped,
     store::{self, Reader, device_and_inode},
 };
 
 pub(super) const HELP: &str = "\
 Prints the last messages in the order in which they were stored, one JSON object a line, with the
-fields of GET /feed. It reads the database itself, whether the service runs or not.
+fields of GET /feed. It reads the database itself, whether the service runs or not. A terminal is shown
+control characters and changes of direction as \\u009b; a file or a pipe gets them as they are.
 
   -n N            so many messages, 10 by default
   -f, --follow    go on with what comes, until Ctrl-C or until nobody reads
@@ -62,6 +64,7 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
 
 fn print_after(reader: &mut Reader, cursor: &mut i64) -> Outcome {
     let mut output = io::stdout().lock();
+    let is_terminal = output.is_terminal();
     loop {
         let messages = reader.committed(*cursor, PORTION)?;
         let Some(last) = messages.last() else { return Ok(()) };
@@ -70,6 +73,9 @@ fn print_after(reader: &mut Reader, cursor: &mut i64) -> Outcome {
             // Strings into memory: this cannot fail.
             let mut line = serde_json::to_vec(message).unwrap_or_default();
             line.push(b'\n');
+            if is_terminal {
+                line = escaped(line);
+            }
             written(output.write_all(&line).and_then(|()| output.flush()))?;
         }
     }

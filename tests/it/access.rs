@@ -88,9 +88,17 @@ fn tokens_come_from_a_file_or_a_credential_too() {
 
 #[test]
 fn a_token_that_is_no_token_is_told_before_anybody_could_read() {
-    for (name, value) in
-        [("READ_TOKEN", "  "), ("READ_TOKEN", "pässword"), ("READ_TOKEN_FILE", "/nowhere/token")]
-    {
+    let folder = tempfile::tempdir().unwrap();
+    let [empty, lines] = ["empty", "lines"].map(|name| folder.path().join(name));
+    fs::write(&empty, "").unwrap();
+    fs::write(&lines, "\n\n").unwrap();
+    for (name, value) in [
+        ("READ_TOKEN", "  "),
+        ("READ_TOKEN", "pässword"),
+        ("READ_TOKEN_FILE", "/nowhere/token"),
+        ("READ_TOKEN_FILE", empty.to_str().unwrap()),
+        ("READ_TOKEN_FILE", lines.to_str().unwrap()),
+    ] {
         let output = refused(|command| {
             command.env(name, value);
         });
@@ -100,20 +108,85 @@ fn a_token_that_is_no_token_is_told_before_anybody_could_read() {
     }
 }
 
+/// The warnings of a start, up to the request whose log line shows that it is over.
+fn warnings(inbox: &Inbox) -> Vec<String> {
+    let id = inbox.get("/health/live").header("X-Request-ID").unwrap().to_owned();
+    let mut warnings = Vec::new();
+    loop {
+        let line = inbox.wait_for_log(|line| line["level"] == "WARN" || line["request_id"] == id);
+        if line["level"] != "WARN" {
+            return warnings;
+        }
+        warnings.push(line["msg"].as_str().unwrap().to_owned());
+    }
+}
+
+const STRONG: &str = "0123456789abcdef";
+
 #[test]
 fn an_address_that_others_reach_is_warned_of_unless_there_is_a_token() {
-    for (token, warned) in [("", true), ("token", false)] {
+    for (listen, token, warned) in
+        [("0.0.0.0:0", "", true), ("0.0.0.0:0", STRONG, false), ("127.0.0.2:0", "", false)]
+    {
         let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
-            command.env("LISTEN", "0.0.0.0:0").env("READ_TOKEN", token);
+            command.env("LISTEN", listen).env("READ_TOKEN", token).env("WEBHOOK_SECRET", STRONG);
         });
-        let health = inbox.get("/health/live");
-        let is_warning = |line: &serde_json::Value| {
-            line["level"] == "WARN" && line["msg"].as_str().unwrap().contains("READ_TOKEN")
-        };
-        let id = health.header("X-Request-ID").unwrap().to_owned();
-        let line = inbox.wait_for_log(|line| is_warning(line) || line["request_id"] == id.as_str());
-        assert_eq!(is_warning(&line), warned, "{line}");
+        let warnings = warnings(&inbox);
+        assert_eq!(warnings.len(), usize::from(warned), "{listen} {warnings:?}");
+        let is_named = |text: &String| text.starts_with("READ_TOKEN is not set, or empty: ");
+        assert!(warnings.iter().all(is_named), "{warnings:?}");
     }
+}
+
+#[test]
+fn secrets_and_tokens_that_could_be_guessed_are_warned_of_without_their_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secrets");
+    fs::write(&file, format!("{STRONG}\nzyxwvut\n")).unwrap();
+    let inbox = Inbox::start_with(folder, |command| {
+        command.env("WEBHOOK_SECRET", "").env("WEBHOOK_SECRET_FILE", &file);
+        command.env("READ_TOKEN", format!("srqponmlkjihgfe {STRONG}"));
+    });
+    let secret = "secret 2 has 7 bytes: take 16 or more, such as openssl rand -hex 32 gives";
+    let token = "read token 1 has 15 bytes: take 16 or more, such as openssl rand -hex 32 gives";
+    assert_eq!(warnings(&inbox), [secret, token]);
+    // And of those that are read again.
+    fs::write(inbox.folder.path().join("secrets"), "short\n").unwrap();
+    inbox.signal("-HUP");
+    let line = inbox.wait_for_log(|line| line["msg"].as_str().unwrap().starts_with("secret 1 "));
+    assert_eq!(line["level"], "WARN");
+}
+
+#[test]
+fn no_cache_keeps_an_answer_and_no_page_of_another_site_loads_it() {
+    let inbox = Inbox::start();
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    let protected = |inbox: &Inbox, path: &str, status: u16| {
+        let reply = inbox.get(path);
+        assert_eq!(reply.status, status, "{path}");
+        for (name, value) in [
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+        ] {
+            assert_eq!(reply.header(name), Some(value), "{path} {name}");
+            let same = reply.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+            assert_eq!(same.count(), 1, "{path} {name}");
+        }
+    };
+    for path in PROTECTED {
+        protected(&inbox, path, 200);
+    }
+    protected(&inbox, "/export?format=csv", 200);
+    protected(&inbox, "/feed?after=latest&wait=1", 200);
+    protected(&inbox, "/messages?limit=x", 422);
+    protected(&inbox, "/feed?after=99", 409);
+    let (_, refused) = ask(&inbox, "/messages", "1.1", "Host: rebound.example.com\r\n");
+    assert!(refused.contains("\r\nCache-Control: no-store\r\n"), "{refused}");
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("READ_TOKEN", STRONG);
+    });
+    protected(&inbox, "/messages", 401);
 }
 
 /// What answers `GET path` with this target and these headers, of one connection.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use rustix::pty::{self, OpenptFlags};
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -39,6 +40,24 @@ fn run_with(command: &mut Command, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = pipes.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     child.wait_with_output().unwrap()
+}
+
+/// What a command writes where its stdout is a terminal.
+fn on_a_terminal(command: &mut Command, arguments: &[&str]) -> String {
+    let controller = pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    pty::grantpt(&controller).unwrap();
+    pty::unlockpt(&controller).unwrap();
+    let name = pty::ptsname(&controller, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = fs::File::options().read(true).write(true).open(name).unwrap();
+    let mut child = command.args(arguments).stdin(Stdio::null()).stdout(terminal).spawn().unwrap();
+    // Also the copy that the command keeps, so that reading ends when the program does.
+    command.stdout(Stdio::null());
+    let mut shown = Vec::new();
+    // At the end, a terminal that is closed on its other side gives an error.
+    let _ = fs::File::from(controller).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    // A terminal writes "\r\n" for "\n", and so "\r\r\n" for "\r\n".
+    String::from_utf8(shown).unwrap().replace('\r', "")
 }
 
 /// With the settings that the service was started with.
@@ -571,4 +590,37 @@ fn erase_asks_and_then_erases_for_good() {
     let output = run(elsewhere.env("DATABASE_URL", "none.db"), &["erase", "--from", "+1", "--yes"]);
     failed(&output, 1, "not there");
     assert!(!inbox.folder.path().join("none.db").exists());
+}
+
+#[test]
+fn on_a_terminal_no_message_can_control_it_and_a_pipe_has_every_byte() {
+    let inbox = Inbox::start();
+    let text =
+        "\u{1b}[2J|\u{7f}|\u{9b}31m|\u{202e}|\u{200f}|\u{2066}|over\rwritten|tab\t|École 🙂\nline";
+    let delivered = message_with("\u{9d}0;title\u{9c}", &json!({ "text": text }));
+    assert_eq!(inbox.deliver(&delivered).status, 200);
+    let is_obeyed = |c: char| {
+        let is_control = c.is_control() && c != '\n' && c != '\t';
+        is_control || "\u{202e}\u{200f}\u{2066}".contains(c)
+    };
+    let csv = ["export", "--format", "csv"];
+    for arguments in [&["tail"][..], &["export"], &csv] {
+        let shown = on_a_terminal(&mut beside(&inbox), arguments);
+        assert!(!shown.contains(is_obeyed), "{arguments:?} {shown:?}");
+        for part in ["\\u009d0;title\\u009c", "\\u001b[2J", "\\u007f", "\\u202e", "École 🙂"] {
+            assert!(shown.contains(part), "{arguments:?} {part} {shown:?}");
+        }
+        let piped = stdout(&run(&mut beside(&inbox), arguments));
+        assert!(piped.contains("\u{202e}|\u{200f}|\u{2066}|over"), "{arguments:?} {piped:?}");
+        if arguments == csv {
+            assert!(piped.contains(text), "{piped:?}");
+            assert!(shown.contains("|over\\u000dwritten|tab\t|"), "{shown:?}");
+        } else {
+            // The same message, which other programs can read.
+            let [shown, piped] = [&shown, &piped].map(|line| serde_json::from_str(line).unwrap());
+            let (shown, piped): (Value, Value) = (shown, piped);
+            assert_eq!(shown, piped);
+            assert_eq!(shown["text"], text);
+        }
+    }
 }
