@@ -161,6 +161,18 @@ impl Inbox {
         reply(self.agent.get(self.url(path)).call())
     }
 
+    /// The answer once the service has time for it: beside other work it may first answer 503.
+    pub fn get_served(&self, path: &str) -> Reply {
+        let end = Instant::now() + WAIT;
+        loop {
+            let reply = self.get(path);
+            if reply.status != 503 || Instant::now() > end {
+                return reply;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     pub fn request(&self, method: &str, path: &str) -> Reply {
         let request = ureq::http::Request::builder().method(method).uri(self.url(path));
         // A body of no bytes rather than none, for which ureq would send Transfer-Encoding.

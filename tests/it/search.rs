@@ -108,7 +108,7 @@ fn every_page_of_a_search_has_its_messages_in_order() {
     expected.sort();
     let mut found = Vec::new();
     for offset in (0..expected.len()).step_by(97) {
-        let page = inbox.get(&format!("/messages?q=BIRNEN&limit=97&offset={offset}")).json;
+        let page = inbox.get_served(&format!("/messages?q=BIRNEN&limit=97&offset={offset}")).json;
         assert_eq!(page["total"], expected.len());
         for message in page["data"].as_array().unwrap() {
             let text = |name: &str| message[name].as_str().unwrap().to_owned();
