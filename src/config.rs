@@ -36,7 +36,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "READ_TOKEN",
         default: "none: everybody may read",
-        meaning: "who reads must show it; several, parted by spaces; or the credential read_token",
+        meaning: "bearer token required for reads; space-separated list; or the credential read_token",
     },
     Setting {
         name: "READ_TOKEN_FILE",
@@ -541,6 +541,11 @@ fn database_path(text: &str) -> Result<PathBuf, String> {
         .iter()
         .find_map(|prefix| text.strip_prefix(prefix))
         .unwrap_or(text);
+    if ["sqlite:", "sqlite+aiosqlite:"].iter().any(|scheme| path.starts_with(scheme)) {
+        return Err(
+            "three slashes and a path: sqlite:///relative/path or sqlite:////absolute/path".into(),
+        );
+    }
     let scheme = |path: &str| {
         let (scheme, _) = path.split_once(':')?;
         (!scheme.is_empty() && !scheme.contains('/')).then(|| scheme.to_owned())

@@ -4,57 +4,109 @@ use std::{collections::HashMap, env, fs, io, path::Path};
 
 use crate::config::{ConfigError, SETTINGS, Source};
 
+/// The settings of the environment and of the file that SETTINGS_FILE names.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    /// Of the file: the value, and the number of its line.
+    lines: HashMap<String, (String, usize)>,
+    /// What is wrong with the file's other lines.
+    problems: Vec<String>,
+}
+
+/// Where the value of a setting was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Environment,
+    /// This line of SETTINGS_FILE.
+    Line(usize),
+}
+
+impl Settings {
+    /// # Errors
+    /// Where SETTINGS_FILE cannot be read at all.
+    pub(super) fn load() -> Result<Settings, ConfigError> {
+        let Some(path) = env::var_os("SETTINGS_FILE").filter(|path| !path.is_empty()) else {
+            return Ok(Settings::default());
+        };
+        let path = path.to_string_lossy();
+        let text = read(&path)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()));
+        let text =
+            text.map_err(|problem| ConfigError(vec![format!("SETTINGS_FILE: {problem}")]))?;
+        Ok(Settings::parse(&path, &text))
+    }
+
+    /// `NAME=value` lines, as systemd's EnvironmentFile= and Docker's --env-file have them; `#` begins
+    /// a line that is none.
+    fn parse(path: &str, text: &str) -> Settings {
+        let mut settings = Settings::default();
+        for (line, number) in text.lines().map(str::trim).zip(1..) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let problem = match line.split_once('=') {
+                None => "expected NAME=value".to_owned(),
+                Some((name, value)) if SETTINGS.iter().any(|setting| setting.name == name) => {
+                    settings.lines.insert(name.to_owned(), (value.trim().to_owned(), number));
+                    continue;
+                }
+                Some((name, _)) => format!("there is no setting {name:?}"),
+            };
+            settings.problems.push(format!("SETTINGS_FILE={path}, line {number}: {problem}"));
+        }
+        settings
+    }
+
+    /// An empty variable is an unset one, so that the file's line counts.
+    ///
+    /// # Errors
+    /// What is wrong with the environment's value.
+    pub(super) fn find(&self, name: &str) -> Result<Option<(String, Place)>, String> {
+        match env::var(name) {
+            Ok(value) if !value.is_empty() => Ok(Some((value, Place::Environment))),
+            Ok(_) | Err(env::VarError::NotPresent) => {
+                let line = self.lines.get(name).filter(|(value, _)| !value.is_empty());
+                Ok(line.map(|(value, number)| (value.clone(), Place::Line(*number))))
+            }
+            Err(env::VarError::NotUnicode(_)) => Err("is not UTF-8".to_owned()),
+        }
+    }
+}
+
 /// Reads from the environment and, for what is not in it, from the file that SETTINGS_FILE names.
 ///
 /// # Errors
 /// Lists every setting that cannot be used.
 pub fn with_source<T>(
-    read: impl Fn(&Source<'_>) -> Result<T, ConfigError>,
+    read_settings: impl Fn(&Source<'_>) -> Result<T, ConfigError>,
 ) -> Result<T, ConfigError> {
-    let file =
-        |path: &str| fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"));
-    let settings = match env::var_os("SETTINGS_FILE").filter(|path| !path.is_empty()) {
-        None => HashMap::new(),
-        Some(path) => {
-            let text = file(&path.to_string_lossy()).and_then(|bytes| {
-                String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
-            });
-            text.and_then(|text| settings(&text))
-                .map_err(|problem| ConfigError(vec![format!("SETTINGS_FILE: {problem}")]))?
+    let settings = Settings::load()?;
+    let found = read_settings(&Source {
+        variable: &|name| Ok(settings.find(name)?.map(|(value, _)| value)),
+        credential: &credential,
+        file: &read,
+    });
+    let mut problems = settings.problems;
+    match found {
+        Ok(found) if problems.is_empty() => Ok(found),
+        Ok(_) => Err(ConfigError(problems)),
+        Err(error) => {
+            problems.extend(error.0);
+            Err(ConfigError(problems))
         }
-    };
-    read(&Source {
-        variable: &|name| match env::var(name) {
-            Ok(value) if !value.is_empty() => Ok(Some(value)),
-            Ok(_) | Err(env::VarError::NotPresent) => Ok(settings.get(name).cloned()),
-            Err(env::VarError::NotUnicode(_)) => Err("is not UTF-8".to_owned()),
-        },
-        credential: &|name| {
-            let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
-            match fs::read(Path::new(&folder).join(name)) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(format!("cannot be read: {error}")),
-            }
-        },
-        file: &file,
-    })
+    }
 }
 
-/// `NAME=value` lines, as systemd's EnvironmentFile= and Docker's --env-file have them; `#` begins a
-/// line that is none.
-fn settings(text: &str) -> Result<HashMap<String, String>, String> {
-    let lines = text.lines().zip(1..).map(|(line, number)| (line.trim(), number));
-    let lines = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .map(|(line, number)| {
-            let (name, value) = line
-                .split_once('=')
-                .ok_or_else(|| format!("line {number}: expected NAME=value"))?;
-            if !SETTINGS.iter().any(|setting| setting.name == name) {
-                return Err(format!("line {number}: there is no setting {name:?}"));
-            }
-            Ok((name.to_owned(), value.trim().to_owned()))
-        })
-        .collect()
+/// A file that systemd has left for the service (systemd.exec(5), LoadCredential=).
+pub(super) fn credential(name: &str) -> Result<Option<Vec<u8>>, String> {
+    let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
+    match fs::read(Path::new(&folder).join(name)) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
+
+fn read(path: &str) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"))
 }

@@ -31,6 +31,7 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::{
     error::Error,
@@ -129,6 +130,31 @@ fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
          PRAGMA cell_size_check = ON;
          PRAGMA locking_mode = NORMAL;       -- sqlite3 may read meanwhile",
     )
+}
+
+/// What the operator should do about an error while this path is opened. SQLite does not say that the
+/// path is a folder, nor that its file system is read-only.
+fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
+    use ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
+    match error.sqlite_error_code() {
+        Some(CannotOpen | PermissionDenied | ReadOnly) if path.is_dir() => {
+            "it is a folder: name a file in it".to_owned()
+        }
+        Some(CannotOpen | PermissionDenied | ReadOnly) if is_on_read_only(path) => {
+            READ_ONLY.to_owned()
+        }
+        _ => schema::sentence(error),
+    }
+}
+
+const READ_ONLY: &str =
+    "it is on a read-only file system: mount that writable, or choose another path";
+
+/// Whether the file, or the folder in which it would be, is on a file system that is mounted read-only.
+fn is_on_read_only(path: &Path) -> bool {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let found = statvfs(path).or_else(|_| statvfs(folder.unwrap_or(Path::new("."))));
+    found.is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Which files are open, so that deleted or replaced ones are noticed: SQLite would go on writing to

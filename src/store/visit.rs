@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use rusqlite::Connection;
 
-use super::{Reader, Searches, open, schema};
+use super::{Reader, Searches, cannot_open, open, schema};
 
 /// A reader for one who comes and goes.
 ///
@@ -20,7 +20,7 @@ pub(super) fn connect(database: &Path) -> Result<Connection, String> {
     if !database.exists() {
         return Err(named("it is not there: set DATABASE_URL as the service has it".to_owned()));
     }
-    let sentence = |error: rusqlite::Error| named(schema::sentence(&error));
+    let sentence = |error: rusqlite::Error| named(cannot_open(database, &error));
     let connection = open(database).map_err(sentence)?;
     schema::check(&connection).map_err(named)?;
     let (version, known) = (schema::version(&connection).map_err(sentence)?, schema::VERSION);

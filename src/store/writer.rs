@@ -9,9 +9,9 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::{
-    Entry, Identity, Outcome, Stored, configure, counts, epochs,
+    Entry, Identity, Outcome, READ_ONLY, Stored, cannot_open, configure, counts, epochs,
     erase::{self, Erased},
-    log_of, open, packs, schema, wal,
+    is_on_read_only, log_of, open, packs, schema, wal,
 };
 use crate::{
     error::Error,
@@ -54,12 +54,14 @@ impl Writer {
             fs::create_dir_all(folder)
                 .map_err(|error| named(format!("its folder cannot be created: {error}")))?;
         }
-        let sentence = |error: rusqlite::Error| named(schema::sentence(&error));
+        let sentence = |error: rusqlite::Error| named(cannot_open(path, &error));
         let mut connection = open(path).map_err(sentence)?;
         schema::check(&connection).map_err(named)?;
         // SQLite opens such a file without a word.
         if connection.is_readonly("main").map_err(sentence)? {
-            return Err(named("it cannot be written: check its permissions".to_owned()));
+            let is_on_read_only = is_on_read_only(path);
+            let why = "it cannot be written: check its permissions";
+            return Err(named(if is_on_read_only { READ_ONLY } else { why }.to_owned()));
         }
         configure(&connection, CACHE_KIB).map_err(sentence)?;
         schema::migrate(&mut connection).map_err(named)?;

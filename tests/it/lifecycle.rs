@@ -114,7 +114,7 @@ fn it_refuses_a_locked_database_and_a_folder_it_may_not_write() {
         let folder = command.get_current_dir().unwrap();
         fs::create_dir(database(folder)).unwrap();
     });
-    assert!(stderr(&output).contains("cannot be opened"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("it is a folder"), "{}", stderr(&output));
     // Root may write anywhere, so permissions are tried as anybody else only.
     if !is_root() {
         let output = refused(|command| {
@@ -122,6 +122,64 @@ fn it_refuses_a_locked_database_and_a_folder_it_may_not_write() {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o500)).unwrap();
         });
         assert!(stderr(&output).contains("cannot be opened"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_read_only_file_system_is_named_as_the_reason() {
+    // A bind mount in a namespace of the test's own, which a user other than root may not make.
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && exec \"$0\"";
+    let program = env!("CARGO_BIN_EXE_mailslot");
+    let start = |folder: &Path, path: &str| {
+        let mut command = Command::new("unshare");
+        command.env_clear().args(["-m", "sh", "-c", script, program]).arg(folder);
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("WEBHOOK_SECRET", "testsecret");
+        command.env("LISTEN", "127.0.0.1:0").env("DATABASE_URL", folder.join(path));
+        command.output()
+    };
+    let can_mount = Command::new("unshare").args(["-m", "true"]).output();
+    if !can_mount.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this user may not mount");
+        return;
+    }
+    let folder = Inbox::start().stop();
+    for path in ["mailslot.db", "new.db", "folder/new.db"] {
+        let output = start(folder.path(), path).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = stderr(&output);
+        assert!(told.to_lowercase().contains("read-only file system"), "{path}: {told}");
+    }
+}
+
+#[test]
+fn every_bad_line_of_the_settings_file_is_reported_with_the_other_wrong_settings() {
+    let output = refused(|command| {
+        let lines = "WORKERS=many\nno equals sign\n# a comment\nREED_TOKEN=x\nLOG_LEVEL=loud\n";
+        fs::write(command.get_current_dir().unwrap().join("settings"), lines).unwrap();
+        command.env("SETTINGS_FILE", "settings").env("LISTEN", "nowhere");
+    });
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    for problem in [
+        "SETTINGS_FILE=settings, line 2: expected NAME=value",
+        "SETTINGS_FILE=settings, line 4: there is no setting \"REED_TOKEN\"",
+        "WORKERS=\"many\": expected",
+        "LOG_LEVEL=\"loud\": expected",
+        "LISTEN=\"nowhere\": expected",
+    ] {
+        assert!(text.contains(problem), "{problem} is not in {text}");
+    }
+    assert_eq!(text.lines().count(), 5, "{text}");
+}
+
+#[test]
+fn a_database_url_with_too_few_slashes_is_told_how_many_it_takes() {
+    for url in ["sqlite://x.db", "sqlite:x.db", "sqlite:/data/x.db", "sqlite+aiosqlite://x.db"] {
+        let output = refused(|command| {
+            command.env("DATABASE_URL", url);
+        });
+        assert_eq!(output.status.code(), Some(2), "{url}");
+        assert!(stderr(&output).contains("three slashes"), "{url}: {}", stderr(&output));
     }
 }
 
