@@ -45,7 +45,16 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
     // Erasing creates and migrates what it opens.
     drop(store::visit(&database)?);
     let messages = count(&database, &what)?;
-    if !is_sure && messages > 0 && !agrees(messages)? {
+    if messages == 0 {
+        let (option, value) = match &what {
+            What::From(sender) => ("--from", sender.clone()),
+            What::Before(instant) => ("--before", instant.text()),
+        };
+        return Err(Failure::Usage(format!(
+            "no message matches {option} {value}, so nothing was erased"
+        )));
+    }
+    if !is_sure && !agrees(messages)? {
         return Err(Failure::Failed("nothing was erased".to_owned()));
     }
     if is_unfinished(&database)? {

@@ -4,7 +4,7 @@
 //! import that was interrupted is resumed by running it again. It may run beside the service.
 
 use std::{
-    io::{self, BufRead, Write},
+    io::BufRead,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 
 use lexopt::Parser;
 
-use super::{Failure, Outcome, only_file, open, output::PROGRESS, read_line, reason, with_source};
+use super::{Failure, Outcome, only_file, open, output::Progress, read_line, reason, with_source};
 use crate::{
     config::Config,
     message::Message,
@@ -39,7 +39,7 @@ pub(super) fn run(parser: Parser) -> Outcome {
         drop(store::visit(&database)?);
     }
     let (mut input, bytes) = open(&file)?;
-    let imported = import(&database, &mut *input, bytes, &mut io::stderr())?;
+    let imported = import(&database, &mut *input, bytes)?;
     if imported.bad == 0 { Ok(()) } else { Err(Failure::Told) }
 }
 
@@ -53,18 +53,20 @@ struct Imported {
 }
 
 struct Import<'a> {
-    writer: Writer,
-    tell: &'a mut dyn Write,
+    database: &'a Path,
+    /// Opened, and the database created, only for a first message: a command before the pipe that
+    /// fails and writes nothing is to leave no empty database behind.
+    writer: Option<Writer>,
     imported: Imported,
     batch: Vec<Entry>,
     bytes: u64,
     bytes_in_all: Option<u64>,
     started: Instant,
-    told: Instant,
+    progress: Progress,
 }
 
-/// Stores every line of `input` that is a message. `tell` hears of each bad line, and how far it is,
-/// with an estimate if the length is known.
+/// Stores every line of `input` that is a message. stderr has each bad line and, in the end, the counts;
+/// a terminal has them each second, with an estimate if the length is known.
 ///
 /// # Errors
 /// A sentence for the operator. What is stored by then stays.
@@ -72,17 +74,16 @@ fn import(
     database: &Path,
     input: &mut dyn BufRead,
     bytes_in_all: Option<u64>,
-    tell: &mut dyn Write,
 ) -> Result<Imported, String> {
     let mut import = Import {
-        writer: Writer::open(database)?,
-        tell,
+        database,
+        writer: None,
         imported: Imported::default(),
         batch: Vec::new(),
         bytes: 0,
         bytes_in_all,
         started: Instant::now(),
-        told: Instant::now(),
+        progress: Progress::start(),
     };
     let mut line = Vec::new();
     for number in 1_u64.. {
@@ -96,7 +97,7 @@ fn import(
         import.take(number, line)?;
     }
     import.commit()?;
-    import.tell_progress();
+    import.progress.line(&import.counts());
     Ok(import.imported)
 }
 
@@ -109,22 +110,21 @@ impl Import<'_> {
             Ok(message) => self.batch.push(Entry::Message(message)),
             Err(error) => {
                 self.imported.bad += 1;
-                let _ = writeln!(self.tell, "line {number}: {}", reason(&error));
+                self.progress.line(&format!("line {number}: {}", reason(&error)));
             }
         }
         if self.batch.len() == BATCH_MAX {
             self.commit()?;
         }
-        if self.told.elapsed() > PROGRESS {
-            self.tell_progress();
-        }
+        let counts = self.counts();
+        self.progress.tell(|| counts);
         Ok(())
     }
 
     /// What came before is stored all the same.
     fn give_up<T>(&mut self, problem: String) -> Result<T, String> {
         self.commit()?;
-        self.tell_progress();
+        self.progress.line(&self.counts());
         Err(problem)
     }
 
@@ -132,7 +132,11 @@ impl Import<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        for outcome in self.writer.commit(self.batch.iter()) {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(Writer::open(self.database)?),
+        };
+        for outcome in writer.commit(self.batch.iter()) {
             match outcome {
                 Ok(Stored::Created) => self.imported.created += 1,
                 Ok(_) => self.imported.known += 1,
@@ -149,8 +153,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    fn tell_progress(&mut self) {
-        self.told = Instant::now();
+    fn counts(&self) -> String {
         let Imported { created, known, bad } = self.imported;
         let seconds = self.started.elapsed().as_secs().max(1);
         let rate = (created + known + bad) / seconds;
@@ -158,9 +161,6 @@ impl Import<'_> {
             let left_seconds = seconds * all.saturating_sub(self.bytes) / self.bytes;
             format!(", {} %, {left_seconds} s left", 100 * self.bytes / all.max(1))
         });
-        let _ = writeln!(
-            self.tell,
-            "{created} messages stored, {known} known already, {bad} bad lines, {rate}/s{left}"
-        );
+        format!("{created} messages stored, {known} known already, {bad} bad lines, {rate}/s{left}")
     }
 }

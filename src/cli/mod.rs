@@ -19,10 +19,12 @@ mod trouble;
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt::Write as _,
+    fmt::{Display, Write as _},
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
+    ops::RangeInclusive,
     process::ExitCode,
+    str::FromStr,
 };
 
 use lexopt::Parser;
@@ -118,7 +120,16 @@ pub fn run(arguments: &[OsString], serve: fn() -> ExitCode) -> ExitCode {
         Some("--version" | "-V" | "version") => print(&version()),
         Some("--help" | "-h" | "help") => print(&help()),
         Some("serve") if asks_for_help => print(&format!("Usage: mailslot serve\n\n{SERVE_HELP}")),
-        Some("serve") if rest.is_empty() => serve(),
+        Some("serve") => match rest.first() {
+            None => serve(),
+            Some(extra) => {
+                let extra = extra.to_string_lossy();
+                let problem = format!(
+                    "unexpected argument {extra:?}: \"serve\" takes no argument; see mailslot serve --help"
+                );
+                fail(&[problem], EXIT_USAGE)
+            }
+        },
         Some(name) => match VERBS.iter().find(|verb| verb.0 == name) {
             Some((name, usage, _, help, _)) if asks_for_help => {
                 print(&format!("Usage: mailslot {name} {usage}\n\n{help}"))
@@ -127,7 +138,7 @@ pub fn run(arguments: &[OsString], serve: fn() -> ExitCode) -> ExitCode {
                 trouble::to_stderr();
                 status(name, run(Parser::from_args(rest)))
             }
-            None => fail(&[format!("{name:?} is no verb; see mailslot --help")], EXIT_USAGE),
+            None => fail(&[format!("unknown command {name:?}; see mailslot --help")], EXIT_USAGE),
         },
     }
 }
@@ -236,6 +247,19 @@ fn read(file: &OsStr) -> Result<Vec<u8>, Failure> {
         Ok(_) => Ok(bytes),
         Err(error) => Err(Failure::Failed(format!("{}: {error}", file.display()))),
     }
+}
+
+/// The value of an option that takes a number. The error names the option.
+fn number<T>(parser: &mut Parser, option: &str, range: RangeInclusive<T>) -> Result<T, Failure>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let text = parser.value()?.to_string_lossy().into_owned();
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        let (first, last) = (range.start(), range.end());
+        Failure::Usage(format!("{option} {text:?}: expected a number from {first} to {last}"))
+    })
 }
 
 /// An instant as the API takes it.

@@ -13,7 +13,7 @@ use crate::store::device_and_inode;
 /// Messages are nobody else's business.
 const MODE: u32 = 0o600;
 /// How often progress is told.
-pub(super) const PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// `NAME.part` until it is whole. Dropped before, it is gone.
 #[derive(Debug)]
@@ -114,6 +114,12 @@ impl Progress {
             let _ = write!(io::stderr(), "\r\x1b[K{}", text());
             self.told = Some(Instant::now());
         }
+    }
+
+    /// Writes a line that stays, to whatever stderr is.
+    pub(super) fn line(&self, text: &str) {
+        let clear = if self.told.is_some() { "\r\x1b[K" } else { "" };
+        let _ = writeln!(io::stderr(), "{clear}{text}");
     }
 
     pub(super) fn seconds(&self) -> f64 {

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::BufRead,
+    ops::RangeInclusive,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use lexopt::{
 use serde_json::json;
 
 use super::{
-    Failure, Outcome, open,
+    Failure, Outcome, number, open,
     output::Progress,
     read_line, say,
     tally::Tally,
@@ -43,7 +44,8 @@ const TRIES: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 /// Connections at once: each is a thread.
-const CONNECTIONS: usize = 1_000;
+const CONNECTIONS: RangeInclusive<usize> = 1..=1_000;
+const RATES: RangeInclusive<f64> = 0.001..=1e9;
 
 struct Arguments {
     url: Option<String>,
@@ -112,19 +114,15 @@ fn parse(mut parser: Parser) -> Result<Arguments, Failure> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("url") => arguments.url = Some(parser.value()?.string()?),
-            Long("count") => arguments.count = Some(parser.value()?.parse()?),
-            Long("rate") => arguments.rate = Some(parser.value()?.parse()?),
-            Long("connections") => arguments.connections = parser.value()?.parse()?,
+            Long("count") => arguments.count = Some(number(&mut parser, "--count", 0..=u64::MAX)?),
+            Long("rate") => arguments.rate = Some(number(&mut parser, "--rate", RATES)?),
+            Long("connections") => {
+                arguments.connections = number(&mut parser, "--connections", CONNECTIONS)?;
+            }
             Long("json") => arguments.as_json = true,
             Value(value) if arguments.file.is_none() => arguments.file = Some(value),
             _ => return Err(argument.unexpected().into()),
         }
-    }
-    if arguments.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
-        return Err(Failure::Usage("--rate: expected a number from 0.001 on".to_owned()));
-    }
-    if !(1..=CONNECTIONS).contains(&arguments.connections) {
-        return Err(Failure::Usage(format!("--connections: expected 1 to {CONNECTIONS}")));
     }
     Ok(arguments)
 }

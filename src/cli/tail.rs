@@ -7,14 +7,14 @@ use std::{
 
 use lexopt::{
     Arg::{Long, Short},
-    Parser, ValueExt,
+    Parser,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
 
-use super::{Failure, Outcome, with_source, written};
+use super::{Failure, Outcome, number, with_source, written};
 use crate::{
     config::Config,
     logging::escaped,
@@ -39,7 +39,7 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
     let (mut count, mut follows) = (10_u32, false);
     while let Some(argument) = parser.next()? {
         match argument {
-            Short('n') => count = parser.value()?.parse()?,
+            Short('n') => count = number(&mut parser, "-n", 0..=u32::MAX)?,
             Short('f') | Long("follow") => follows = true,
             _ => return Err(argument.unexpected().into()),
         }

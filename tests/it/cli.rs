@@ -104,7 +104,9 @@ fn every_verb_explains_itself_and_its_flags() {
         failed(&run(&mut bare(), &[verb, "--frobnicate"]), 2, "--help");
     }
     assert_eq!(all.matches("\n  mailslot ").count(), VERBS.len() + 3, "a verb is not tested here");
-    failed(&run(&mut bare(), &["snd"]), 2, "\"snd\" is no verb; see mailslot --help");
+    failed(&run(&mut bare(), &["snd"]), 2, "unknown command \"snd\"; see mailslot --help");
+    let extra = run(&mut bare(), &["serve", "extra"]);
+    failed(&extra, 2, "unexpected argument \"extra\": \"serve\" takes no argument");
     failed(&run(&mut bare(), &["sign", "a", "b"]), 2, "see mailslot sign --help");
 }
 
@@ -623,4 +625,65 @@ fn on_a_terminal_no_message_can_control_it_and_a_pipe_has_every_byte() {
             assert_eq!(shown["text"], text);
         }
     }
+}
+
+#[test]
+fn an_option_whose_number_is_wrong_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (verb, option, wrong) in [
+        ("send", "--count", "x"),
+        ("send", "--count", "-1"),
+        ("send", "--rate", "fast"),
+        ("send", "--rate", "NaN"),
+        ("send", "--rate", "0"),
+        ("send", "--connections", "many"),
+        ("send", "--connections", "0"),
+        ("tail", "-n", "some"),
+        ("tail", "-n", "-1"),
+    ] {
+        let output = run(&mut command(folder.path()), &[verb, option, wrong]);
+        failed(&output, 2, &format!("{option} {wrong:?}: expected "));
+        failed(&output, 2, &format!("see mailslot {verb} --help"));
+    }
+}
+
+#[test]
+fn erase_of_a_sender_without_messages_says_so_and_exits_with_2() {
+    let inbox = Inbox::start();
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    for arguments in [["--from", "+1"], ["--before", "2024-01-01T00:00:00Z"]] {
+        let output = run(beside(&inbox).args(["erase", "--yes"]), &arguments);
+        failed(&output, 2, &format!("no message matches {} {}", arguments[0], arguments[1]));
+        assert_eq!(stdout(&output), "");
+    }
+    assert_eq!(inbox.rows(), 1);
+}
+
+#[test]
+fn import_of_an_empty_input_creates_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run_with(&mut command(folder.path()), &["import", "-"], b"");
+    assert!(output.status.success(), "{output:?}");
+    assert!(stderr(&output).starts_with("0 messages stored, "), "{output:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no file was made");
+}
+
+#[test]
+fn import_tells_its_progress_on_a_terminal_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path());
+    let pipes = command.args(["import", "-"]).stdin(Stdio::piped());
+    let mut child = pipes.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for number in 0..3 {
+        writeln!(input, "{}", message(&format!("m{number}"))).unwrap();
+        // Longer than the second between two lines of progress.
+        thread::sleep(Duration::from_millis(1_100));
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told = stderr(&output);
+    assert!(told.starts_with("3 messages stored, 0 known already, 0 bad lines"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
 }
