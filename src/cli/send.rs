@@ -2,9 +2,9 @@
 
 use std::{
     ffi::OsString,
-    io::BufRead,
+    io::{self, BufRead, Write},
     ops::RangeInclusive,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +14,11 @@ use lexopt::{
     Parser, ValueExt,
 };
 use serde_json::json;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+    low_level::emulate_default_handler,
+};
 
 use super::{
     Failure, Outcome, number, open,
@@ -28,7 +33,8 @@ use crate::{config::Config, front, logging, signature::Verifier};
 pub(super) const HELP: &str = "\
 Signs messages with the current secret and posts them: the lines of FILE, - being stdin, or made-up
 ones that are all different. What is told 503 or 429 is sent again after Retry-After, a few times; so is
-what is not answered. Says what was acknowledged, and how fast. Exit status: 1 if not everything was.
+what is not answered. Says what was acknowledged, and how fast, also when Ctrl-C interrupts it. Exit status:
+1 if not everything was.
 
   --url URL          http://HOST:PORT/PATH; by default /webhook at LISTEN. https is not spoken: send
                      to mailslot itself, behind the proxy
@@ -66,6 +72,9 @@ struct Queue {
     next: Instant,
 }
 
+/// What became of the messages so far; none once that is reported.
+type Shared = Mutex<Option<(Tally, Progress)>>;
+
 enum Source {
     File(Box<dyn BufRead + Send>),
     /// What the ids begin with.
@@ -87,19 +96,46 @@ pub(super) fn run(parser: Parser) -> Outcome {
     let default = if arguments.file.is_some() { u64::MAX } else { 1 };
     let left = arguments.count.unwrap_or(default);
     let queue = Mutex::new(Queue { source, left, number: 0, every, next: Instant::now() });
-    let shared = Mutex::new((Tally::start(), Progress::start()));
+    let shared = Arc::new(Mutex::new(Some((Tally::start(), Progress::start()))));
+    report_when_interrupted(&shared, arguments.as_json)
+        .map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))?;
     let verifier = Verifier::new(&config.webhook_secrets);
     let sent = thread::scope(|scope| {
         let send = || send_all(&queue, &target, &verifier, &shared);
         let senders: Vec<_> = (0..arguments.connections).map(|_| scope.spawn(send)).collect();
         senders.into_iter().try_for_each(|sender| sender.join().unwrap_or(Ok(())))
     });
-    let (tally, progress) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-    drop(progress);
-    let is_clean = tally.is_clean();
-    say(&tally.report(arguments.as_json))?;
+    let is_clean = report(&mut lock(&shared), arguments.as_json)?;
     sent.map_err(Failure::Failed)?;
     if is_clean { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// Prints what became of the messages, once, and says whether all were acknowledged.
+fn report(shared: &mut Option<(Tally, Progress)>, as_json: bool) -> Result<bool, Failure> {
+    let Some((tally, progress)) = shared.take() else { return Ok(false) };
+    drop(progress);
+    let is_clean = tally.is_clean();
+    say(&tally.report(as_json))?;
+    Ok(is_clean)
+}
+
+/// On SIGINT or SIGTERM, prints the report at once, since a sender may be waiting for an answer or for
+/// a line of stdin, and then ends as a process without a handler would.
+fn report_when_interrupted(shared: &Arc<Shared>, as_json: bool) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let shared = Arc::clone(shared);
+    let wait = move || {
+        let Some(signal) = signals.forever().next() else { return };
+        // Kept locked until the process ends, so that the main thread does not end it before.
+        let mut shared = lock(&shared);
+        if shared.is_some() {
+            let _ = report(&mut shared, as_json);
+            let note = "interrupted: a message whose answer was still awaited is not counted";
+            let _ = writeln!(io::stderr(), "mailslot: {note}");
+        }
+        let _ = emulate_default_handler(signal);
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map(|_| ())
 }
 
 fn parse(mut parser: Parser) -> Result<Arguments, Failure> {
@@ -131,7 +167,7 @@ fn send_all(
     queue: &Mutex<Queue>,
     target: &Target,
     verifier: &Verifier,
-    shared: &Mutex<(Tally, Progress)>,
+    shared: &Shared,
 ) -> Result<(), String> {
     let mut client = Client::new(target);
     loop {
@@ -139,32 +175,36 @@ fn send_all(
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let signature = verifier.sign(&body);
         send(&mut client, &body, &signature, shared);
-        let (tally, progress) = &mut *lock(shared);
-        progress.tell(|| tally.progress());
+        if let Some((tally, progress)) = &mut *lock(shared) {
+            progress.tell(|| tally.progress());
+        }
     }
 }
 
-fn send(client: &mut Client<'_>, body: &[u8], signature: &str, shared: &Mutex<(Tally, Progress)>) {
+fn send(client: &mut Client<'_>, body: &[u8], signature: &str, shared: &Shared) {
     for attempt in 1..=TRIES {
         let started = Instant::now();
         let answered = client.post(body, signature);
         let latency = started.elapsed();
         let is_last = attempt == TRIES;
         let pause = {
-            let (tally, _) = &mut *lock(shared);
-            match answered {
+            let mut shared = lock(shared);
+            let Some((tally, _)) = &mut *shared else { return };
+            match &answered {
                 Ok(answer) if answer.status == 200 => return tally.acknowledge(latency),
                 Ok(answer) if is_last || ![429, 503].contains(&answer.status) => {
                     return tally.refuse(answer.status);
                 }
                 Err(error) if is_last => return tally.lose(error.to_string()),
+                _ => tally.retries += 1,
+            }
+            match answered {
                 Ok(answer) => answer.retry_after.unwrap_or(RETRY),
                 // An idle connection may have been closed by the other side: at once on a new one.
                 Err(_) if attempt == 1 => Duration::ZERO,
                 Err(_) => RETRY,
             }
         };
-        lock(shared).0.retries += 1;
         thread::sleep(pause.min(RETRY_LONGEST));
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
+    os::unix::process::ExitStatusExt,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
@@ -14,7 +15,7 @@ use rustix::pty::{self, OpenptFlags};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Inbox, SECRET, command, count, database, message, message_with, sign, sign_with,
+    Inbox, SECRET, command, count, database, message, message_with, sign, sign_with, signal,
 };
 
 const VERBS: [(&str, &[&str]); 11] = [
@@ -563,6 +564,34 @@ fn send_tries_again_what_could_not_be_stored() {
     assert!(stdout(&output).starts_with("3 acknowledged"), "{output:?}");
     assert!(stdout(&output).contains(" sent again\n"), "{output:?}");
     assert_eq!(inbox.rows(), 3);
+}
+
+#[test]
+fn send_reports_what_was_acknowledged_when_it_is_interrupted() {
+    let inbox = Inbox::start();
+    // With messages still to send, and while it waits for more of them.
+    for (arguments, lines) in [(&["--count", "1000000", "--rate", "100"][..], 0), (&["-"], 20)] {
+        let before = inbox.rows();
+        let mut command = beside(&inbox);
+        command.args(["send", "--json"]).args(arguments).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        for number in 0..lines {
+            writeln!(input, "{}", message(&format!("line{number}"))).unwrap();
+        }
+        while inbox.rows() < before + 20 {
+            thread::sleep(Duration::from_millis(10));
+        }
+        signal(child.id(), "-INT");
+        let output = child.wait_with_output().unwrap();
+        // The shell that runs it sees that the user interrupted it.
+        assert_eq!(output.status.signal(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains("interrupted"), "{output:?}");
+        let acknowledged = self::lines(&output)[0]["acknowledged"].as_i64().unwrap();
+        // The last message may be stored and not acknowledged yet.
+        let stored = inbox.rows() - before;
+        assert!((stored - 1..=stored).contains(&acknowledged), "{acknowledged} of {stored}");
+    }
 }
 
 #[test]
