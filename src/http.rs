@@ -7,7 +7,7 @@
 use std::{
     borrow::Cow,
     fmt::Write as _,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -197,6 +197,11 @@ impl Exchange {
 
     pub(crate) fn peer(&self) -> IpAddr {
         self.arrival.peer().ip()
+    }
+
+    /// Which connection it came on, among those that are open.
+    pub(crate) fn peer_address(&self) -> SocketAddr {
+        self.arrival.peer()
     }
 
     /// Every `X-Forwarded-For`, in order.

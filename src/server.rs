@@ -9,7 +9,7 @@ use std::{
     os::fd::RawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -474,7 +474,13 @@ fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_i
     let result = response.result.filter(|_| path == "/webhook" && *method == Method::Post);
     // A browser is told 401 before it asks for a token; a provider never should be.
     let is_refused = status == 401 && result.is_some();
-    let level = if is_refused || status >= 500 { Level::Error } else { Level::Info };
+    let level = if is_refused || status >= 500 {
+        Level::Error
+    } else if path == "/health/ready" && is_watchdog(exchange) {
+        Level::Debug
+    } else {
+        Level::Info
+    };
     if let Some(result) = result {
         metrics.delivered(result);
     }
@@ -511,8 +517,16 @@ fn cut(text: &str) -> &str {
 /// # Errors
 /// When nobody answers in time.
 pub fn ask_ready(address: SocketAddr, wait_max: Duration) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&front::reachable(address), wait_max)?;
+    ask(connect(address, wait_max)?)
+}
+
+fn connect(address: SocketAddr, wait_max: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&front::reachable(address), wait_max)?;
     stream.set_read_timeout(Some(wait_max))?;
+    Ok(stream)
+}
+
+fn ask(mut stream: TcpStream) -> io::Result<(u16, String)> {
     stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(4096).read_to_string(&mut answer)?;
@@ -521,11 +535,30 @@ pub fn ask_ready(address: SocketAddr, wait_max: Duration) -> io::Result<(u16, St
     Ok((status, answer.lines().last().unwrap_or_default().to_owned()))
 }
 
+/// The watchdog's own end of its connection while it asks. No other client can have that address and
+/// port at the same time, so none can have its requests logged as the watchdog's.
+static WATCHDOG: Mutex<Option<SocketAddr>> = Mutex::new(None);
+
+fn set_watchdog(address: Option<SocketAddr>) {
+    *WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner) = address;
+}
+
+fn is_watchdog(exchange: &Exchange) -> bool {
+    let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    let watchdog = *WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner);
+    watchdog.map(canonical) == Some(canonical(exchange.peer_address()))
+}
+
 /// Whether a restart could do no good: requests are taken, answered, and find the database. A disk
 /// that takes no write is not mended by one, and its senders are told 503 meanwhile.
 #[must_use]
 pub fn is_alive(address: SocketAddr, wait_max: Duration) -> bool {
-    ask_ready(address, wait_max).is_ok_and(|(status, body)| {
+    let answered = connect(address, wait_max).and_then(|stream| {
+        set_watchdog(Some(stream.local_addr()?));
+        ask(stream)
+    });
+    set_watchdog(None);
+    answered.is_ok_and(|(status, body)| {
         status == 200 || (status == 503 && !body.contains(health::UNREADABLE))
     })
 }

@@ -135,7 +135,7 @@ impl Inbox {
         fault(self.folder.path(), name, on);
     }
 
-    pub fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_for_log(&self, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let end = Instant::now() + WAIT;
         loop {
             let left = end.saturating_duration_since(Instant::now());

@@ -416,3 +416,39 @@ fn systemd_is_told_and_gives_the_secret() {
     let length = socket.recv(&mut told).unwrap();
     assert_eq!(&told[..length], b"STOPPING=1");
 }
+
+#[test]
+fn the_watchdogs_own_requests_are_logged_as_debug_and_no_clients_are() {
+    for level in ["DEBUG", "INFO"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let inbox = Inbox::start_with(folder, |command| {
+            command.env("NOTIFY_SOCKET", path);
+            command.env("WATCHDOG_USEC", "400000").env("LOG_LEVEL", level);
+        });
+        // READY=1 and nine answers to the watchdog, with a client's between them.
+        for number in 0..10 {
+            socket.recv(&mut [0; 64]).unwrap();
+            if number == 5 {
+                let line = inbox.request_log(&inbox.get("/health/ready"));
+                assert_eq!(
+                    (&line["level"], &line["path"]),
+                    (&json!("INFO"), &json!("/health/ready"))
+                );
+            }
+        }
+        let last = inbox.get("/health/live");
+        let mut of_watchdog = 0;
+        inbox.wait_for_log(|line| {
+            if line["path"] == "/health/ready" {
+                assert_eq!(line["level"], "DEBUG", "{level}: {line}");
+                of_watchdog += 1;
+            }
+            line["request_id"] == last.header("X-Request-ID").unwrap()
+        });
+        // Those before the client's own line were read with it.
+        assert_eq!(of_watchdog > 0, level == "DEBUG", "{of_watchdog}");
+    }
+}
