@@ -131,13 +131,11 @@ impl Secret {
     }
 }
 
-/// What to tell the operator of a secret or a token, named by `name`, that could be guessed.
-pub(crate) fn weakness(name: &str, key: &Secret) -> Option<String> {
+/// What to tell the operator of a secret or a token that could be guessed.
+pub(crate) fn weakness(key: &Secret) -> Option<String> {
     let bytes = key.0.len();
     (bytes < GUESSED_BYTES).then(|| {
-        format!(
-            "{name} has {bytes} bytes: take {GUESSED_BYTES} or more, such as openssl rand -hex 32 gives"
-        )
+        format!("{bytes} bytes: take {GUESSED_BYTES} or more, such as openssl rand -hex 32 gives")
     })
 }
 

@@ -87,8 +87,10 @@ fn announce(config: &Config, address: SocketAddr, start: Duration) {
 }
 
 fn warn_of_weak_keys(config: &Config) {
-    for weakness in config.keys().filter_map(|(name, key)| weakness(&name, key)) {
-        log::warn!("{weakness}");
+    for (name, key) in config.keys() {
+        if let Some(weakness) = weakness(key) {
+            log::warn!("{name} has {weakness}");
+        }
     }
 }
 

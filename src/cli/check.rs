@@ -1,12 +1,6 @@
 //! `mailslot check`: everything that an operator would look at, a line each.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use lexopt::{Arg::Long, Parser};
 use rustix::{
@@ -14,10 +8,14 @@ use rustix::{
     process::{Resource, geteuid, getrlimit},
 };
 
-use super::{Failure, Outcome, healthcheck::HEALTHCHECK_MS_MAX, output::size, say, with_source};
+use super::{
+    Outcome, exposure, healthcheck::HEALTHCHECK_MS_MAX, output::size, report::Report,
+    settings::Settings, with_source,
+};
 use crate::{
-    config::{Config, weakness},
-    logging, message, server, store,
+    config::Config,
+    logging, message, server,
+    store::{self, check::CommitWatch},
 };
 
 pub(super) const HELP: &str = "\
@@ -26,6 +24,8 @@ run with. Each line says ok, warning or PROBLEM, and what to do. Exit status: 1 
 The database is read through, which takes a while if it is large; the service may run meanwhile.
 
   --full   compare every index with its table, too, which takes longer
+  --json   one JSON object in the end: {\"verdict\": LEVEL, \"findings\": [{\"level\", \"what\", \"message\"}]},
+           where a level is ok, warning or problem, and the verdict is the worst of them
 ";
 
 /// Bytes on the disk that should be free, and which part of the database's size.
@@ -38,152 +38,130 @@ const PAST: i64 = 1_735_689_600;
 /// How far two clocks may be apart.
 const SKEW_SECONDS: i64 = 10;
 
-/// What has been found so far.
-#[derive(Default)]
-struct Report {
-    has_problem: bool,
-}
-
-impl Report {
-    fn problem(&mut self, what: &str) -> Outcome {
-        self.has_problem = true;
-        say(&format!("PROBLEM  {what}\n"))
-    }
-}
-
-fn ok(what: &str) -> Outcome {
-    say(&format!("ok       {what}\n"))
-}
-
-/// It works, and could be better.
-fn warn(what: &str) -> Outcome {
-    say(&format!("warning  {what}\n"))
-}
-
 pub(super) fn run(mut parser: Parser) -> Outcome {
-    let mut is_full = false;
+    let (mut is_full, mut as_json) = (false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("full") => is_full = true,
+            Long("json") => as_json = true,
             _ => return Err(argument.unexpected().into()),
         }
     }
-    let mut report = Report::default();
-    let report = &mut report;
+    let mut report = Report::new(as_json);
+    let arguments = [(is_full, " --full"), (as_json, " --json")];
+    let given = arguments.iter().filter(|(is_given, _)| *is_given).map(|(_, text)| *text);
+    exposure::user(&mut report, &given.collect::<String>())?;
+    settings(&mut report)?;
+    let database = with_source(Config::read_database).ok();
+    if let Some(database) = &database {
+        permissions(&mut report, database)?;
+        if database.exists() {
+            contents(&mut report, database, is_full)?;
+        }
+    }
+    if logging::now_seconds() < PAST {
+        report.problem("clock", format!("it is {} here; set it", logging::now()))?;
+    } else {
+        report.ok("clock", logging::now())?;
+    }
+    if let Ok(address) = with_source(Config::read_listen) {
+        service(&mut report, address, database.as_deref())?;
+    }
+    report.finish()
+}
+
+fn settings(report: &mut Report) -> Outcome {
     match with_source(Config::read) {
         Ok(config) => {
-            ok("settings")?;
-            keys(&config)?;
+            report.ok("settings", "mailslot config prints them")?;
+            exposure::values(report, &config)?;
             descriptors(report, config.limits.connections)?;
         }
         Err(error) => {
             for problem in error.0 {
-                report.problem(&problem)?;
+                report.problem("settings", problem)?;
             }
         }
     }
-    if let Ok(database) = with_source(Config::read_database) {
-        permissions(report, &database)?;
-        if database.exists() {
-            contents(report, &database, is_full)?;
-        }
-    }
-    if logging::now_seconds() < PAST {
-        report.problem(&format!("clock: it is {} here; set it", logging::now()))?;
-    } else {
-        ok(&format!("clock: {}", logging::now()))?;
-    }
-    if let Ok(address) = with_source(Config::read_listen) {
-        service(report, address)?;
-    }
-    if report.has_problem { Err(Failure::Told) } else { Ok(()) }
-}
-
-fn keys(config: &Config) -> Outcome {
-    for (name, key) in config.keys() {
-        match weakness(&name, key) {
-            Some(weakness) => warn(&weakness)?,
-            None => ok(&format!("{name}: {} bytes", key.expose().len()))?,
-        }
-    }
-    Ok(())
+    Settings::load().map_or(Ok(()), |settings| exposure::files(report, &settings))
 }
 
 /// The service raises its own limit as far as it may.
 fn descriptors(report: &mut Report, connections: usize) -> Outcome {
     let wanted = (server::DESCRIPTORS_PER_CONNECTION * connections) as u64 + OTHER_DESCRIPTORS;
     match getrlimit(Resource::Nofile).maximum {
-        Some(limit) if limit < wanted => report.problem(&format!(
-            "open files: {limit} are allowed here, and MAX_CONNECTIONS={connections} takes up to {wanted}: raise LimitNOFILE= or ulimit -Hn"
+        Some(limit) if limit < wanted => report.problem("open files", format!(
+            "{limit} are allowed here, and MAX_CONNECTIONS={connections} takes up to {wanted}: raise LimitNOFILE= or ulimit -Hn"
         )),
-        _ => ok("open files: enough for MAX_CONNECTIONS"),
+        _ => report.ok("open files", "enough for MAX_CONNECTIONS"),
     }
 }
 
 fn permissions(report: &mut Report, database: &Path) -> Outcome {
     let shown = database.display();
-    let parent = database.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
-    let Ok(around) = fs::metadata(&folder) else {
-        return warn(&format!("folder {}: it is not there, the start makes it", folder.display()));
-    };
+    let folder = exposure::folder(database);
+    if fs::metadata(&folder).is_err() {
+        let message = format!("{} is not there, the start makes it", folder.display());
+        return report.warn("folder", message);
+    }
     if access(&folder, Access::WRITE_OK | Access::EXEC_OK).is_err() {
         let folder = folder.display();
-        report
-            .problem(&format!("folder {folder}: this user may not write it: chown or chmod it"))?;
+        report.problem("folder", format!("this user may not write {folder}: chown or chmod it"))?;
     }
     disk(report, &folder, fs::metadata(database).map_or(0, |file| file.len()))?;
     let Ok(file) = fs::metadata(database) else {
-        return ok(&format!("database {shown}: not there yet, the first start makes it"));
+        let message = format!("{shown} is not there yet, the first start makes it");
+        return report.ok("database", message);
     };
     if access(database, Access::READ_OK | Access::WRITE_OK).is_err() {
-        report.problem(&format!("database {shown}: this user may not write it: chown it"))?;
+        report.problem("database", format!("this user may not write {shown}: chown it"))?;
     }
-    let me = geteuid().as_raw();
-    if me != file.uid() {
-        warn(&format!(
-            "database {shown} belongs to user {} and this is user {me}: run the check as the service's user",
-            file.uid()
+    let (me, owner) = (geteuid().as_raw(), file.uid());
+    if me != owner {
+        report.warn("database", format!(
+            "{shown} belongs to user {owner} and this is user {me}: run the check as the service's user"
         ))?;
     }
-    // Others need the folder's x to come to the file's r.
-    if file.mode() & 0o044 & (around.mode() << 2) != 0 {
-        warn(&format!("database {shown}: others may read it: chmod 600 it"))
+    if exposure::others_may_read(database, true) {
+        report.warn("database", format!("others may read {shown}: chmod 600 it"))
     } else {
-        ok(&format!("database {shown}: nobody else may read it"))
+        report.ok("database", format!("others may not read {shown}"))
     }
 }
 
 fn disk(report: &mut Report, folder: &Path, bytes: u64) -> Outcome {
     let Ok(disk) = statvfs(folder) else {
-        return warn("disk: the free space cannot be told");
+        return report.warn("disk", "the free space cannot be told");
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let text = format!("disk: {} free, the database has {}", size(free), size(bytes));
+    let text = format!("{} free, the database has {}", size(free), size(bytes));
     if free < FREE_BYTES.max(bytes / FREE_PART) {
-        report.problem(&format!("{text}: make room, or nothing will be stored"))
+        report.problem("disk", format!("{text}: make room, or nothing will be stored"))
     } else {
-        ok(&text)
+        report.ok("disk", text)
     }
 }
 
 fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
     let problems = match store::check::look_through(database, is_full) {
         Ok(problems) => problems,
-        Err(problem) => return report.problem(&problem),
+        Err(problem) => return report.problem("database", problem),
     };
     for problem in &problems {
-        report.problem(&format!(
-            "database: {}; restore a backup, or export and import what can be read",
-            problem.replace('\n', " ")
-        ))?;
+        report.problem(
+            "database",
+            format!(
+                "{}; restore a backup, or export and import what can be read",
+                problem.replace('\n', " ")
+            ),
+        )?;
     }
     if problems.is_empty() {
-        ok("database: whole, and of this version")?;
+        report.ok("database", "whole, and of this version")?;
     }
     let recount = match store::check::recount(database) {
         Ok(recount) => recount,
-        Err(problem) => return report.problem(&format!("counters: {problem}")),
+        Err(problem) => return report.problem("counters", problem),
     };
     let mend = "mailslot export --output all.ndjson, and mailslot import it into a new database";
     let mut is_right = recount.wrong_senders == 0;
@@ -191,31 +169,55 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
         if count.counted != count.kept {
             is_right = false;
             let (what, kept, counted) = (count.of, count.kept, count.counted);
-            report.problem(&format!("counters: {kept} {what}, but there are {counted}: {mend}"))?;
+            report
+                .problem("counters", format!("{kept} {what}, but there are {counted}: {mend}"))?;
         }
     }
     if recount.wrong_senders > 0 {
         let wrong = recount.wrong_senders;
-        report.problem(&format!("counters: wrong for {wrong} senders: {mend}"))?;
+        report.problem("counters", format!("wrong for {wrong} senders: {mend}"))?;
     }
     if is_right {
         let messages = recount.counts.first().map_or(0, |count| count.kept);
-        ok(&format!("counters: right for {messages} messages"))?;
+        report.ok("counters", format!("right for {messages} messages"))?;
     }
     let newest = recount.last_created_at.unwrap_or_default();
     match message::Instant::parse(&newest) {
-        Some(instant) if instant.seconds > logging::now_seconds() + SKEW_SECONDS => report
-            .problem(&format!("clock: the newest message was stored at {newest}: set the clock")),
+        Some(instant) if instant.seconds > logging::now_seconds() + SKEW_SECONDS => {
+            let message = format!("the newest message was stored at {newest}: set the clock");
+            report.problem("clock", message)
+        }
         _ => Ok(()),
     }
 }
 
-/// Whether it runs is for the operator to know.
-fn service(report: &mut Report, address: SocketAddr) -> Outcome {
-    let patience = Duration::from_millis(HEALTHCHECK_MS_MAX);
-    match server::ask_ready(address, patience) {
-        Ok((200, _)) => ok(&format!("service: ready at {address}")),
-        Ok((_, body)) => report.problem(&format!("service: at {address}, but not ready: {body}")),
-        Err(error) => warn(&format!("service: nobody answers at {address} ({error})")),
+/// Whether it runs is for the operator to know. If it does and is ready, it has just made a commit to
+/// prove that, and this database has seen one unless the service stores in another.
+fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) -> Outcome {
+    let watch = database.map(|database| (database, CommitWatch::start(database)));
+    match server::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
+        Ok((200, _)) => {}
+        Ok((_, body)) => {
+            return report.problem("service", format!("at {address}, but not ready: {body}"));
+        }
+        Err(error) => {
+            return report.warn("service", format!("nobody answers at {address} ({error})"));
+        }
+    }
+    let (database, is_this) = match watch {
+        Some((database, Ok(watch))) => (database, watch.has_seen_one()),
+        Some((database, Err(_))) if !database.exists() => (database, Ok(false)),
+        // It cannot be read, which has been reported.
+        _ => return report.ok("service", format!("ready at {address}")),
+    };
+    match is_this {
+        Ok(true) => {
+            report.ok("service", format!("ready at {address}, and it stores in this database"))
+        }
+        Ok(false) => report.problem("service", format!(
+            "ready at {address}, but it stores in another database than {}: set DATABASE_URL and LISTEN as the service has them",
+            database.display()
+        )),
+        Err(problem) => report.problem("database", problem),
     }
 }

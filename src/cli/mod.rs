@@ -2,13 +2,16 @@
 
 mod backup;
 mod check;
+mod config;
 mod diagnosis;
 mod erase;
 mod export;
+mod exposure;
 mod healthcheck;
 mod import;
 mod json_spacing;
 mod output;
+mod report;
 mod send;
 mod settings;
 mod sign;
@@ -56,7 +59,8 @@ const VERBS: &[Verb] = &[
     ("export", "[--format ndjson|csv] [FILTERS] [--output FILE]", "write all messages that the filters mean", export::HELP, export::run),
     ("import", "FILE|-", "store the messages of a file", import::HELP, import::run),
     ("backup", "[--force] FILE", "copy the database beside the running service", backup::HELP, backup::run),
-    ("check", "[--full]", "look for what is wrong, and say what to do", check::HELP, check::run),
+    ("check", "[--full] [--json]", "look for what is wrong, and say what to do", check::HELP, check::run),
+    ("config", "[--json]", "print the effective settings and where each comes from", config::HELP, config::run),
     ("erase", "--from M | --before TS [--yes]", "erase messages for good", erase::HELP, erase::run),
 ];
 

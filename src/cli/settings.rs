@@ -1,6 +1,10 @@
 //! Where settings come from: the environment, a file of them, files that they name, credentials.
 
-use std::{collections::HashMap, env, fs, io, path::Path};
+use std::{
+    collections::HashMap,
+    env, fs, io,
+    path::{Path, PathBuf},
+};
 
 use crate::config::{ConfigError, SETTINGS, Source};
 
@@ -11,6 +15,8 @@ pub(super) struct Settings {
     lines: HashMap<String, (String, usize)>,
     /// What is wrong with the file's other lines.
     problems: Vec<String>,
+    /// SETTINGS_FILE.
+    pub(super) file: Option<PathBuf>,
 }
 
 /// Where the value of a setting was found.
@@ -22,6 +28,28 @@ pub(super) enum Place {
 }
 
 impl Settings {
+    /// Each can be set itself, by a setting that names a file, or as a credential. In this order of
+    /// precedence: the first that is there counts alone.
+    pub(super) const SECRETS: [[&str; 3]; 2] = [
+        ["WEBHOOK_SECRET", "WEBHOOK_SECRET_FILE", "webhook_secret"],
+        ["READ_TOKEN", "READ_TOKEN_FILE", "read_token"],
+    ];
+
+    /// Which of them are there for this secret.
+    pub(super) fn sources(&self, secret: &str) -> Vec<String> {
+        let names = Settings::SECRETS.iter().find(|[name, ..]| *name == secret);
+        let Some([name, file_name, credential_name]) = names else { return Vec::new() };
+        let is_set = |name: &&&str| self.find(name).is_ok_and(|found| found.is_some());
+        let set = [name, file_name].into_iter().filter(is_set).map(|name| (*name).to_owned());
+        let credential = credential(credential_name).ok().flatten();
+        set.chain(credential.map(|_| format!("credential {credential_name}"))).collect()
+    }
+
+    /// Whether the file that SETTINGS_FILE names has one of them.
+    pub(super) fn file_has_secrets(&self) -> bool {
+        Settings::SECRETS.iter().any(|[name, ..]| self.lines.contains_key(*name))
+    }
+
     /// # Errors
     /// Where SETTINGS_FILE cannot be read at all.
     pub(super) fn load() -> Result<Settings, ConfigError> {
@@ -33,7 +61,8 @@ impl Settings {
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()));
         let text =
             text.map_err(|problem| ConfigError(vec![format!("SETTINGS_FILE: {problem}")]))?;
-        Ok(Settings::parse(&path, &text))
+        let settings = Settings::parse(&path, &text);
+        Ok(Settings { file: Some(PathBuf::from(&*path)), ..settings })
     }
 
     /// `NAME=value` lines, as systemd's EnvironmentFile= and Docker's --env-file have them; `#` begins

@@ -45,6 +45,36 @@ pub(crate) fn look_through(database: &Path, is_full: bool) -> Result<Vec<String>
     Ok(found)
 }
 
+/// Notices what other connections commit to this database.
+#[derive(Debug)]
+pub(crate) struct CommitWatch {
+    connection: Connection,
+    version: i64,
+}
+
+impl CommitWatch {
+    /// # Errors
+    /// A sentence for the operator.
+    pub(crate) fn start(database: &Path) -> Result<CommitWatch, String> {
+        let connection = visit::connect(database)?;
+        let version = data_version(&connection).map_err(|error| schema::sentence(&error))?;
+        Ok(CommitWatch { connection, version })
+    }
+
+    /// Whether anything was committed since.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(crate) fn has_seen_one(&self) -> Result<bool, String> {
+        let version = data_version(&self.connection);
+        version.map(|now| now != self.version).map_err(|error| schema::sentence(&error))
+    }
+}
+
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA data_version", (), |row| row.get(0))
+}
+
 /// Counts everything, at one moment.
 ///
 /// # Errors

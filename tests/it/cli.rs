@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
@@ -18,7 +18,7 @@ use crate::harness::{
     Inbox, SECRET, command, count, database, message, message_with, sign, sign_with, signal,
 };
 
-const VERBS: [(&str, &[&str]); 11] = [
+const VERBS: [(&str, &[&str]); 12] = [
     ("serve", &[]),
     ("healthcheck", &[]),
     ("sign", &["FILE"]),
@@ -28,7 +28,8 @@ const VERBS: [(&str, &[&str]); 11] = [
     ("export", &["--format", "--from", "--to", "--since", "--until", "--q", "--output"]),
     ("import", &["FILE"]),
     ("backup", &["--force", "FILE"]),
-    ("check", &["--full"]),
+    ("check", &["--full", "--json"]),
+    ("config", &["--json"]),
     ("erase", &["--from", "--before", "--yes"]),
 ];
 
@@ -324,13 +325,14 @@ fn check_finds_a_healthy_inbox_healthy() {
         let text = stdout(&output);
         assert_eq!(output.status.code(), Some(0), "{text}");
         for line in [
-            "ok       settings\n",
-            "warning  secret 1 has 10 bytes",
+            "ok       settings: ",
+            "warning  secret 1: 10 bytes",
             "ok       disk: ",
             "ok       database: whole",
             "ok       counters: right for 200 messages\n",
             "ok       clock: 20",
             "ok       service: ready at ",
+            ", and it stores in this database\n",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
@@ -349,8 +351,11 @@ fn check_says_what_is_wrong() {
     assert!(status == 0 && text.contains("not there yet"), "{text}");
     assert!(!database(folder.path()).exists(), "it has made none");
     let wrong = check(command(folder.path()).env("WORKERS", "many").env("LOG_LEVEL", "loud"));
-    assert!(wrong.0 == 1 && wrong.1.contains("PROBLEM  WORKERS=\"many\": expected"), "{wrong:?}");
-    assert!(wrong.1.contains("PROBLEM  LOG_LEVEL=\"loud\": expected"), "{wrong:?}");
+    assert!(
+        wrong.0 == 1 && wrong.1.contains("PROBLEM  settings: WORKERS=\"many\": expected"),
+        "{wrong:?}"
+    );
+    assert!(wrong.1.contains("PROBLEM  settings: LOG_LEVEL=\"loud\": expected"), "{wrong:?}");
 
     let inbox = Inbox::start_in(folder);
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
@@ -391,6 +396,179 @@ fn check_says_what_is_wrong() {
     tamper("PRAGMA user_version = 99");
     let (status, text) = check(&mut command(folder.path()));
     assert!(status == 1 && text.contains("version 99"), "{text}");
+}
+
+/// What `check --json` finds, under these changes to a stopped inbox's settings.
+fn found(settings: &[(&str, &str)]) -> Vec<(String, String, String)> {
+    let folder = Inbox::start().stop();
+    for (name, mode) in [("private", 0o600), ("public", 0o644)] {
+        let file = folder.path().join(name);
+        fs::write(&file, "a secret that is long enough\n").unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::write(folder.path().join("public.env"), "READ_TOKEN=a-token-that-is-long-enough\n")
+        .unwrap();
+    fs::set_permissions(database(folder.path()), fs::Permissions::from_mode(0o600)).unwrap();
+    // Others could otherwise not come to the files in it.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(folder.path().join("credentials")).unwrap();
+    fs::write(folder.path().join("credentials/webhook_secret"), SECRET).unwrap();
+    let mut command = command(folder.path());
+    let output = run(command.envs(settings.iter().copied()), &["check", "--json"]);
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let findings = report["findings"].as_array().unwrap().iter();
+    let text = |finding: &Value, name: &str| finding[name].as_str().unwrap().to_owned();
+    let findings: Vec<_> = findings
+        .map(|finding| (text(finding, "level"), text(finding, "what"), text(finding, "message")))
+        .collect();
+    let worst =
+        ["problem", "warning", "ok"].into_iter().find(|l| findings.iter().any(|f| f.0 == *l));
+    assert_eq!(report["verdict"].as_str(), worst, "{report}");
+    assert_eq!(output.status.code(), Some(i32::from(worst == Some("problem"))), "{report}");
+    assert!(!stdout(&output).contains("long enough"), "{report}");
+    findings
+}
+
+#[test]
+fn check_finds_secrets_that_are_weak_readable_by_others_or_given_twice() {
+    const LONG: &str = "0123456789abcdef";
+    for (settings, what, message) in [
+        (
+            &[("WEBHOOK_SECRET", ""), ("WEBHOOK_SECRET_FILE", "public")][..],
+            "WEBHOOK_SECRET_FILE",
+            "others may read public",
+        ),
+        (&[("READ_TOKEN_FILE", "public.env")], "READ_TOKEN_FILE", "others may read public.env"),
+        (&[("SETTINGS_FILE", "public.env")], "SETTINGS_FILE", "others may read public.env"),
+        (&[("WEBHOOK_SECRET_FILE", "private")], "WEBHOOK_SECRET", "WEBHOOK_SECRET_FILE is ignored"),
+        (
+            &[("READ_TOKEN", LONG), ("READ_TOKEN_FILE", "public.env")],
+            "READ_TOKEN",
+            "READ_TOKEN_FILE is ignored",
+        ),
+        (
+            &[("CREDENTIALS_DIRECTORY", "credentials")],
+            "WEBHOOK_SECRET",
+            "credential webhook_secret is ignored",
+        ),
+        (&[("READ_TOKEN", "0123456789abcdef short")], "read token 2", "5 bytes"),
+        (&[("LISTEN", "0.0.0.0:0")], "LISTEN", "set READ_TOKEN"),
+        (&[("LISTEN", "[::]:0")], "LISTEN", "set READ_TOKEN"),
+    ] {
+        let findings = found(settings);
+        let is_it = |finding: &&(String, String, String)| {
+            finding.0 == "warning" && finding.1 == what && finding.2.contains(message)
+        };
+        assert_eq!(findings.iter().filter(is_it).count(), 1, "{what} {message}: {findings:?}");
+    }
+    for settings in [
+        &[("WEBHOOK_SECRET", ""), ("WEBHOOK_SECRET_FILE", "private")][..],
+        &[("WEBHOOK_SECRET", LONG), ("READ_TOKEN", LONG), ("LISTEN", "0.0.0.0:0")],
+        &[("WEBHOOK_SECRET", LONG), ("LISTEN", "[::1]:0")],
+    ] {
+        let findings = found(settings);
+        let is_fine =
+            |(level, what, _): &(String, String, String)| level == "ok" || what == "service";
+        assert!(findings.iter().all(is_fine), "{findings:?}");
+    }
+}
+
+#[test]
+fn check_finds_that_the_running_service_stores_in_another_database() {
+    let inbox = Inbox::start();
+    let other = Inbox::start().stop();
+    for (path, is_right) in [
+        (database(inbox.folder.path()), true),
+        (database(other.path()), false),
+        (inbox.folder.path().join("none.db"), false),
+    ] {
+        let mut command = beside(&inbox);
+        let output = run(command.env("DATABASE_URL", &path), &["check"]);
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(i32::from(!is_right)), "{text}");
+        assert_eq!(text.contains("it stores in this database"), is_right, "{text}");
+        let problem = "PROBLEM  service: ready at ";
+        assert_eq!(text.contains(problem), !is_right, "{text}");
+        assert_eq!(text.contains("stores in another database than"), !is_right, "{text}");
+    }
+    assert!(!inbox.folder.path().join("none.db").exists());
+}
+
+#[test]
+fn check_as_root_under_systemd_says_how_to_run_it_as_the_services_user() {
+    let inbox = Inbox::start();
+    let unit = fs::read_to_string("packaging/mailslot.service").unwrap();
+    // systemd is there as sd_booted(3) sees it, in a namespace of the test's own.
+    let script = "mount -t tmpfs none /run && mkdir -p /run/systemd/system && exec \"$0\" check";
+    let mut unshared = Command::new("unshare");
+    unshared.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args(["-m", "sh", "-c"]);
+    for (name, value) in beside(&inbox).get_envs() {
+        unshared.env(name, value.unwrap());
+    }
+    let Ok(output) = unshared.args([script, env!("CARGO_BIN_EXE_mailslot")]).output() else {
+        return;
+    };
+    if !stdout(&output).contains("ok       settings") {
+        eprintln!("skipped: this user may not mount: {}", stderr(&output));
+        return;
+    }
+    let text = stdout(&output);
+    let line = text.lines().find(|line| line.starts_with("warning  user: this is root"));
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("systemd-run --pipe --wait ") && line.ends_with(" check"), "{line}");
+    // What the unit says of its user, its folder and its settings.
+    for property in line.split(" -p ").skip(1) {
+        let property = property.split(' ').next().unwrap();
+        assert!(property == "User=mailslot" || unit.contains(property), "{property}");
+    }
+    assert!(!stdout(&run(&mut beside(&inbox), &["check"])).contains("systemd-run"));
+}
+
+#[test]
+fn config_prints_the_effective_settings_with_their_sources_and_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("token"), "first-token\nsecond-token\n").unwrap();
+    fs::create_dir(folder.path().join("credentials")).unwrap();
+    fs::write(folder.path().join("credentials/webhook_secret"), SECRET).unwrap();
+    fs::write(folder.path().join("settings"), "# comment\nWORKERS=3\nLOG_LEVEL=debug\n").unwrap();
+    let config = |arguments: &[&str], settings: &[(&str, &str)]| {
+        let mut command = command(folder.path());
+        command.env_remove("WEBHOOK_SECRET").env("CREDENTIALS_DIRECTORY", "credentials");
+        command.env("READ_TOKEN_FILE", "token").env("SETTINGS_FILE", "settings");
+        command.env("LOG_LEVEL", "ERROR");
+        run(command.envs(settings.iter().copied()).arg("config"), arguments)
+    };
+    let output = config(&["--json"], &[]);
+    let settings: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    for (name, value, source) in [
+        ("WEBHOOK_SECRET", json!("***"), "credential webhook_secret"),
+        ("WEBHOOK_SECRET_FILE", Value::Null, "default"),
+        ("READ_TOKEN", json!("*** ***"), "READ_TOKEN_FILE"),
+        ("READ_TOKEN_FILE", json!("token"), "environment"),
+        ("LISTEN", json!("127.0.0.1:0"), "environment"),
+        ("WORKERS", json!("3"), "SETTINGS_FILE line 2"),
+        ("LOG_LEVEL", json!("ERROR"), "environment"),
+        ("MAX_CONNECTIONS", json!("1024"), "default"),
+        ("RETENTION_DAYS", Value::Null, "default"),
+    ] {
+        assert_eq!(settings[name], json!({ "value": value, "source": source }), "{name}");
+    }
+    let names: Vec<_> = mailslot::config::SETTINGS.iter().map(|setting| setting.name).collect();
+    assert_eq!(settings.as_object().unwrap().len(), names.len());
+    let text = stdout(&config(&[], &[]));
+    assert_eq!(text.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), names);
+    assert!(text.contains(" 3 [SETTINGS_FILE line 2]\n"), "{text}");
+    for secret in [SECRET, "first-token", "second-token"] {
+        assert!(!text.contains(secret) && !stdout(&output).contains(secret), "{text}");
+    }
+    let output = config(&["--json"], &[("WEBHOOK_SECRET", SECRET)]);
+    let settings: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(settings["WEBHOOK_SECRET"], json!({ "value": "***", "source": "environment" }));
+
+    let output = config(&[], &[("LISTEN", "nowhere"), ("IDLE_MS", "x")]);
+    failed(&output, 2, "LISTEN=\"nowhere\": expected");
+    failed(&output, 2, "IDLE_MS=\"x\": expected");
+    assert_eq!(stdout(&output), "");
 }
 
 fn follow(inbox: &Inbox, arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {

@@ -1,0 +1,108 @@
+//! For `mailslot check`: who else can read the secrets, the database and the messages.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::process::geteuid;
+
+use super::{Outcome, report::Report, settings::Settings};
+use crate::config::{Config, weakness};
+
+/// There while systemd is the init system (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+/// Where packaging/mailslot.service takes its credentials from.
+const CREDENTIALS: &str = "/etc/mailslot";
+
+/// The settings as they are found, whether or not they can be used.
+pub(super) fn files(report: &mut Report, settings: &Settings) -> Outcome {
+    for [name, file_name, _] in Settings::SECRETS {
+        if let Ok(Some((path, _))) = settings.find(file_name) {
+            file(report, file_name, Path::new(&path))?;
+        }
+        if let [counts, ignored @ ..] = &*settings.sources(name)
+            && !ignored.is_empty()
+        {
+            let (ignored, verb) =
+                (ignored.join(" and "), if ignored.len() > 1 { "are" } else { "is" });
+            report.warn(
+                name,
+                format!("{counts} counts, and {ignored} {verb} ignored: remove what is not meant"),
+            )?;
+        }
+    }
+    match &settings.file {
+        Some(path) if settings.file_has_secrets() => file(report, "SETTINGS_FILE", path),
+        _ => Ok(()),
+    }
+}
+
+fn file(report: &mut Report, name: &str, path: &Path) -> Outcome {
+    let shown = path.display();
+    if others_may_read(path, false) {
+        report.warn(
+            name,
+            format!("others may read {shown}: chmod o= it, or 600 if it is the service's own"),
+        )
+    } else {
+        report.ok(name, format!("others may not read {shown}"))
+    }
+}
+
+/// Whether other users may: `as_group` also counts the file's group, which is how a file of root's is
+/// given to a service and to nobody else.
+pub(super) fn others_may_read(path: &Path, as_group: bool) -> bool {
+    // Where it is, and not a link to it.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.mode());
+    // A group gets to the file's r only with the x of its folder, and so do others.
+    let readable = mode(&path) & (mode(&folder(&path)) << 2);
+    readable & if as_group { 0o044 } else { 0o004 } != 0
+}
+
+/// In which a file is.
+pub(super) fn folder(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// The settings that are in effect.
+pub(super) fn values(report: &mut Report, config: &Config) -> Outcome {
+    for (name, key) in config.keys() {
+        match weakness(key) {
+            Some(weakness) => report.warn(&name, weakness)?,
+            None => report.ok(&name, format!("{} bytes", key.expose().len()))?,
+        }
+    }
+    let is_loopback = config.listen.ip().to_canonical().is_loopback();
+    if config.read_tokens.is_empty() && !is_loopback {
+        let address = config.listen;
+        report.warn("LISTEN", format!("whoever reaches {address} can read every message: set READ_TOKEN, or listen on 127.0.0.1"))?;
+    }
+    Ok(())
+}
+
+/// Root may read and write anything, has not the service's credentials, and finds other permissions
+/// right than the service does.
+pub(super) fn user(report: &mut Report, arguments: &str) -> Outcome {
+    if !geteuid().is_root() || !Path::new(SYSTEMD).is_dir() {
+        return Ok(());
+    }
+    let program = env::current_exe().unwrap_or_else(|_| PathBuf::from("mailslot"));
+    let mut credentials = String::new();
+    for name in ["webhook_secret", "read_token"] {
+        if Path::new(CREDENTIALS).join(name).exists() {
+            let _ = write!(credentials, " -p LoadCredential={name}:{CREDENTIALS}/{name}");
+        }
+    }
+    // User= has this unit share the service's dynamic user: with another one, systemd would give the
+    // state folder to that user while the service runs.
+    report.warn("user", format!(
+        "this is root: to check what packaging/mailslot.service runs, with its user and its settings, run systemd-run --pipe --wait -p DynamicUser=yes -p User=mailslot -p StateDirectory=mailslot -p StateDirectoryMode=0700 -p Environment=DATABASE_URL=sqlite:////var/lib/mailslot/mailslot.db -p EnvironmentFile=-/etc/mailslot/mailslot.env{credentials} {} check{arguments}",
+        program.display(),
+    ))
+}
