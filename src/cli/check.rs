@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path, time::Dura
 use lexopt::{Arg::Long, Parser};
 use rustix::{
     fs::{Access, access, statvfs},
+    io::Errno,
     process::{Resource, geteuid, getrlimit},
 };
 
@@ -104,17 +105,20 @@ fn permissions(report: &mut Report, database: &Path) -> Outcome {
         let message = format!("{} is not there, the start makes it", folder.display());
         return report.warn("folder", message);
     }
-    if access(&folder, Access::WRITE_OK | Access::EXEC_OK).is_err() {
-        let folder = folder.display();
-        report.problem("folder", format!("this user may not write {folder}: chown or chmod it"))?;
+    if let Err(error) = access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
+        report.problem("folder", unwritable(&folder, error, "chown or chmod it"))?;
     }
     disk(report, &folder, fs::metadata(database).map_or(0, |file| file.len()))?;
     let Ok(file) = fs::metadata(database) else {
         let message = format!("{shown} is not there yet, the first start makes it");
         return report.ok("database", message);
     };
-    if access(database, Access::READ_OK | Access::WRITE_OK).is_err() {
-        report.problem("database", format!("this user may not write {shown}: chown it"))?;
+    // Which is reported where it is to be opened.
+    if file.is_dir() {
+        return Ok(());
+    }
+    if let Err(error) = access(database, Access::READ_OK | Access::WRITE_OK) {
+        report.problem("database", unwritable(database, error, "chown it"))?;
     }
     let (me, owner) = (geteuid().as_raw(), file.uid());
     if me != owner {
@@ -126,6 +130,14 @@ fn permissions(report: &mut Report, database: &Path) -> Outcome {
         report.warn("database", format!("others may read {shown}: chmod 600 it"))
     } else {
         report.ok("database", format!("others may not read {shown}"))
+    }
+}
+
+fn unwritable(path: &Path, error: Errno, advice: &str) -> String {
+    let path = path.display();
+    match error {
+        Errno::ROFS => format!("{path}: {}", store::READ_ONLY),
+        _ => format!("this user may not write {path}: {advice}"),
     }
 }
 

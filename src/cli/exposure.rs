@@ -102,7 +102,7 @@ pub(super) fn user(report: &mut Report, arguments: &str) -> Outcome {
     // User= has this unit share the service's dynamic user: with another one, systemd would give the
     // state folder to that user while the service runs.
     report.warn("user", format!(
-        "this is root: to check what packaging/mailslot.service runs, with its user and its settings, run systemd-run --pipe --wait -p DynamicUser=yes -p User=mailslot -p StateDirectory=mailslot -p StateDirectoryMode=0700 -p Environment=DATABASE_URL=sqlite:////var/lib/mailslot/mailslot.db -p EnvironmentFile=-/etc/mailslot/mailslot.env{credentials} {} check{arguments}",
+        "this is root: to check what packaging/mailslot.service runs, with its user and its settings, run systemd-run --quiet --pipe --wait -p DynamicUser=yes -p User=mailslot -p StateDirectory=mailslot -p StateDirectoryMode=0700 -p Environment=DATABASE_URL=sqlite:////var/lib/mailslot/mailslot.db -p EnvironmentFile=-/etc/mailslot/mailslot.env{credentials} {} check{arguments}",
         program.display(),
     ))
 }

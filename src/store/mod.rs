@@ -147,7 +147,7 @@ fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
     }
 }
 
-const READ_ONLY: &str =
+pub(crate) const READ_ONLY: &str =
     "it is on a read-only file system: mount that writable, or choose another path";
 
 /// Whether the file, or the folder in which it would be, is on a file system that is mounted read-only.

@@ -128,14 +128,15 @@ fn it_refuses_a_locked_database_and_a_folder_it_may_not_write() {
 #[test]
 fn a_read_only_file_system_is_named_as_the_reason() {
     // A bind mount in a namespace of the test's own, which a user other than root may not make.
-    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && exec \"$0\"";
+    let script =
+        "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && exec \"$0\" $VERB";
     let program = env!("CARGO_BIN_EXE_mailslot");
-    let start = |folder: &Path, path: &str| {
+    let start = |folder: &Path, path: &str, verb: &str| {
         let mut command = Command::new("unshare");
         command.env_clear().args(["-m", "sh", "-c", script, program]).arg(folder);
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("WEBHOOK_SECRET", "testsecret");
         command.env("LISTEN", "127.0.0.1:0").env("DATABASE_URL", folder.join(path));
-        command.output()
+        command.env("VERB", verb).output()
     };
     let can_mount = Command::new("unshare").args(["-m", "true"]).output();
     if !can_mount.is_ok_and(|output| output.status.success()) {
@@ -144,10 +145,15 @@ fn a_read_only_file_system_is_named_as_the_reason() {
     }
     let folder = Inbox::start().stop();
     for path in ["mailslot.db", "new.db", "folder/new.db"] {
-        let output = start(folder.path(), path).unwrap();
+        let output = start(folder.path(), path, "serve").unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let told = stderr(&output);
         assert!(told.to_lowercase().contains("read-only file system"), "{path}: {told}");
+        if !path.contains('/') {
+            let output = start(folder.path(), path, "check").unwrap();
+            let told = String::from_utf8(output.stdout).unwrap();
+            assert!(told.contains("it is on a read-only file system"), "{path}: {told}");
+        }
     }
 }
 
