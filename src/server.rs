@@ -539,6 +539,7 @@ fn ask(mut stream: TcpStream) -> io::Result<(u16, String)> {
 
 /// The watchdog's own end of its connection while it asks. No other client can have that address and
 /// port at the same time, so none can have its requests logged as the watchdog's.
+/// An answer that the watchdog has not waited for is logged as any other.
 static WATCHDOG: Mutex<Option<SocketAddr>> = Mutex::new(None);
 
 fn set_watchdog(address: Option<SocketAddr>) {

@@ -515,7 +515,10 @@ fn check_as_root_under_systemd_says_how_to_run_it_as_the_services_user() {
     let text = stdout(&output);
     let line = text.lines().find(|line| line.starts_with("warning  user: this is root"));
     let line = line.unwrap_or_else(|| panic!("{text}"));
-    assert!(line.contains("systemd-run --quiet --pipe --wait ") && line.ends_with(" check"), "{line}");
+    assert!(
+        line.contains("systemd-run --quiet --pipe --wait ") && line.ends_with(" check"),
+        "{line}"
+    );
     // What the unit says of its user, its folder and its settings.
     for property in line.split(" -p ").skip(1) {
         let property = property.split(' ').next().unwrap();

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::harness::{Inbox, at_once, count, database, message, refused, refused_in};
+use crate::harness::{Inbox, Reply, at_once, count, database, message, refused, refused_in};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -432,29 +432,31 @@ fn the_watchdogs_own_requests_are_logged_as_debug_and_no_clients_are() {
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let inbox = Inbox::start_with(folder, |command| {
             command.env("NOTIFY_SOCKET", path);
-            command.env("WATCHDOG_USEC", "400000").env("LOG_LEVEL", level);
+            command.env("WATCHDOG_USEC", "4000000").env("LOG_LEVEL", level);
         });
-        // READY=1 and nine answers to the watchdog, with a client's between them.
-        for number in 0..10 {
-            socket.recv(&mut [0; 64]).unwrap();
-            if number == 5 {
-                let line = inbox.request_log(&inbox.get("/health/ready"));
-                assert_eq!(
-                    (&line["level"], &line["path"]),
-                    (&json!("INFO"), &json!("/health/ready"))
-                );
-            }
-        }
-        let last = inbox.get("/health/live");
-        let mut of_watchdog = 0;
+        let id = |reply: &Reply| reply.header("X-Request-ID").unwrap().to_owned();
+        // READY=1 and three answers to the watchdog, with a client's between them.
+        let (ready, first) = (socket.recv(&mut [0; 64]), socket.recv(&mut [0; 64]));
+        let of_client = id(&inbox.get("/health/ready"));
+        let others = [ready, first, socket.recv(&mut [0; 64]), socket.recv(&mut [0; 64])];
+        assert!(others.iter().all(Result::is_ok), "{others:?}");
+        let last = id(&inbox.get("/health/live"));
+        let (mut client, mut watchdog, mut unanswered) = (Vec::new(), Vec::new(), 0);
         inbox.wait_for_log(|line| {
-            if line["path"] == "/health/ready" {
-                assert_eq!(line["level"], "DEBUG", "{level}: {line}");
-                of_watchdog += 1;
+            let is_of = |id: &str| line["request_id"] == id;
+            // On a busy machine the watchdog may not wait for an answer, which is then any client's.
+            unanswered +=
+                usize::from(line["msg"].as_str().unwrap().starts_with("mailslot does not"));
+            if is_of(&of_client) {
+                client.push(line["level"].clone());
+            } else if line["path"] == "/health/ready" {
+                watchdog.push(line["level"].clone());
             }
-            line["request_id"] == last.header("X-Request-ID").unwrap()
+            is_of(&last)
         });
-        // Those before the client's own line were read with it.
-        assert_eq!(of_watchdog > 0, level == "DEBUG", "{of_watchdog}");
+        assert_eq!(client, ["INFO"], "{level}");
+        let as_info = watchdog.iter().filter(|level| *level != "DEBUG").count();
+        assert!(as_info <= unanswered, "{level}: {watchdog:?}, {unanswered} unanswered");
+        assert_eq!(watchdog.len() > as_info, level == "DEBUG", "{watchdog:?}");
     }
 }
