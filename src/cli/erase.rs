@@ -45,20 +45,18 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
     // Erasing creates and migrates what it opens.
     drop(store::visit(&database)?);
     let messages = count(&database, &what)?;
-    if messages == 0 {
+    if is_unfinished(&database)? {
+        log::warn!("an earlier erasure was interrupted: its file is rebuilt now");
+    } else if messages == 0 {
         let (option, value) = match &what {
             What::From(sender) => ("--from", sender.clone()),
             What::Before(instant) => ("--before", instant.text()),
         };
-        return Err(Failure::Usage(format!(
-            "no message matches {option} {value}, so nothing was erased"
-        )));
+        let problem = format!("no message matches {option} {value}, so nothing was erased");
+        return Err(Failure::Usage(problem));
     }
-    if !is_sure && !agrees(messages)? {
+    if !is_sure && messages > 0 && !agrees(messages)? {
         return Err(Failure::Failed("nothing was erased".to_owned()));
-    }
-    if is_unfinished(&database)? {
-        log::warn!("an earlier erasure was interrupted: its file is rebuilt now");
     }
     let mut progress = Progress::start();
     let gone = erase(&database, &what, &mut |gone| {

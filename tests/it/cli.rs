@@ -867,6 +867,15 @@ fn erase_of_a_sender_without_messages_says_so_and_exits_with_2() {
         assert_eq!(stdout(&output), "");
     }
     assert_eq!(inbox.rows(), 1);
+
+    // Unless an erasure was interrupted, of which this one does the rest.
+    let connection = rusqlite::Connection::open(database(inbox.folder.path())).unwrap();
+    connection.execute_batch("UPDATE totals SET erasing = 1").unwrap();
+    drop(connection);
+    let output = run(&mut beside(&inbox), &["erase", "--from", "+1", "--yes"]);
+    assert_eq!((output.status.code(), &*stdout(&output)), (Some(0), "messages erased: 0\n"));
+    assert!(stderr(&output).contains("was interrupted"), "{output:?}");
+    assert_eq!(inbox.count("SELECT erasing FROM totals"), 0);
 }
 
 #[test]
