@@ -1,7 +1,7 @@
 //! Requests that only a raw socket can send.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -48,6 +48,56 @@ fn framing_that_can_be_read_in_two_ways_is_400_and_nothing_more_is_processed() {
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{header}: {answer}");
     }
     assert_eq!(inbox.rows(), 0);
+}
+
+/// Sends a request with a valid delivery behind it, of which nothing may be processed.
+fn is_refused_with_all_that_follows(inbox: &Inbox, request: &str) {
+    let answer = inbox.raw(format!("{request}{}", post("smuggled")).as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{request:?}: {answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{request:?}: {answer}");
+}
+
+#[test]
+fn a_head_that_rfc_9112_does_not_allow_is_400_and_nothing_more_is_processed() {
+    let inbox = Inbox::start();
+    for header in [
+        ": no name",
+        "Bad\0Name: x",
+        "Bad\x1fName: x",
+        "Bad\x7fName: x",
+        "Bad,Name: x",
+        "Bad(Name): x",
+        "\"Name\": x",
+        "Content-Length\0: 5",
+        "A: b\nContent-Length: 5",
+        "A: b\rContent-Length: 5",
+        "A: b\0c",
+        "A: \x01",
+        "A: b\x7fc",
+        "A: b\x0bc",
+        "Host: y",
+        "host: x",
+    ] {
+        let request = format!("GET /stats HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n");
+        is_refused_with_all_that_follows(&inbox, &request);
+    }
+    for line in [
+        "GET  HTTP/1.1",
+        "GET /stats\n HTTP/1.1",
+        "GET /st\0ats HTTP/1.1",
+        "GET /stats?q=\x7f HTTP/1.1",
+        "GET /stats\tx HTTP/1.1",
+        "G\0T /stats HTTP/1.1",
+        "G(T /stats HTTP/1.1",
+        "GET /stats HTTP/1.1x",
+        "GET /stats HTTP/1.1\tx",
+    ] {
+        is_refused_with_all_that_follows(&inbox, &format!("{line}\r\nHost: x\r\n\r\n"));
+    }
+    assert_eq!(inbox.rows(), 0);
+    let allowed = "GET /stats HTTP/1.1\r\nHost: x\r\n!#$%&'*+-.^_`|~9: a\tb \"(,;\\\r\nEmpty:\r\n";
+    let answer = inbox.raw(format!("{allowed}Connection: close\r\n\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
 #[test]
@@ -193,8 +243,16 @@ fn a_body_announced_with_expect_is_read_and_http_1_0_is_answered() {
 fn whoever_pipelines_without_end_is_cut_off_and_nobody_else() {
     let inbox = Inbox::start();
     let mut stream = inbox.connect();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     let flood = "GET /stats HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
-    while stream.write_all(flood.as_bytes()).is_ok() {}
+    let end = Instant::now() + Duration::from_secs(20);
+    let error = loop {
+        match stream.write_all(flood.as_bytes()) {
+            Ok(()) => assert!(Instant::now() < end, "it reads and answers without end"),
+            Err(error) => break error,
+        }
+    };
+    assert_ne!(error.kind(), ErrorKind::WouldBlock, "it neither reads nor disconnects");
     assert_eq!(inbox.get("/health/live").status, 200);
 }
 
@@ -304,10 +362,21 @@ fn a_refusal_is_told_even_while_as_many_clients_are_slow_as_can_be_waited_for() 
 #[test]
 fn a_target_in_absolute_form_is_its_path_and_close_is_close() {
     let inbox = Inbox::start();
-    for target in ["http://x/health/live", "HTTP://x:80/health/live?q=1", "/health/live?"] {
+    let (live, page, unknown) = (r#"{"status":"ok"}"#, "text/html", "Not Found");
+    for (target, expected) in [
+        ("http://x/health/live", live),
+        ("HTTP://x:80/health/live?q=1", live),
+        ("/health/live?", live),
+        ("/health/live#top", live),
+        ("http://x/health/live#top?q=1", live),
+        ("http://x?/health/live", page),
+        ("http://x#/health/live", page),
+        ("http://x?http://x/health/live", page),
+        ("/nope?http://x/health/live", unknown),
+    ] {
         let answer =
             inbox.raw(format!("GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n").as_bytes());
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{target}: {answer}");
+        assert!(answer.contains(expected), "{target}: {answer}");
     }
     // tiny_http looks at the first such header only, and would wait for more.
     let started = Instant::now();
