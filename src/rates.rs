@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -81,17 +81,22 @@ impl Limiter {
             if !is_trusted(client) {
                 break;
             }
-            // Some proxies add a port.
-            let hop = hop.trim();
-            let bare = hop
-                .parse()
-                .ok()
-                .or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()));
-            let Some(address) = bare else { break };
+            let Some(address) = forwarded_address(hop.trim()) else { break };
             client = address.to_canonical();
         }
         client
     }
+}
+
+/// An address as proxies write it: bare, or with a port, and then in brackets if it is IPv6. Some
+/// write the brackets without a port, too.
+fn forwarded_address(text: &str) -> Option<IpAddr> {
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if let Some(address) = bracketed {
+        return address.parse().ok().map(IpAddr::V6);
+    }
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    text.parse().ok().or_else(with_port)
 }
 
 fn next(back: Option<Instant>, rate: u32, now: Instant) -> Result<Instant, Error> {
@@ -153,6 +158,12 @@ mod tests {
             ("127.0.0.1", vec!["6.6.6.6, 198.51.100.7"], "198.51.100.7"),
             ("127.0.0.1", vec!["6.6.6.6", "198.51.100.7, 10.1.2.3"], "198.51.100.7"),
             ("2001:db8::5", vec!["198.51.100.7:4711"], "198.51.100.7"),
+            ("127.0.0.1", vec!["2001:dba::7"], "2001:dba::7"),
+            ("127.0.0.1", vec!["[2001:dba::7]"], "2001:dba::7"),
+            ("127.0.0.1", vec!["[2001:dba::7]:4711"], "2001:dba::7"),
+            ("127.0.0.1", vec!["6.6.6.6, [2001:dba::7] ,[2001:db8::9]:80"], "2001:dba::7"),
+            ("127.0.0.1", vec!["[::ffff:198.51.100.7]"], "198.51.100.7"),
+            ("127.0.0.1", vec!["[198.51.100.7]"], "127.0.0.1"),
             ("::ffff:10.0.0.1", vec!["junk, 198.51.100.7"], "198.51.100.7"),
             ("127.0.0.1", vec!["198.51.100.7, junk"], "127.0.0.1"),
             ("11.0.0.1", vec!["198.51.100.7"], "11.0.0.1"),
