@@ -45,6 +45,7 @@ const TIME: &[BorrowedFormatItem<'_>] =
 
 static SINK: OnceLock<Arc<Sink>> = OnceLock::new();
 static PANICS: AtomicU64 = AtomicU64::new(0);
+static TINY_HTTP_PANICS: AtomicU64 = AtomicU64::new(0);
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
 
 /// Lines left out since the start because clients caused too many.
@@ -52,9 +53,14 @@ pub(crate) fn suppressed() -> u64 {
     SUPPRESSED.load(Relaxed)
 }
 
-/// Panics since [`init`], in any thread.
+/// Panics since [`init`], in any thread, but those of tiny_http.
 pub(crate) fn panics() -> u64 {
     PANICS.load(Relaxed)
+}
+
+/// Panics of tiny_http, which clients can cause (H7 in docs/TINY_HTTP.md).
+pub(crate) fn tiny_http_panics() -> u64 {
+    TINY_HTTP_PANICS.load(Relaxed)
 }
 
 /// The present as `2026-11-22T10:00:00.123Z`.
@@ -109,13 +115,14 @@ pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
     let _ = SINK.set(Arc::clone(&sink));
     let at_panic = Arc::clone(&sink);
     std::panic::set_hook(Box::new(move |panic| {
-        PANICS.fetch_add(1, Relaxed);
         let thread = thread::current();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("");
         let is_main = thread.name() == Some("main");
         let is_ours = !place.contains("tiny_http");
-        let target = if is_ours { TROUBLE } else { CLIENT };
+        let (target, count) =
+            if is_ours { (TROUBLE, &PANICS) } else { (CLIENT, &TINY_HTTP_PANICS) };
+        count.fetch_add(1, Relaxed);
         log::error!(target: target, thread = thread.name().unwrap_or(""), place = place.as_str(), panic = message; "panic");
         if is_main {
             // The process ends with this thread.

@@ -312,8 +312,14 @@ impl Metrics {
             (
                 "panics_total",
                 "counter",
-                "Panics contained; one in a request is an answer of 500.",
+                "Panics of mailslot, contained; one in a request is an answer of 500.",
                 logging::panics(),
+            ),
+            (
+                "tiny_http_panics_total",
+                "counter",
+                "Panics of tiny_http, contained; clients that reset connections cause them.",
+                logging::tiny_http_panics(),
             ),
             (
                 "log_lines_suppressed_total",

@@ -1,5 +1,7 @@
 //! Health, metrics, logs, and what every answer has in common.
 
+use std::{io::Write, time::Duration};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Inbox, message, message_with, sign};
@@ -179,6 +181,24 @@ fn every_metric_is_there_from_the_start_and_counts() {
     let count = inbox.metric("request_latency_ms_count");
     assert_eq!(inbox.metric("request_latency_ms_bucket{le=\"+Inf\"}"), count + 1);
     check_exposition(&text);
+}
+
+#[test]
+fn panics_of_tiny_http_that_clients_cause_are_not_counted_as_panics_of_mailslot() {
+    let inbox = Inbox::start();
+    // Reset before they are accepted: tiny_http asks for the address of a client that has none left.
+    inbox.signal("-STOP");
+    for _ in 0..20 {
+        let mut stream = inbox.connect();
+        stream.write_all(b"GET /health/live HTTP/1.1\r\n\r\n").unwrap();
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    }
+    inbox.signal("-CONT");
+    let line = inbox.wait_for_log(|line| line["msg"] == "panic");
+    assert!(line["place"].as_str().unwrap().contains("tiny_http"), "{line}");
+    assert!(inbox.metric("tiny_http_panics_total") > 0);
+    assert_eq!(inbox.metric("panics_total"), 0);
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
 }
 
 /// The rules of the text format that a scraper trips over.
