@@ -236,6 +236,9 @@ impl Inherited {
 /// [`Inherited::from_itself`] and [`Inherited::restarts`] in the environment.
 pub const INHERITED_SOCKET: &str = "MAILSLOT_SOCKET";
 pub const INHERITED_RESTARTS: &str = "MAILSLOT_RESTARTS";
+/// The path that the first of these processes was started as: a later one that runs a file which has
+/// been replaced meanwhile cannot find it out.
+pub const INHERITED_PROGRAM: &str = "MAILSLOT_PROGRAM";
 /// systemd passes its sockets from this number on.
 const SYSTEMD_SOCKET: RawFd = 3;
 

@@ -1,23 +1,36 @@
-//! The process that serves: signals, systemd, and becoming itself anew.
+//! The process that serves: signals, systemd, and restarting in place.
+
+mod restart;
 
 use std::{
     env, io,
     net::SocketAddr,
-    os::{fd::RawFd, unix::process::CommandExt},
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
-    process::{Command, ExitCode},
-    sync::{Arc, atomic::AtomicBool},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mailslot::{
     cli::{self, EXIT_FAILURE, EXIT_USAGE, fail, with_source},
-    config::{Config, INHERITED_RESTARTS, INHERITED_SOCKET},
+    config::Config,
     logging,
     server::{self, Server, Stop},
 };
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
+use restart::Next;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ},
+    flag,
+    iterator::Signals,
+};
+
+/// How often the log repeats that the service cannot restart for the same reasons.
+const REPEAT_REFUSAL: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
@@ -25,17 +38,17 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> ExitCode {
+    // Before anything else, so that no signal is missed.
+    let leaving = Arc::new(AtomicBool::new(false));
+    let signals = handle_signals(&leaving);
     let mut config = match with_source(Config::read) {
         Ok(config) => config,
         Err(error) => return fail(&error.0, EXIT_USAGE),
     };
-    // Before any thread is there to be interrupted, so that no signal is missed.
-    let signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGUSR2, SIGHUP]);
-    // A limit on file sizes is an error of the write, which is answered 503, not a death.
-    let file_too_large = Arc::new(AtomicBool::new(false));
-    let _ = signal_hook::flag::register(SIGXFSZ, file_too_large);
-    // Before the file is replaced by a newer one, which a restart then starts.
-    let program = env::current_exe();
+    let started_as = restart::started_as();
+    if let Ok(path) = &started_as {
+        restart::restore_name(path);
+    }
     let started = logging::init(config.log_level).and_then(|flush| Ok((flush, signals?)));
     let (flush, mut signals) = match started {
         Ok(started) => started,
@@ -50,35 +63,118 @@ fn serve() -> ExitCode {
     };
     notify("READY=1");
     feed_watchdog(server.address());
-    let (mut stop, signal) = loop {
-        let seen: Vec<i32> = signals.wait().collect();
-        if let Some(told) = told(seen.iter().copied()) {
-            break told;
-        }
-        if seen.contains(&SIGHUP) {
-            reload(&server, &mut config);
-        }
-    };
-    if stop == Stop::Exit {
+    let next = wait(&server, &mut signals, &mut config, &started_as);
+    if next.is_none() {
         notify("STOPPING=1");
     }
-    log::info!(signal; "stopping");
+    let stop = if next.is_some() { Stop::Restart } else { Stop::Exit };
     let socket = server.stop(stop);
-    // Who asks for the end while a restart is under way gets it.
-    if let Some((Stop::Exit, _)) = told(signals.pending()) {
-        stop = Stop::Exit;
-    }
     flush.flush();
-    match (stop, socket) {
-        (Stop::Exit, _) => ExitCode::SUCCESS,
-        (Stop::Restart, Ok(socket)) => {
-            let error = become_anew(program, socket, config.inherited.restarts + 1);
-            fail(&[format!("cannot start anew: {error}")], EXIT_FAILURE)
+    // A signal that asks for the end is either seen here, or ends the process in its handler.
+    leaving.store(true, SeqCst);
+    let asks_for_end = signals.pending().any(is_end);
+    match (next, socket) {
+        (Some(next), Ok(socket)) if !asks_for_end => {
+            let restarts = config.inherited.restarts + 1;
+            fail(&restart::exec(next, &started_as, socket, restarts), EXIT_FAILURE)
         }
-        (Stop::Restart, Err(error)) => {
+        (Some(_), Err(error)) if !asks_for_end => {
             fail(&[format!("the socket cannot be kept: {error}")], EXIT_FAILURE)
         }
+        _ => ExitCode::SUCCESS,
     }
+}
+
+/// The signals that [`wait`] decides on. Once `leaving` is true, SIGTERM and SIGINT end the process at
+/// once. Their second action is registered after the first: a signal whose handler runs while
+/// `leaving` is set has then been recorded before, or sees it.
+fn handle_signals(leaving: &Arc<AtomicBool>) -> io::Result<Signals> {
+    let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP])?;
+    for signal in [SIGTERM, SIGINT] {
+        flag::register_conditional_shutdown(signal, 0, Arc::clone(leaving))?;
+    }
+    // A limit on file sizes is an error of the write, which is answered 503, not a death.
+    let file_too_large = Arc::new(AtomicBool::new(false));
+    flag::register(SIGXFSZ, file_too_large)?;
+    Ok(signals)
+}
+
+fn is_end(signal: i32) -> bool {
+    signal == SIGTERM || signal == SIGINT
+}
+
+/// Returns when the service is to stop: what the process becomes then, or `None` if it is to end.
+fn wait(
+    server: &Server,
+    signals: &mut Signals,
+    config: &mut Config,
+    started_as: &io::Result<PathBuf>,
+) -> Option<Next> {
+    let mut spare = spare_descriptor();
+    let mut refused = None;
+    loop {
+        let seen: Vec<i32> = signals.wait().collect();
+        if let Some(signal) = seen.iter().copied().find(|signal| is_end(*signal)) {
+            log::info!(signal; "stopping");
+            return None;
+        }
+        if seen.contains(&SIGHUP) {
+            reload(server, config);
+        }
+        if let Some(reason) = server.restart_reason() {
+            drop(spare.take());
+            let settings = with_source(Config::read);
+            spare = spare_descriptor();
+            match settings {
+                Ok(_) => {
+                    log::warn!(reason; "starting anew");
+                    log::info!("stopping");
+                    return Some(Next::Running);
+                }
+                Err(error) => refuse(server, &mut refused, &reason, error.0.join("; ")),
+            }
+        }
+        if seen.contains(&SIGUSR2) {
+            match check_new(server, started_as) {
+                Ok(()) => {
+                    log::info!(signal = SIGUSR2; "stopping");
+                    return Some(Next::New);
+                }
+                Err(problems) => log_refusal("SIGUSR2", &problems),
+            }
+        }
+    }
+}
+
+/// For reading the settings when clients have taken every other descriptor.
+fn spare_descriptor() -> Option<OwnedFd> {
+    io::stdin().as_fd().try_clone_to_owned().ok()
+}
+
+/// Whether the process can become what an operator has installed. The service goes on meanwhile.
+fn check_new(server: &Server, started_as: &io::Result<PathBuf>) -> Result<(), String> {
+    with_source(Config::read).map_err(|error| error.0.join("; "))?;
+    let program = started_as
+        .as_ref()
+        .map_err(|error| format!("the path of this program cannot be found out: {error}"))?;
+    restart::check(program, || server.restart_reason().is_some())
+}
+
+/// Stays with a service that asks for a restart. It asks once a second: the log tells of it when the
+/// problems change, and now and then.
+fn refuse(server: &Server, last: &mut Option<(String, Instant)>, reason: &str, problems: String) {
+    server.refuse_restart();
+    let is_known = last
+        .as_ref()
+        .is_some_and(|(known, at)| *known == problems && at.elapsed() < REPEAT_REFUSAL);
+    if !is_known {
+        log_refusal(reason, &problems);
+        *last = Some((problems, Instant::now()));
+    }
+}
+
+fn log_refusal(reason: &str, problems: &str) {
+    log::error!(reason, problems; "cannot restart: the service goes on as it is");
 }
 
 /// Reads the settings again: secrets, tokens, HOSTS and the log level count from now on, all or none. What
@@ -105,30 +201,6 @@ fn reload(server: &Server, config: &mut Config) {
     };
     let (changed, not_yet) = (changed.join(" "), not_yet.join(" "));
     log::warn!(changed, after_restart = not_yet, secrets; "settings read again");
-}
-
-/// What these signals ask for: an end, if one of them does.
-fn told(signals: impl Iterator<Item = i32>) -> Option<(Stop, i32)> {
-    let stop = |signal| if signal == SIGUSR2 { Stop::Restart } else { Stop::Exit };
-    signals
-        .filter(|signal| *signal != SIGHUP)
-        .map(|signal| (stop(signal), signal))
-        .max_by_key(|(stop, _)| *stop == Stop::Exit)
-}
-
-/// The same process goes on as a new program, and finds the listening socket open: as PID 1 of a
-/// container, under systemd, started by hand. Returns only if that fails.
-fn become_anew(program: io::Result<PathBuf>, socket: Option<RawFd>, restarts: u64) -> io::Error {
-    let program = match program {
-        Ok(program) => program,
-        Err(error) => return error,
-    };
-    let mut command = Command::new(program);
-    command.args(env::args_os().skip(1)).env(INHERITED_RESTARTS, restarts.to_string());
-    if let Some(number) = socket {
-        command.env(INHERITED_SOCKET, number.to_string());
-    }
-    command.exec()
 }
 
 /// Tells systemd, if it asked to be told, that mailslot is alive, as long as a request of our own is

@@ -288,7 +288,8 @@ impl Metrics {
         self.batch.render(text, "commit_batch_size", "Requests that one commit carried.");
         let help = "How long a request waited for a worker, ten samples a second, in milliseconds.";
         self.queue_ms.render(text, "queue_delay_ms", help);
-        self.render_single(text);
+        self.render_counters(text);
+        self.render_gauges(text);
         let help = "Connections ended before the client did, by reason.";
         family(text, "connections_cut_total", "counter", help);
         for (reason, count) in Cut::ALL.iter().zip(&self.cuts) {
@@ -300,77 +301,67 @@ impl Metrics {
         out
     }
 
-    /// Families of one sample.
-    fn render_single(&self, out: &mut String) {
-        for (name, kind, help, value) in [
+    /// Counters without labels.
+    fn render_counters(&self, out: &mut String) {
+        for (name, help, value) in [
             (
                 "commit_failures_total",
-                "counter",
                 "Commits that failed; their senders were told 503.",
                 self.commit_failures.load(Relaxed),
             ),
             (
                 "panics_total",
-                "counter",
                 "Panics of mailslot, contained; one in a request is an answer of 500.",
                 logging::panics(),
             ),
             (
                 "tiny_http_panics_total",
-                "counter",
                 "Panics of tiny_http, contained; clients that reset connections cause them.",
                 logging::tiny_http_panics(),
             ),
             (
                 "log_lines_suppressed_total",
-                "counter",
                 "Log lines left out because clients caused too many.",
                 logging::suppressed(),
             ),
             (
+                "requests_shed_total",
+                "Requests told 503 because others waited too long already.",
+                self.shed.load(Relaxed),
+            ),
+            ("restarts_total", "How often the process has started itself anew.", self.restarts),
+        ] {
+            family(out, name, "counter", help);
+            sample(out, name, "", value);
+        }
+    }
+
+    /// Gauges without labels.
+    fn render_gauges(&self, out: &mut String) {
+        for (name, help, value) in [
+            (
                 "parked_requests",
-                "gauge",
                 "Requests that wait for their commit now.",
                 u64::try_from(self.parked.load(Relaxed)).unwrap_or(0),
             ),
             (
                 "feed_waiting",
-                "gauge",
                 "Readers of the feed that wait for messages now.",
                 u64::try_from(self.following.load(Relaxed)).unwrap_or(0),
             ),
             (
                 "connections",
-                "gauge",
                 "Open connections, a tenth of a second ago.",
                 self.connections.load(Relaxed),
             ),
             (
                 "connections_leaked",
-                "gauge",
                 "Connections that tiny_http never closed; too many, and mailslot starts itself anew.",
                 self.leaked.load(Relaxed),
             ),
-            (
-                "requests_shed_total",
-                "counter",
-                "Requests told 503 because others waited too long already.",
-                self.shed.load(Relaxed),
-            ),
-            (
-                "restarts_total",
-                "counter",
-                "How often the process has started itself anew.",
-                self.restarts,
-            ),
-            (
-                "uptime_seconds",
-                "gauge",
-                "Since the process started.",
-                self.started.elapsed().as_secs(),
-            ),
+            ("uptime_seconds", "Since the process started.", self.started.elapsed().as_secs()),
         ] {
-            family(out, name, kind, help);
+            family(out, name, "gauge", help);
             sample(out, name, "", value);
         }
     }

@@ -229,6 +229,18 @@ impl Server {
         *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Keys::of(config);
     }
 
+    /// Why the service asks for a restart of the process with [`Stop::Restart`], if it does. It raises
+    /// SIGUSR1 when that changes.
+    #[must_use]
+    pub fn restart_reason(&self) -> Option<String> {
+        self.shared.listener.restart_reason()
+    }
+
+    /// The service goes on. It asks again after a second, if nothing has changed by then.
+    pub fn refuse_restart(&self) {
+        self.shared.listener.refuse_restart();
+    }
+
     /// Takes no more connections, answers what is in hand, makes it durable, moves the write-ahead
     /// log into the database. Takes at most [`DRAIN_MS_MAX`] and the time of a checkpoint. For a
     /// restart, gives the number of the listening socket, if this process is to pass it on.

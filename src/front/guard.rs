@@ -153,7 +153,9 @@ impl Guard {
         if !draining && self.measured.elapsed() >= Duration::from_millis(LOOK_EVERY_MS) {
             self.measured = started;
             self.listener.measure_queue();
-            if seen.is_ok() {
+            if let Some(reason) = self.dead_accept_loop() {
+                self.listener.accepts_no_more(reason);
+            } else if seen.is_ok() {
                 self.probe();
             }
         }
@@ -349,12 +351,20 @@ impl Guard {
         }
     }
 
+    /// Why tiny_http's accept loop has ended, if it is known to have. Finding out takes no descriptor.
+    fn dead_accept_loop(&self) -> Option<&'static str> {
+        if accept_loop_has_panicked() {
+            Some("no descriptor was free for a connection")
+        } else if self.listener.is_accepting() {
+            None
+        } else {
+            Some("tiny_http accepts no connections")
+        }
+    }
+
     /// Half of the deaths of tiny_http's accept loop are silent (H3): the kernel still takes
     /// connections, and nobody ever accepts them. Any new connection is proof of life.
     fn probe(&mut self) {
-        if accept_loop_has_panicked() {
-            return self.listener.accepts_no_more("no descriptor was free for a connection");
-        }
         if self.accepted.elapsed() < Duration::from_millis(PROBE_EVERY_MS) {
             self.probe = None;
             return;

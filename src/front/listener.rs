@@ -35,6 +35,8 @@ pub(crate) const PIPELINED_MAX: usize = 16;
 const UNASKED_BYTES: usize = 64 * 1024;
 /// How long a connection that is over is given to be closed.
 const CLOSING_MS: u64 = 100;
+/// How long the guard waits before it asks again for a restart that the process has refused.
+const RESTART_AGAIN_MS: u64 = 1_000;
 /// How old a connection is at most that the guard has not seen yet.
 const UNSEEN_MS: u64 = 1_000;
 
@@ -58,11 +60,20 @@ pub(crate) struct Listener {
     /// Since when.
     draining: OnceLock<Instant>,
     stopping: AtomicBool,
-    ending: AtomicBool,
+    restart: Mutex<Restart>,
     hasty: AtomicBool,
     /// tiny_http's accept loop has not said that it has ended.
     accepting: AtomicBool,
     open: AtomicUsize,
+}
+
+/// A restart of the process that tiny_http needs.
+#[derive(Default)]
+struct Restart {
+    /// Why it is needed, until the process has decided.
+    reason: Option<String>,
+    /// When the process was last asked for it.
+    asked: Option<Instant>,
 }
 
 /// What becomes of the listening socket when the process ends.
@@ -162,7 +173,7 @@ impl Listener {
             metrics,
             draining: OnceLock::new(),
             stopping: AtomicBool::new(false),
-            ending: AtomicBool::new(false),
+            restart: Mutex::default(),
             hasty: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             open: AtomicUsize::new(0),
@@ -232,14 +243,30 @@ impl Listener {
         }
     }
 
-    /// tiny_http is beyond help: it has ended its accept loop (H3), or leaked too much (H1, H2). What
-    /// is in hand is answered, and the process starts itself anew; who connects meanwhile waits.
+    /// tiny_http is beyond help: it has ended its accept loop (H3), or leaked too much (H1, H2). Asks
+    /// the process to restart: requests in hand are answered first, and new connections wait in the
+    /// kernel. The guard asks again after [`RESTART_AGAIN_MS`] if the process has not restarted.
     pub(super) fn end_process(&self, reason: &str) {
-        if self.ending.swap(true, SeqCst) {
+        let mut restart = lock(&self.restart);
+        let again = Duration::from_millis(RESTART_AGAIN_MS);
+        if self.is_draining() || restart.asked.is_some_and(|asked| asked.elapsed() < again) {
             return;
         }
-        log::warn!(reason; "starting anew");
-        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGUSR2);
+        *restart = Restart { reason: Some(reason.to_owned()), asked: Some(Instant::now()) };
+        drop(restart);
+        // Not the operator's SIGUSR2, which asks for a new program.
+        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGUSR1);
+    }
+
+    /// Why the process is to restart, if it is.
+    pub(crate) fn restart_reason(&self) -> Option<String> {
+        lock(&self.restart).reason.clone()
+    }
+
+    /// The process cannot restart now.
+    pub(crate) fn refuse_restart(&self) {
+        lock(&self.restart).reason = None;
+        self.hasty.store(false, SeqCst);
     }
 
     /// The same, with no time to lose: memory runs out.
@@ -283,6 +310,11 @@ impl Listener {
         self.accepting.load(SeqCst)
             || self.open.load(SeqCst) > 0
             || lock(&self.connections).values().any(|connection| connection.phase != Phase::Idle)
+    }
+
+    /// tiny_http accepts connections, as far as is known.
+    pub(super) fn is_accepting(&self) -> bool {
+        self.accepting.load(SeqCst)
     }
 
     /// How many connections the guard has seen that tiny_http has not given up.

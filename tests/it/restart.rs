@@ -1,16 +1,19 @@
 //! Restarts that nobody notices: in place, and on a socket that somebody else keeps.
 
 use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::SeqCst},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
     client::Client,
-    harness::{Inbox, count, database, message, signal},
+    harness::{self, Inbox, SECRET, count, database, message, signal},
 };
 
 /// 16 clients that never stop, while `work` is done: how many messages were acknowledged. Not one
@@ -137,4 +140,165 @@ fn the_watchdog_is_fed_as_long_as_a_request_finds_the_database() {
     inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("does not answer itself"));
     assert_ne!(inbox.get("/health/ready").status, 200);
     assert_eq!(inbox.deliver(&message("m1")).status, 500);
+}
+
+/// Puts a mailslot into place as an upgrade does. By another process: a file that this one has open
+/// for writing cannot be run by a process that another test starts meanwhile.
+fn install(program: &Path) {
+    let new = program.with_extension("new");
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_mailslot")).arg(&new).status();
+    assert!(copied.unwrap().success());
+    fs::rename(new, program).unwrap();
+}
+
+/// A mailslot in a file of its own, with its secret in another.
+fn start_installed() -> Inbox {
+    let folder = tempfile::tempdir().unwrap();
+    install(&program_of(folder.path()));
+    fs::write(secret_of(folder.path()), SECRET).unwrap();
+    Inbox::start_with(folder, |command| {
+        let folder = command.get_current_dir().unwrap().to_owned();
+        let mut installed = Command::new(program_of(&folder));
+        let settings = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        installed.env_clear().envs(settings).current_dir(&folder);
+        installed.env_remove("WEBHOOK_SECRET").env("WEBHOOK_SECRET_FILE", secret_of(&folder));
+        installed.env("IDLE_MS", "1000");
+        *command = installed;
+    })
+}
+
+fn program_of(folder: &Path) -> PathBuf {
+    folder.join("mailslot")
+}
+
+fn secret_of(folder: &Path) -> PathBuf {
+    folder.join("secret")
+}
+
+/// What makes the guard restart the process (H2).
+fn attack(inbox: &Inbox) {
+    for _ in 0..600 {
+        let _ = inbox.connect().write_all(b"GET / HTTP/2.0\r\n\r\n");
+    }
+}
+
+fn running_program(inbox: &Inbox) -> String {
+    let path = fs::read_link(format!("/proc/{}/exe", inbox.pid())).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_restart_that_clients_cause_runs_the_same_program_although_its_file_is_gone() {
+    let inbox = start_installed();
+    let program = program_of(inbox.folder.path());
+    fs::remove_file(&program).unwrap();
+    attack(&inbox);
+    inbox.wait_for_log(|line| line["msg"] == "listening");
+    assert_eq!(running_program(&inbox), format!("{} (deleted)", program.display()));
+    let name = fs::read_to_string(format!("/proc/{}/comm", inbox.pid())).unwrap();
+    assert_eq!((inbox.metric("restarts_total"), name.as_str()), (1, "mailslot\n"));
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    // The operator's restart still knows where the new program is to be found.
+    install(&program);
+    inbox.signal("-USR2");
+    inbox.wait_for_log(|line| line["msg"] == "listening");
+    assert_eq!(running_program(&inbox), program.to_str().unwrap());
+    assert_eq!(inbox.metric("restarts_total"), 2);
+    inbox.stop();
+}
+
+#[test]
+fn a_restart_that_clients_cause_waits_until_the_settings_can_be_read() {
+    let mut inbox = start_installed();
+    fs::write(secret_of(inbox.folder.path()), "").unwrap();
+    attack(&inbox);
+    let refused = inbox.wait_for_log(|line| line["level"] == "ERROR");
+    assert_eq!(refused["msg"], "cannot restart: the service goes on as it is");
+    assert!(refused["problems"].as_str().unwrap().contains("WEBHOOK_SECRET_FILE"), "{refused}");
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    assert!(inbox.is_running());
+    assert_eq!(inbox.metric("restarts_total"), 0);
+    fs::write(secret_of(inbox.folder.path()), SECRET).unwrap();
+    inbox.wait_for_log(|line| line["msg"] == "listening");
+    assert_eq!(inbox.metric("restarts_total"), 1);
+    assert_eq!(inbox.deliver(&message("m2")).status, 200);
+    inbox.stop();
+}
+
+#[test]
+fn a_restart_that_could_not_succeed_is_refused_and_cuts_no_connection() {
+    let inbox = start_installed();
+    let (program, secret) = (program_of(inbox.folder.path()), secret_of(inbox.folder.path()));
+    let refuses = |expected: &str| {
+        let mut client = Client::new(inbox.address);
+        assert_eq!(client.get("/health/live"), Ok(200));
+        inbox.signal("-USR2");
+        let refused = inbox.wait_for_log(|line| line["level"] == "ERROR");
+        assert_eq!(refused["msg"], "cannot restart: the service goes on as it is");
+        assert_eq!(refused["reason"], "SIGUSR2");
+        assert!(refused["problems"].as_str().unwrap().contains(expected), "{refused}");
+        assert_eq!(inbox.metric("restarts_total"), 0);
+    };
+    fs::remove_file(&secret).unwrap();
+    refuses("WEBHOOK_SECRET_FILE");
+    fs::write(&secret, SECRET).unwrap();
+    let wrong = |bytes: &str| {
+        fs::remove_file(&program).unwrap();
+        let script = r#"printf %s "$1" > "$2" && chmod 755 "$2""#;
+        let written = Command::new("sh").args(["-c", script, "sh", bytes]).arg(&program).status();
+        assert!(written.unwrap().success());
+    };
+    wrong("\x7fELF, and no more of it yet");
+    refuses("cannot be run");
+    wrong("#!/bin/sh\nexit 3\n");
+    refuses("exit status: 3");
+    wrong("#!/bin/sh\nexec sleep 60\n");
+    refuses("did not end in time");
+    fs::remove_file(&program).unwrap();
+    refuses("cannot be run");
+    install(&program);
+    inbox.signal("-USR2");
+    inbox.wait_for_log(|line| line["msg"] == "listening");
+    assert_eq!(inbox.metric("restarts_total"), 1);
+    inbox.stop();
+}
+
+/// Sends SIGUSR2, and SIGTERM after `delay`, while the log is not read: the process then waits up to a
+/// second for its last lines to be written before it restarts.
+fn stop_during_a_restart(delay: Duration) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = harness::command(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    let started: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let address: SocketAddr = started["address"].as_str().unwrap().parse().unwrap();
+    let mut client = Client::new(address);
+    for number in 0..500 {
+        assert_eq!(client.deliver(&format!("m{number}")), Ok(200));
+    }
+    signal(child.id(), "-USR2");
+    std::thread::sleep(delay);
+    signal(child.id(), "-TERM");
+    let end = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > end {
+            child.kill().unwrap();
+            panic!("SIGTERM {delay:?} after SIGUSR2 was lost");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // The new program may not have come to handle signals yet.
+    assert!(status.code() == Some(0) || status.signal() == Some(15), "{status}");
+}
+
+#[test]
+fn sigterm_during_a_restart_ends_the_process() {
+    let delays = [0, 100, 200, 400, 600, 800, 1000, 1100, 1200, 1300, 1500];
+    harness::at_once(delays.len(), |number| {
+        stop_during_a_restart(Duration::from_millis(delays[number]));
+    });
 }

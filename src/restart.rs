@@ -1,0 +1,120 @@
+//! Restarting in place: which program the process becomes by `exec`, and what must hold before the
+//! service stops for it, since there is no way back afterwards.
+
+use std::{
+    env,
+    ffi::{CString, OsStr},
+    fs, io,
+    os::{
+        fd::RawFd,
+        unix::{ffi::OsStrExt, fs::MetadataExt, process::CommandExt},
+    },
+    path::{self, Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use mailslot::config::{INHERITED_PROGRAM, INHERITED_RESTARTS, INHERITED_SOCKET};
+
+/// The file that this process runs, also after it was replaced or removed.
+const RUNNING: &str = "/proc/self/exe";
+/// How long a new program may take to print its version, and how often it is asked whether it has.
+const NEW_PROGRAM_MS_MAX: u64 = 5_000;
+const NEW_PROGRAM_TICK_MS: u64 = 10;
+
+/// Which program the process is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// What the file that it was started from holds now, as an operator wants it after an upgrade.
+    New,
+    /// The program that runs now. A restart that clients cause must not depend on that file.
+    Running,
+}
+
+/// The path that this process was started as: it may be a symbolic link, which an upgrade changes.
+///
+/// # Errors
+/// When it cannot be found out.
+pub(crate) fn started_as() -> io::Result<PathBuf> {
+    if let Some(path) = env::var_os(INHERITED_PROGRAM) {
+        return Ok(path.into());
+    }
+    let given = OsStr::from_bytes(rustix::param::linux_execfn().to_bytes());
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    match path::absolute(given) {
+        Ok(path) if identity(&path).ok() == identity(Path::new(RUNNING)).ok() => Ok(path),
+        _ => env::current_exe(),
+    }
+}
+
+/// Gives the process the name of its program, which `pkill -x mailslot` looks for: the kernel takes
+/// it from the path, and [`RUNNING`] ends in "exe".
+pub(crate) fn restore_name(program: &Path) {
+    let name = program.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
+    if let Some(name) = name {
+        // Only what looks for the name would notice.
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// Whether the file at `program` can be run: an upgrade may be half done, or be one for another
+/// machine. `is_urgent` ends the wait for it.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(program: &Path, is_urgent: impl Fn() -> bool) -> Result<(), String> {
+    let name = program.display();
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = command.spawn().map_err(|error| format!("{name} cannot be run: {error}"))?;
+    let started = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(format!("{name} --version ended with {status}")),
+            Ok(None) => {}
+            Err(error) => return Err(format!("{name} --version cannot be waited for: {error}")),
+        }
+        let is_late = started.elapsed() > Duration::from_millis(NEW_PROGRAM_MS_MAX);
+        if is_late || is_urgent() {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("{name} --version did not end in time"));
+        }
+        thread::sleep(Duration::from_millis(NEW_PROGRAM_TICK_MS));
+    }
+}
+
+/// The same process goes on as another program, and finds the listening socket open: as PID 1 of a
+/// container, under systemd, started by hand. Where the program that is wanted cannot be run after
+/// all, the other one is tried. Returns only if neither can, with the reasons.
+pub(crate) fn exec(
+    next: Next,
+    started_as: &io::Result<PathBuf>,
+    socket: Option<RawFd>,
+    restarts: u64,
+) -> Vec<String> {
+    let running = Some(Path::new(RUNNING));
+    let new = started_as.as_deref().ok();
+    let programs = match next {
+        Next::New => [new, running],
+        Next::Running => [running, new],
+    };
+    let mut problems = Vec::new();
+    for program in programs.into_iter().flatten() {
+        let mut command = Command::new(program);
+        command.args(env::args_os().skip(1)).env(INHERITED_RESTARTS, restarts.to_string());
+        if let Some(name) = env::args_os().next() {
+            command.arg0(name);
+        }
+        if let Some(path) = new {
+            command.env(INHERITED_PROGRAM, path);
+        }
+        if let Some(number) = socket {
+            command.env(INHERITED_SOCKET, number.to_string());
+        }
+        problems.push(format!("cannot restart as {}: {}", program.display(), command.exec()));
+    }
+    problems
+}
