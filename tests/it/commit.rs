@@ -258,7 +258,7 @@ fn what_was_acknowledged_survives_sigkill() {
                 .collect();
             // A sender ends before the kill only where it failed, which its join then tells.
             while progress.load(SeqCst) < 40 + 13 * round
-                && !senders.iter().any(|sender| sender.is_finished())
+                && !senders.iter().any(std::thread::ScopedJoinHandle::is_finished)
             {
                 std::thread::sleep(Duration::from_millis(1));
             }
