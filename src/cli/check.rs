@@ -99,6 +99,9 @@ fn descriptors(report: &mut Report, connections: usize) -> Outcome {
 }
 
 fn permissions(report: &mut Report, database: &Path) -> Outcome {
+    // The log and the free space are where a symbolic link ends.
+    let real = fs::canonicalize(database);
+    let database = real.as_deref().unwrap_or(database);
     let shown = database.display();
     let folder = exposure::folder(database);
     if fs::metadata(&folder).is_err() {

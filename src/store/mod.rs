@@ -26,7 +26,7 @@ mod writer;
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -157,6 +157,10 @@ fn is_on_read_only(path: &Path) -> bool {
     found.is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
+/// How the names of the write-ahead log and of SQLite's index of it end.
+const LOG_END: &str = "-wal";
+const INDEX_END: &str = "-shm";
+
 /// Which files are open, so that deleted or replaced ones are noticed: SQLite would go on writing to
 /// the old ones, and the next start would not find what was acknowledged. Only their metadata is
 /// asked for, so that no lock is lost.
@@ -164,23 +168,36 @@ fn is_on_read_only(path: &Path) -> bool {
 struct Identity(Vec<(PathBuf, Option<(u64, u64)>)>);
 
 impl Identity {
-    /// Of the database and its write-ahead log, which both exist as long as it is open.
-    fn of(database: &Path) -> Identity {
-        let paths = [database.to_owned(), log_of(database)];
-        Identity(paths.map(|path| (path.clone(), device_and_inode(&path))).into())
+    /// Of the database, its index of the log (-shm) and its log, which all exist as long as it is
+    /// open. SQLite follows symbolic links, so the last two stand beside `file`, where a link ends.
+    /// The path as it was given is watched too, since the next start follows it again.
+    fn of(given: &Path, file: &Path) -> Identity {
+        let paths = [given, file, &beside(file, INDEX_END), &beside(file, LOG_END)];
+        Identity(paths.map(|path| (path.to_owned(), device_and_inode(path))).into())
+    }
+
+    /// Whether other processes coordinate through another index than this one: nothing that this
+    /// process knows of the log is then certain.
+    fn has_other_index(&self) -> bool {
+        let is_index = |path: &Path| path.as_os_str().as_bytes().ends_with(INDEX_END.as_bytes());
+        self.changed().any(is_index)
     }
 
     fn missing(&self) -> Option<&Path> {
-        let changed = self.0.iter().find(|(path, file)| device_and_inode(path) != *file);
+        self.changed().next()
+    }
+
+    fn changed(&self) -> impl Iterator<Item = &Path> {
+        let changed = self.0.iter().filter(|(path, file)| device_and_inode(path) != *file);
         changed.map(|(path, _)| path.as_path())
     }
 }
 
-/// The write-ahead log of a database.
-fn log_of(database: &Path) -> PathBuf {
-    let mut log = database.as_os_str().to_owned();
-    log.push("-wal");
-    PathBuf::from(log)
+/// A file that belongs to a database.
+fn beside(database: &Path, end: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(end);
+    PathBuf::from(name)
 }
 
 /// Which file a path means now.

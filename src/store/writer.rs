@@ -9,9 +9,10 @@ use std::{
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::{
-    Entry, Identity, Outcome, READ_ONLY, Stored, cannot_open, configure, counts, epochs,
+    Entry, Identity, LOG_END, Outcome, READ_ONLY, Stored, beside, cannot_open, configure, counts,
+    epochs,
     erase::{self, Erased},
-    is_on_read_only, log_of, open, packs, schema, wal,
+    is_on_read_only, open, packs, schema, wal,
 };
 use crate::{
     error::Error,
@@ -65,9 +66,12 @@ impl Writer {
         }
         configure(&connection, CACHE_KIB).map_err(sentence)?;
         schema::migrate(&mut connection).map_err(named)?;
-        let identity = Identity::of(path);
+        // SQLite has followed symbolic links as this does.
+        let file = fs::canonicalize(path)
+            .map_err(|error| named(format!("its path cannot be followed: {error}")))?;
+        let identity = Identity::of(path, &file);
         let beginning = Beginning::Failed { at: time::Instant::now(), reason: "" };
-        let mut writer = Writer { connection, identity, log: log_of(path), beginning };
+        let mut writer = Writer { connection, identity, log: beside(&file, LOG_END), beginning };
         writer.begin();
         Ok(writer)
     }
@@ -193,6 +197,11 @@ impl Writer {
     /// Moves all of the write-ahead log into the database, which is then one file. Where that fails
     /// nothing is lost: the log stays, and the next start reads it.
     pub(crate) fn checkpoint(&self) {
+        // Emptying the log would lose what other processes have committed to it by another index.
+        if self.identity.has_other_index() {
+            log::warn!("the write-ahead log stays: its -shm file was removed or replaced");
+            return;
+        }
         // Litestream for one reads all the time; a stop does not wait for such a reader.
         let _ = self.connection.execute_batch("PRAGMA busy_timeout = 200");
         let is_busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| {

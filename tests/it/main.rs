@@ -16,6 +16,7 @@ mod stats;
 mod service;
 mod commit;
 mod power;
+mod files;
 mod lifecycle;
 mod operating;
 mod framing;

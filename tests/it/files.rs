@@ -1,0 +1,178 @@
+//! The files of the database, and what the command line writes beside them.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+};
+
+use serde_json::json;
+
+use crate::harness::{Inbox, command, count, database, message};
+
+fn deliver_some(inbox: &Inbox, name: &str, messages: usize) {
+    for number in 0..messages {
+        assert_eq!(inbox.deliver(&message(&format!("{name}{number}"))).status, 200);
+    }
+}
+
+/// Deliveries are refused, and the log names the file.
+fn refuses_because_of(inbox: &Inbox, path: &Path) {
+    let reply = inbox.deliver(&message("refused"));
+    assert_eq!(reply.status, 503, "{} is not what it was", path.display());
+    assert_eq!(reply.json, json!({ "detail": "the database file was removed or replaced" }));
+    let line =
+        inbox.wait_for_log(|line| line["msg"].as_str().unwrap().starts_with("the database file"));
+    assert_eq!(line["path"], json!(path));
+}
+
+#[test]
+fn a_log_that_is_removed_is_noticed_also_where_database_url_names_a_symbolic_link() {
+    for is_there_before in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(elsewhere.path()).unwrap().join("real.db");
+        if is_there_before {
+            fs::write(&real, "").unwrap();
+        }
+        // A link to a link, the second one relative to its own folder.
+        symlink("real.db", elsewhere.path().join("second")).unwrap();
+        symlink(elsewhere.path().join("second"), database(folder.path())).unwrap();
+        let inbox = Inbox::start_in(folder);
+        deliver_some(&inbox, "m", 40);
+        let log = elsewhere.path().join("real.db-wal");
+        assert!(fs::metadata(&log).is_ok_and(|log| log.len() > 0));
+        fs::remove_file(&log).unwrap();
+        refuses_because_of(&inbox, &real.with_extension("db-wal"));
+        assert_eq!(inbox.get("/health/ready").status, 503);
+        let folder = inbox.stop();
+        assert_eq!(count(folder.path(), "SELECT count(*) FROM messages"), 40, "nothing is lost");
+    }
+}
+
+#[test]
+fn a_symbolic_link_that_is_pointed_elsewhere_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = database(folder.path());
+    symlink(elsewhere.path().join("real.db"), &link).unwrap();
+    let inbox = Inbox::start_in(folder);
+    deliver_some(&inbox, "m", 1);
+    fs::remove_file(&link).unwrap();
+    symlink(elsewhere.path().join("other.db"), &link).unwrap();
+    refuses_because_of(&inbox, &link);
+}
+
+#[test]
+fn a_removed_shm_is_noticed_and_nothing_acknowledged_is_lost_though_others_write() {
+    let inbox = Inbox::start();
+    deliver_some(&inbox, "a", 40);
+    let folder = inbox.folder.path().to_owned();
+    let index = fs::canonicalize(&folder).unwrap().join("mailslot.db-shm");
+    fs::remove_file(&index).unwrap();
+    let lines = (0..200).map(|n| message(&format!("b{n}")).to_string() + "\n");
+    fs::write(folder.join("lines"), lines.collect::<String>()).unwrap();
+    let import = command(&folder).args(["import", "lines"]).output().unwrap();
+    assert!(import.status.success(), "{import:?}");
+    refuses_because_of(&inbox, &index);
+    let inbox = Inbox::start_in(inbox.stop());
+    assert_eq!(inbox.get("/stats").json["total_messages"], 240);
+    deliver_some(&inbox, "c", 10);
+    let folder = inbox.stop();
+    assert_eq!(count(folder.path(), "SELECT count(*) FROM messages"), 250);
+    assert_eq!(
+        count(
+            folder.path(),
+            "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"
+        ),
+        1
+    );
+}
+
+/// What `export --output` and `backup` say to a name that they must not write to.
+fn refused_output(folder: &Path, arguments: &[&str], sentence: &str) {
+    let output = command(folder).args(arguments).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+    assert!(stderr.contains(sentence), "{arguments:?}: {stderr}");
+}
+
+#[test]
+fn an_export_or_a_backup_never_replaces_a_file_of_a_database() {
+    let inbox = Inbox::start();
+    deliver_some(&inbox, "m", 10);
+    let folder = inbox.folder.path();
+    let inode = |name: &str| fs::metadata(folder.join(name)).unwrap().ino();
+    let names = ["mailslot.db", "mailslot.db-wal", "mailslot.db-shm"];
+    let before = names.map(inode);
+    for name in ["mailslot.db-wal", "mailslot.db-shm", "mailslot.db-journal", "new-wal"] {
+        refused_output(folder, &["export", "--output", name], "name another file");
+        refused_output(folder, &["backup", name, "--force"], "name another file");
+    }
+    refused_output(folder, &["export", "--output", "-"], "a file is needed");
+    refused_output(folder, &["backup", "-"], "a file is needed");
+    // A link to the database; and a name from which FILE.part would be the database.
+    symlink("mailslot.db", folder.join("link.db")).unwrap();
+    refused_output(folder, &["backup", "link.db", "--force"], "the database itself");
+    assert_eq!(names.map(inode), before);
+    deliver_some(&inbox, "n", 10);
+    for other in ["other.db-wal", "third.db-shm", "fourth.db-journal"] {
+        fs::write(folder.join(other), "x").unwrap();
+        let name = other.rsplit_once('-').unwrap().0;
+        refused_output(folder, &["backup", name], "a database in use");
+    }
+    assert_eq!(count(inbox.stop().path(), "SELECT count(*) FROM messages"), 20);
+
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("DATABASE_URL", "inbox.part");
+    });
+    deliver_some(&inbox, "m", 10);
+    let output = command(inbox.folder.path())
+        .env("DATABASE_URL", "inbox.part")
+        .args(["export", "--output", "inbox"])
+        .output();
+    let stderr = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(stderr.contains("inbox.part: that is the database itself"), "{stderr}");
+    deliver_some(&inbox, "n", 10);
+    assert_eq!(inbox.get("/stats").json["total_messages"], 20);
+}
+
+#[test]
+fn an_unfinished_export_goes_into_a_private_file_of_its_own_and_nowhere_else() {
+    let folder = Inbox::start().stop();
+    let folder = folder.path();
+    let part = folder.join("out.part");
+    let victim = folder.join("victim");
+    fs::write(&victim, "untouched").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+    let foreign: [&dyn Fn(); 5] = [
+        &|| symlink(&victim, &part).unwrap(),
+        &|| symlink(folder.join("nowhere"), &part).unwrap(),
+        &|| fs::hard_link(&victim, &part).unwrap(),
+        &|| {
+            fs::write(&part, "").unwrap();
+            fs::set_permissions(&part, fs::Permissions::from_mode(0o644)).unwrap();
+        },
+        &|| {
+            let made = Command::new("mkfifo").arg("-m").arg("600").arg(&part).status();
+            assert!(made.unwrap().success());
+        },
+    ];
+    for lay in foreign {
+        lay();
+        for arguments in [&["export", "--output", "out"][..], &["backup", "out"]] {
+            refused_output(folder, arguments, "out.part: it is there already");
+        }
+        assert!(fs::symlink_metadata(&part).is_ok() && !folder.join("out").exists());
+        fs::remove_file(&part).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+    assert!(!folder.join("nowhere").exists());
+    // What an interrupted run of its own has left does not stop the next one.
+    fs::write(&part, "left").unwrap();
+    fs::set_permissions(&part, fs::Permissions::from_mode(0o600)).unwrap();
+    let output = command(folder).args(["export", "--output", "out"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::metadata(folder.join("out")).unwrap().mode() & 0o777, 0o600);
+}
