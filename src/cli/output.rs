@@ -3,15 +3,22 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, IsTerminal, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+use rustix::{fs::OFlags, process::geteuid};
 
 use crate::store::device_and_inode;
 
 /// Messages are nobody else's business.
 const MODE: u32 = 0o600;
+/// What SQLite puts behind the name of a database for the files that belong to it.
+const DATABASE_ENDS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -31,22 +38,11 @@ impl Part {
     /// A sentence for the operator, also where the name is the database's own.
     pub(super) fn create(name: &Path, database: &Path) -> Result<Part, String> {
         let named = |problem: &str| format!("{}: {problem}", name.display());
-        if device_and_inode(name).is_some_and(|file| Some(file) == device_and_inode(database)) {
-            return Err(named("that is the database itself: name another file"));
-        }
-        if name.is_dir() {
-            return Err(named("that is a folder: name a file in it"));
-        }
-        for log in ["-wal", "-journal"] {
-            if with_end(name, log).exists() {
-                return Err(named("that is a database in use: name another file"));
-            }
-        }
+        check_name(name, database).map_err(named)?;
         let path = with_end(name, ".part");
-        let opened =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(&path);
-        let file = opened.map_err(|error| format!("{}: {error}", path.display()))?;
-        // Who was there first may have given the file its name by now.
+        let file = open_part(&path, database)
+            .map_err(|problem| format!("{}: {problem}", path.display()))?;
+        // The process that was there first may have given the file its name by now.
         let is_ours = file.try_lock().is_ok()
             && file
                 .metadata()
@@ -81,6 +77,56 @@ impl Drop for Part {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Refuses names under which the file would replace a database, or a file that a database needs.
+fn check_name(name: &Path, database: &Path) -> Result<(), &'static str> {
+    if name == "-" {
+        return Err(
+            "a file is needed: name it; mailslot export writes to standard output without --output",
+        );
+    }
+    if device_and_inode(name).is_some_and(|file| Some(file) == device_and_inode(database)) {
+        return Err("that is the database itself: name another file");
+    }
+    if name.is_dir() {
+        return Err("that is a folder: name a file in it");
+    }
+    let bytes = name.as_os_str().as_bytes();
+    if DATABASE_ENDS.iter().any(|end| bytes.ends_with(end.as_bytes())) {
+        return Err(
+            "SQLite gives names that end in -wal, -shm or -journal to the files of a database: name another file",
+        );
+    }
+    if DATABASE_ENDS.iter().any(|end| with_end(name, end).exists()) {
+        return Err("that is a database in use: name another file");
+    }
+    Ok(())
+}
+
+/// Opens the file for writing, or creates it. One that is there is kept only if an earlier run can
+/// have left it: another user may have put a link or a file of theirs where the messages would go.
+fn open_part(path: &Path, database: &Path) -> Result<File, String> {
+    // Not even opened, since closing it again would drop SQLite's locks.
+    if device_and_inode(path).is_some_and(|file| Some(file) == device_and_inode(database)) {
+        return Err("that is the database itself: name another file".to_owned());
+    }
+    // Without waiting for the other end, where it is a pipe.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = flags.bits().cast_signed();
+    let foreign = "it is there already, and not as mailslot leaves such a file: remove it, or name another file";
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(MODE).custom_flags(flags);
+    let file = options.open(path).map_err(|error| {
+        let is_foreign = fs::symlink_metadata(path).is_ok_and(|file| !file.is_file());
+        if is_foreign { foreign.to_owned() } else { error.to_string() }
+    })?;
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    let is_ours = metadata.is_file()
+        && metadata.uid() == geteuid().as_raw()
+        && metadata.nlink() == 1
+        && metadata.mode() & 0o7777 == MODE;
+    if is_ours { Ok(file) } else { Err(foreign.to_owned()) }
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
