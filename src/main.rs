@@ -23,6 +23,7 @@ use mailslot::{
     server::{self, Server, Stop},
 };
 use restart::Next;
+use rustix::fs::Mode;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ},
     flag,
@@ -33,6 +34,9 @@ use signal_hook::{
 const REPEAT_REFUSAL: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
+    // The files that it creates hold messages: no other user may read them. SQLite gives -wal and -shm
+    // the mode of the database, and files that are there already keep theirs.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     cli::run(&arguments, serve)
 }

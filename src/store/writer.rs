@@ -7,6 +7,7 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+use rustix::fs::{Mode, OFlags};
 
 use super::{
     Entry, Identity, LOG_END, Outcome, READ_ONLY, Stored, beside, cannot_open, configure, counts,
@@ -52,7 +53,7 @@ impl Writer {
     pub(crate) fn open(path: &Path) -> Result<Writer, String> {
         let named = |problem: String| format!("database {}: {problem}", path.display());
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)
+            create_folder(folder)
                 .map_err(|error| named(format!("its folder cannot be created: {error}")))?;
         }
         let sentence = |error: rusqlite::Error| named(cannot_open(path, &error));
@@ -239,6 +240,28 @@ fn reason_of_file(error: &io::Error) -> &'static str {
         }
         _ => "the disk failed",
     }
+}
+
+/// Creates a folder, and those above it, and makes each one's entry in its parent durable: a power cut
+/// must not take away the folder of a database in which messages were acknowledged.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    let parent = folder.parent().unwrap_or(folder);
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    create_folder(parent)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => {
+            return Err(error);
+        }
+        _ => {}
+    }
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    // Never the database, since it must be a folder.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent: fs::File = rustix::fs::open(parent, flags, Mode::empty())?.into();
+    // The next start must not find it as if it were durable.
+    parent.sync_all().inspect_err(|_| drop(fs::remove_dir(folder)))
 }
 
 /// # Errors

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::harness::{Inbox, command, count, database, message};
+use crate::harness::{Inbox, command, count, database, fault_library, message, refused_in};
 
 fn deliver_some(inbox: &Inbox, name: &str, messages: usize) {
     for number in 0..messages {
@@ -175,4 +175,57 @@ fn an_unfinished_export_goes_into_a_private_file_of_its_own_and_nowhere_else() {
     let output = command(folder).args(["export", "--output", "out"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(fs::metadata(folder.join("out")).unwrap().mode() & 0o777, 0o600);
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+#[test]
+fn only_its_own_user_may_read_the_database_that_it_creates_whatever_the_umask_is() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("DATABASE_URL", "new/folder/app.db");
+    });
+    deliver_some(&inbox, "m", 1);
+    let new = inbox.folder.path().join("new/folder");
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        assert_eq!(mode(&new.join(name)), 0o600, "{name}");
+    }
+    assert_eq!(mode(&new), 0o700);
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("lines"), format!("{}\n", message("m1"))).unwrap();
+    let import = Command::new("sh")
+        .args(["-c", "umask 000 && exec \"$0\" import lines", env!("CARGO_BIN_EXE_mailslot")])
+        .current_dir(folder.path())
+        .status();
+    assert!(import.unwrap().success());
+    let file = database(folder.path());
+    assert_eq!(mode(&file), 0o600);
+
+    // What the operator has allowed stays allowed, also in the files that SQLite adds.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let inbox = Inbox::start_in(folder);
+    deliver_some(&inbox, "n", 1);
+    for end in ["db", "db-wal", "db-shm"] {
+        assert_eq!(mode(&database(inbox.folder.path()).with_extension(end)), 0o640, "{end}");
+    }
+}
+
+#[test]
+fn it_does_not_start_in_a_new_folder_that_it_cannot_make_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    // Whatever is in a folder of this name fails as the database's own files do: see fault.c.
+    fs::create_dir(folder.path().join("disk.db")).unwrap();
+    fs::create_dir(folder.path().join("faults")).unwrap();
+    fs::write(folder.path().join("faults/fail_fsync"), "").unwrap();
+    let output = refused_in(folder.path(), |command| {
+        command
+            .env("LD_PRELOAD", fault_library())
+            .env("FAULTS", folder.path().join("faults"))
+            .env("DATABASE_URL", "disk.db/new/mailslot.db");
+    });
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("its folder cannot be created: Input/output error"), "{stderr}");
+    assert!(!folder.path().join("disk.db/new").exists(), "the next start tries it again");
 }
