@@ -87,20 +87,21 @@ pub(crate) fn recount(database: &Path) -> Result<Recount, String> {
 fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
     let transaction = connection.transaction()?;
     let pair = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    // What a stranger has inserted beyond `last_id` is counted by the next commit.
+    // What another program has inserted beyond `last_id` is counted by the next commit, and what it
+    // has inserted below 1 never.
     let (counted, messages) = transaction.query_row(
-        "SELECT (SELECT count(*) FROM messages WHERE id BETWEEN 0 AND last_id), messages FROM totals",
+        "SELECT (SELECT count(*) FROM messages WHERE id BETWEEN 1 AND last_id), messages FROM totals",
         (),
         pair,
     )?;
     let (distinct, senders) = transaction.query_row(
-        "SELECT (SELECT count(DISTINCT from_msisdn) FROM messages WHERE id BETWEEN 0 AND last_id),
+        "SELECT (SELECT count(DISTINCT from_msisdn) FROM messages WHERE id BETWEEN 1 AND last_id),
                 senders FROM totals",
         (),
         pair,
     )?;
     let milestones = transaction.query_row(
-        "SELECT count(*) FROM messages WHERE id BETWEEN 0 AND (SELECT counted_id FROM totals)",
+        "SELECT count(*) FROM messages WHERE id BETWEEN 1 AND (SELECT counted_id FROM totals)",
         (),
         |row| row.get(0),
     )?;
@@ -114,7 +115,7 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
     let wrong_senders = transaction.query_row(
         "WITH counted AS (
              SELECT from_msisdn, count(*) AS n, count(*) FILTER (WHERE messages.id <= counted_id) AS early
-             FROM totals CROSS JOIN messages ON messages.id BETWEEN 0 AND last_id GROUP BY from_msisdn
+             FROM totals CROSS JOIN messages ON messages.id BETWEEN 1 AND last_id GROUP BY from_msisdn
          )
          SELECT count(*) FROM senders FULL JOIN counted ON from_msisdn = msisdn
          WHERE counted.n IS NOT senders.n OR is_heavy AND EXISTS (
@@ -125,7 +126,8 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
         |row| row.get(0),
     )?;
     let last_created_at = transaction.query_row(
-        "SELECT (SELECT created_at FROM messages ORDER BY id DESC LIMIT 1)",
+        "SELECT (SELECT created_at FROM messages WHERE id BETWEEN 1 AND last_id
+                 ORDER BY id DESC LIMIT 1) FROM totals",
         (),
         |row| row.get(0),
     )?;

@@ -720,6 +720,61 @@ fn what_a_stranger_inserts_is_counted_and_stops_nothing() {
     }
 }
 
+/// Every answer, before and after other programs insert rows with ids that mailslot does not give, each
+/// of them with a text and a `ts` among those of the messages.
+#[test]
+fn rows_of_other_programs_with_ids_out_of_range_change_no_answer() {
+    const INSERT: &str = "INSERT INTO messages
+             (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
+         VALUES (?1, 'outside ' || ?1, '+1', '+1', '2025-01-01T00:00:07Z', 1735689607, 0, 'the', '')";
+    let ids = [i64::MIN, -10_000_000_000_000, -5, 0, 1_000_000_000_000_000, i64::MAX];
+    for count in [30, 3 * packs::BLOCK_MESSAGES] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&folder.path().join("mailslot.db"));
+        let mut numbers = Numbers(23);
+        let messages = (0..count).map(|_| store.message(&mut numbers, 100, 3)).collect();
+        store.insert(messages);
+        let mut filters: Vec<Filter> =
+            (0..10).map(|_| store.filter(&mut numbers, 100, 3)).collect();
+        let the = Some("the".to_owned());
+        filters.extend([Filter::default(), Filter { q: the, ..Filter::default() }]);
+        let before = store.picture(&filters);
+        for id in ids {
+            store.stranger.execute(INSERT, [id]).unwrap();
+        }
+        assert_eq!(store.picture(&filters), before);
+        store.pack_all();
+        assert_eq!(store.picture(&filters), before);
+        let recount = check::recount(&store.path).unwrap();
+        assert!(recount.counts.iter().all(|count| count.counted == count.kept), "{recount:?}");
+        assert_eq!(recount.wrong_senders, 0);
+    }
+}
+
+impl Store {
+    /// Pages, exports, the feed and the statistics, with nothing remembered of earlier searches.
+    fn picture(&mut self, filters: &[Filter]) -> Vec<String> {
+        self.reader = Reader::open(&self.path, &Searches::open(&self.path, 2).unwrap()).unwrap();
+        let mut seen = vec![
+            json!(self.reader.stats().unwrap()).to_string(),
+            json!(self.reader.committed(0, 10_000).unwrap()).to_string(),
+            self.reader.cursor_before_last(10_000).unwrap().to_string(),
+        ];
+        let place = Place::at(Instant::from(1_735_689_608));
+        for filter in filters {
+            for start in [Start::Offset(0), Start::Offset(80), Start::After(place.clone())] {
+                let paging = Paging { start, limit: 100, ..FIRST };
+                seen.push(format!("{:?}", self.reader.list(filter, &paging).unwrap()));
+            }
+            let mut export = Export::begin(&self.reader, filter.clone()).unwrap();
+            while let Some(portion) = export.next(&mut self.reader).unwrap() {
+                seen.extend(portion.iter().map(|received| received.message.message_id.clone()));
+            }
+        }
+        seen
+    }
+}
+
 const FIRST: Paging = Paging { limit: 5, start: Start::Offset(0), order: Order::Ascending };
 
 #[test]

@@ -9,7 +9,7 @@ use rusqlite::params;
 
 use super::{
     Reader,
-    counts::Place,
+    counts::{FIRST_ID, Place},
     reader::{Filter, Received, received, scope},
     search::is_found,
 };
@@ -68,7 +68,7 @@ impl Export {
             looked += 1;
             let received = received(row)?;
             place = Some(received.place());
-            if row.get::<_, i64>(8)? <= self.last_id
+            if (FIRST_ID..=self.last_id).contains(&row.get(8)?)
                 && self.filter.is_to(received.message.to.as_bytes())
                 && is_found(finder.as_ref(), row.get_ref(4)?)?
             {

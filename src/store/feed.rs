@@ -38,7 +38,7 @@ impl Reader {
     /// The cursor after which the last `count` messages follow.
     pub(crate) fn cursor_before_last(&self, count: i64) -> Result<i64, Error> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT coalesce((SELECT id FROM messages WHERE id <= last_id
+            "SELECT coalesce((SELECT id FROM messages WHERE id BETWEEN 1 AND last_id
                               ORDER BY id DESC LIMIT 1 OFFSET ?1), 0) FROM totals",
         )?;
         let id = statement.query_row([count], |row| row.get(0))?;

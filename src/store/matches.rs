@@ -22,7 +22,7 @@ pub(super) struct Matches {
     pub(super) total: i64,
     /// A bit for each id from `base` on.
     ids: Vec<u64>,
-    /// No message has a lower id.
+    /// No message that counts has a lower id.
     base: i64,
     /// From which `ts_s` on, and how many matches there are up to the next.
     spans: Vec<(i64, i64)>,
@@ -43,7 +43,10 @@ impl Matches {
             .collect::<rusqlite::Result<_>>()?;
         starts.dedup();
         let base: i64 = transaction
-            .prepare_cached("SELECT coalesce(min(id), 0) FROM messages")?
+            .prepare_cached(
+                "SELECT coalesce((SELECT min(id) FROM messages WHERE id BETWEEN 1 AND last_id),
+                                 last_id + 1) FROM totals",
+            )?
             .query_row((), |row| row.get(0))?;
         // What was deleted long ago costs no more time and no more memory.
         let seen = Seen { last_id: base / BLOCK_MESSAGES * BLOCK_MESSAGES - 1, changes };
@@ -54,7 +57,9 @@ impl Matches {
     pub(super) fn look_up_to(&mut self, last_id: i64) -> i64 {
         let first = self.seen.last_id + 1;
         self.seen.last_id = last_id;
-        self.ids.resize(self.position(last_id).0 + 1, 0);
+        if let Some((word, _)) = self.position(last_id) {
+            self.ids.resize(word + 1, 0);
+        }
         first
     }
 
@@ -69,7 +74,7 @@ impl Matches {
         while self.spans.get(*at + 1).is_some_and(|(start, _)| *start <= ts_s) {
             *at += 1;
         }
-        let (word, bit) = self.position(id);
+        let Some((word, bit)) = self.position(id) else { return };
         if let (Some((_, n)), Some(ids)) = (self.spans.get_mut(*at), self.ids.get_mut(word)) {
             *n += 1;
             *ids |= bit;
@@ -90,13 +95,15 @@ impl Matches {
         self.spans.iter_mut().zip(&other.spans).for_each(|((_, n), (_, others))| *n += others);
     }
 
-    fn position(&self, id: i64) -> (usize, u64) {
-        let at = (id - self.base).max(0);
-        (usize::try_from(at / 64).unwrap_or(usize::MAX), 1 << (at % 64))
+    /// The word and the bit of an id; `None` for one below [`Matches::base`], which only another
+    /// program can have inserted.
+    fn position(&self, id: i64) -> Option<(usize, u64)> {
+        let at = u64::try_from(id.checked_sub(self.base)?).ok()?;
+        Some((usize::try_from(at / 64).ok()?, 1 << (at % 64)))
     }
 
     fn has(&self, id: i64) -> bool {
-        let (word, bit) = self.position(id);
+        let Some((word, bit)) = self.position(id) else { return false };
         self.ids.get(word).is_some_and(|ids| ids & bit != 0)
     }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::reader;
+use super::{counts::FIRST_ID, reader};
 use crate::{error::Error, message::fold_case};
 
 /// Messages whose ids, divided by it, are the same, are a block. The schema has it too.
@@ -218,10 +218,10 @@ fn pack(transaction: &Transaction<'_>, block: i64, changes: i64) -> rusqlite::Re
     let mut statement = transaction.prepare_cached(
         "SELECT messages.id - ?1, senders.id, ts_s, text, to_msisdn
          FROM messages CROSS JOIN senders ON senders.msisdn = messages.from_msisdn
-         WHERE messages.id BETWEEN ?1 AND ?2",
+         WHERE messages.id BETWEEN max(?1, ?3) AND ?2",
     )?;
     let mut receivers: Vec<String> = Vec::new();
-    let rows = statement.query_map((first, first + BLOCK_MESSAGES - 1), |row| {
+    let rows = statement.query_map((first, first + BLOCK_MESSAGES - 1, FIRST_ID), |row| {
         let text = String::from_utf8_lossy(row.get_ref(3)?.as_bytes_or_null()?.unwrap_or(b""));
         let receiver = String::from_utf8_lossy(row.get_ref(4)?.as_bytes()?);
         Ok(Entry {

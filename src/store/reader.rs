@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     configure,
-    counts::{Line, Place, Scope},
+    counts::{IS_COUNTED, Line, Place, Scope},
     open, schema,
     search::{self, Searches},
 };
@@ -145,7 +145,7 @@ impl Reader {
             window =
                 paging.window(total, |place| Ok((line.rank(place)? - first).clamp(0, total)))?;
             let (place, left) = line.seek(first + window.start)?;
-            messages = page(&transaction, scope, &place, left, window.end - window.start)?;
+            messages = page(&transaction, &line, &place, left, window.end - window.start)?;
         } else if candidates <= FEW {
             let found = pick(&transaction, scope, filter)?;
             total = i64::try_from(found.len()).unwrap_or(i64::MAX);
@@ -178,8 +178,11 @@ impl Reader {
         let (total_messages, senders_count) = transaction
             .prepare_cached("SELECT messages, senders FROM totals")?
             .query_row((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let ts = |sql: &str| -> rusqlite::Result<Option<String>> {
-            transaction.prepare_cached(sql)?.query_row((), |row| row.get(0))
+        let ts = |order: &str| -> rusqlite::Result<Option<String>> {
+            let sql = format!(
+                "SELECT (SELECT ts FROM messages WHERE {IS_COUNTED} ORDER BY {order} LIMIT 1)"
+            );
+            transaction.prepare_cached(&sql)?.query_row((), |row| row.get(0))
         };
         let mut senders = transaction
             .prepare_cached("SELECT msisdn, n FROM senders ORDER BY n DESC, msisdn LIMIT ?1")?;
@@ -189,12 +192,8 @@ impl Reader {
             total_messages,
             senders_count,
             messages_per_sender: top.collect::<rusqlite::Result<_>>()?,
-            first_message_ts: ts(
-                "SELECT (SELECT ts FROM messages ORDER BY ts_s, ts_ns, message_id LIMIT 1)",
-            )?,
-            last_message_ts: ts(
-                "SELECT (SELECT ts FROM messages ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1)",
-            )?,
+            first_message_ts: ts("ts_s, ts_ns, message_id")?,
+            last_message_ts: ts("ts_s DESC, ts_ns DESC, message_id DESC")?,
         })
     }
 }
@@ -275,7 +274,7 @@ pub(super) fn scope<'a>(
 /// Messages from a place on, without the first few.
 fn page(
     transaction: &Transaction<'_>,
-    scope: Scope<'_>,
+    line: &Line<'_>,
     place: &Place,
     offset: i64,
     limit: i64,
@@ -284,11 +283,11 @@ fn page(
         "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
          WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
          ORDER BY ts_s, ts_ns, message_id LIMIT ?5 OFFSET ?6",
-        scope.condition()
+        line.condition
     );
     let mut statement = transaction.prepare_cached(&sql)?;
     let Place { instant: Instant { seconds, nanoseconds }, message_id } = place;
-    let from = params![scope.msisdn(), seconds, nanoseconds, message_id, limit, offset];
+    let from = params![line.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset];
     statement.query_map(from, message)?.collect()
 }
 
@@ -300,7 +299,7 @@ fn pick(
 ) -> rusqlite::Result<Vec<(Place, i64)>> {
     let sql = format!(
         "SELECT ts_s, ts_ns, message_id, id, text, to_msisdn FROM messages
-         WHERE {} AND (ts_s, ts_ns) >= (?2, ?3) AND (ts_s, ts_ns) < (?4, ?5)
+         WHERE {} AND (ts_s, ts_ns) >= (?2, ?3) AND (ts_s, ts_ns) < (?4, ?5) AND {IS_COUNTED}
          ORDER BY ts_s, ts_ns, message_id",
         scope.condition()
     );

@@ -30,7 +30,7 @@ use rusqlite::{Connection, Transaction, params, types::ValueRef};
 
 use super::{
     Filter,
-    counts::Scope,
+    counts::{FIRST_ID, Scope},
     matches::{Matches, Seen, Span},
     packs::{BLOCK_MESSAGES, BLOCK_PIECES, Piece, candidates, slots},
     reader,
@@ -457,6 +457,7 @@ impl Question<'_> {
                  AND (?3 IS NULL OR from_msisdn = ?3) AND (?4 IS NULL OR to_msisdn = ?4)",
         )?;
         let last = self.last.min((first / BLOCK_MESSAGES + 1) * BLOCK_MESSAGES - 1);
+        let first = first.max(FIRST_ID);
         let mut rows =
             statement.query(params![first, last, self.scope.msisdn(), self.filter.to])?;
         while let Some(row) = rows.next()? {

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{Inbox, command, count, message, message_with};
+use crate::harness::{Inbox, command, count, database, message, message_with};
 
 const MESSAGES: usize = 5_000;
 
@@ -158,4 +158,31 @@ fn an_import_does_not_change_the_schema_under_an_older_service() {
     assert!(told.contains("version 4") && told.contains("start the service with this"), "{told}");
     assert_eq!(count(inbox.folder.path(), "PRAGMA user_version"), 4);
     assert_eq!(inbox.rows(), 0);
+}
+
+#[test]
+fn a_row_of_another_program_with_an_id_far_out_of_range_ends_no_search_and_is_in_none() {
+    let inbox = Inbox::start();
+    assert!(import(&inbox, &lines(0..MESSAGES)).status.success());
+    let birnen = total(&inbox, "q=birnen");
+    let other = rusqlite::Connection::open(database(inbox.folder.path())).unwrap();
+    other.busy_timeout(Duration::from_secs(20)).unwrap();
+    for id in [-10_000_000_000_000_i64, i64::MIN, 0, 1_000_000_000_000_000, i64::MAX] {
+        other
+            .execute(
+                "INSERT INTO messages
+                     (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
+                 SELECT ?1, 'outside ' || ?1, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at
+                 FROM messages WHERE id = 2",
+                [id],
+            )
+            .unwrap();
+    }
+    for query in ["q=birnen", "q=BIRNEN&limit=1", "q=birnen&order=desc", "q=birnen&offset=1000"] {
+        assert_eq!(total(&inbox, query), birnen, "{query}");
+    }
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    assert_eq!(total(&inbox, ""), MESSAGES + 1);
+    assert_eq!(inbox.get("/feed?limit=1").json["data"][0]["message_id"], "m0000");
+    assert!(!inbox.get("/export").text.contains("outside"));
 }
