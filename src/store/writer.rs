@@ -6,7 +6,7 @@ use std::{
     time::{self, Duration},
 };
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi, params};
 use rustix::fs::{Mode, OFlags};
 
 use super::{
@@ -26,6 +26,8 @@ const CACHE_KIB: u32 = 8_000;
 
 /// How long a writer that could not begin waits before it tries again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+/// How often a full disk makes it try to use the log from its start.
+const FREE_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -34,6 +36,8 @@ pub(crate) struct Writer {
     /// The path of the write-ahead log.
     log: PathBuf,
     beginning: Beginning,
+    /// When the disk was last full and [`Writer::free_log`] was called.
+    freed: Option<time::Instant>,
 }
 
 /// Whether [`Writer::begin`] has succeeded. Before that nothing is stored.
@@ -72,7 +76,8 @@ impl Writer {
             .map_err(|error| named(format!("its path cannot be followed: {error}")))?;
         let identity = Identity::of(path, &file);
         let beginning = Beginning::Failed { at: time::Instant::now(), reason: "" };
-        let mut writer = Writer { connection, identity, log: beside(&file, LOG_END), beginning };
+        let mut writer =
+            Writer { connection, identity, log: beside(&file, LOG_END), beginning, freed: None };
         writer.begin();
         Ok(writer)
     }
@@ -88,14 +93,18 @@ impl Writer {
     /// Makes durable what an earlier process may have left in the kernel's page cache only (wal.rs),
     /// and proves by a commit of its own, which begins an epoch of cursors, that the disk takes one.
     fn begin(&mut self) {
+        let mut is_full = false;
         let mut run = || -> Result<(), (String, &'static str)> {
-            let sqlite = |error: rusqlite::Error| (error.to_string(), reason(&error));
+            let mut sqlite = |error: rusqlite::Error| {
+                is_full = is_disk_full(&error);
+                (error.to_string(), reason(&error))
+            };
             let file = |error: io::Error| (error.to_string(), reason_of_file(&error));
             let behavior = TransactionBehavior::Immediate;
             let transaction =
-                self.connection.transaction_with_behavior(behavior).map_err(sqlite)?;
+                self.connection.transaction_with_behavior(behavior).map_err(&mut sqlite)?;
             wal::rewrite(&self.log).map_err(file)?;
-            epochs::begin(&transaction).map_err(sqlite)?;
+            epochs::begin(&transaction).map_err(&mut sqlite)?;
             transaction.commit().map_err(sqlite)
         };
         self.beginning = match run() {
@@ -105,6 +114,10 @@ impl Writer {
                 Beginning::Failed { at: time::Instant::now(), reason }
             }
         };
+        // SQLite finds the disk full only once the log is on disk, so a checkpoint does no harm.
+        if is_full {
+            self.free_log();
+        }
     }
 
     /// Makes a batch durable in one transaction, and says for each entry what became of it.
@@ -128,7 +141,22 @@ impl Writer {
         if let Some(reason) = self.not_begun() {
             return vec![Err(Error::Unavailable(reason)); length];
         }
-        self.insert_all(batch).unwrap_or_else(|error| vec![Err(Error::from(error)); length])
+        self.insert_all(batch).unwrap_or_else(|error| {
+            if is_disk_full(&error) {
+                self.free_log();
+            }
+            vec![Err(Error::from(error)); length]
+        })
+    }
+
+    /// Moves into the database what the log holds, without waiting for its readers, so that the next
+    /// commit overwrites the log from its start and needs no more space. It fails where the database
+    /// has to grow for that, and changes nothing then.
+    fn free_log(&mut self) {
+        if self.freed.is_none_or(|freed| freed.elapsed() >= FREE_PAUSE) {
+            self.freed = Some(time::Instant::now());
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()));
+        }
     }
 
     fn insert_all<'a>(
@@ -240,6 +268,13 @@ fn reason_of_file(error: &io::Error) -> &'static str {
         }
         _ => "the disk failed",
     }
+}
+
+/// A write that failed for want of space. SQLite reports a quota that is used up as any failed write.
+fn is_disk_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        error.code == ErrorCode::DiskFull || error.extended_code == ffi::SQLITE_IOERR_WRITE
+    })
 }
 
 /// Creates a folder, and those above it, and makes each one's entry in its parent durable: a power cut

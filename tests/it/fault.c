@@ -6,6 +6,7 @@
  *   fail_wal_fsync  fsync of the write-ahead log fails, that of the database itself does not
  *   hang_fsync      fsync of the database's files waits until the file is removed
  *   disk_full       writes to the database's files find the disk full
+ *   no_growth       the same, but only of writes behind the end of a file
  *   trace           everything that changes the database's files is appended to it, one record for
  *                   each call; tests/it/power.rs reads it and makes of it what a power cut leaves
  *
@@ -100,6 +101,14 @@ static int no_space(int fd) {
     return 1;
 }
 
+static int no_growth(int fd, off64_t end) {
+    struct stat status;
+    if (!on("no_growth") || !of_database(fd) || fstat(fd, &status) || end <= status.st_size)
+        return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
 static int sync_with(long call, int fd) {
     if (on("slow_fsync")) pause_ms(30);
     record_of(fd, SYNC_BEGUN, 0, "", 0);
@@ -130,7 +139,7 @@ ssize_t write(int fd, const void *bytes, size_t length) {
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) {
-    if (no_space(fd)) return -1;
+    if (no_space(fd) || no_growth(fd, at + (off64_t)length)) return -1;
     ssize_t written = syscall(SYS_pwrite64, fd, bytes, length, at);
     if (written > 0) record_of(fd, WRITTEN, at, bytes, written);
     return written;

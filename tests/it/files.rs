@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
     process::Command,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -175,6 +176,39 @@ fn an_unfinished_export_goes_into_a_private_file_of_its_own_and_nowhere_else() {
     let output = command(folder).args(["export", "--output", "out"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(fs::metadata(folder.join("out")).unwrap().mode() & 0o777, 0o600);
+}
+
+fn with_faults(command: &mut Command) {
+    let faults = command.get_current_dir().unwrap().join("faults");
+    command.env("LD_PRELOAD", fault_library()).env("FAULTS", faults);
+}
+
+#[test]
+fn a_full_disk_takes_messages_as_long_as_the_log_can_be_used_from_its_start() {
+    for is_killed in [false, true] {
+        let inbox = Inbox::start_with_faults();
+        deliver_some(&inbox, "before", 20);
+        // From here on the database has all its pages, and the log begins empty.
+        let mut inbox = Inbox::start_with(inbox.stop(), with_faults);
+        // Each writes a page that is there already: the log grows, the database need not.
+        for _ in 0..100 {
+            assert_eq!(inbox.get("/health/ready").status, 200);
+        }
+        inbox.fault("no_growth", true);
+        if is_killed {
+            inbox = Inbox::start_with(inbox.kill(), with_faults);
+        } else {
+            assert_eq!(inbox.deliver(&message("during")).status, 503, "the log cannot grow");
+        }
+        let end = Instant::now() + Duration::from_secs(20);
+        while inbox.deliver(&message("during")).status != 200 {
+            assert!(Instant::now() < end, "the log is not used from its start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(inbox.rows(), 21);
+        let folder = inbox.kill();
+        assert_eq!(count(folder.path(), "SELECT count(*) FROM messages"), 21);
+    }
 }
 
 fn mode(path: &Path) -> u32 {
