@@ -1,9 +1,13 @@
 //! What is done beside requests, by threads of their own: packing texts for searching, and letting
 //! messages expire. Both go through the group commit, a little at a time.
 
-use std::{io, thread, time::Duration};
+use std::{
+    io, thread,
+    time::{self, Duration},
+};
 
 use crate::{
+    error::Error,
     logging,
     message::Instant,
     store::{Entry, Outcome, Packer, Reader, Stored},
@@ -17,6 +21,12 @@ const BEGIN_EVERY_MS: u64 = 1_000;
 /// The same of expiring.
 const EXPIRE_PAUSE_MS: u64 = 30;
 const EXPIRE_REST_MS: u64 = 60_000;
+/// A clock that is this much ahead of the last message that was stored may be wrong. It counts as right
+/// once this process has run as long with it, or messages were stored as long ago by it: an operator
+/// who reads the log on Monday can still set it. Shorter gaps are usual, over a weekend for example.
+const DOUBT: Duration = Duration::from_hours(72);
+/// How often the log says so.
+const DOUBT_LOG: Duration = Duration::from_hours(1);
 
 /// Starts the thread that asks for a commit, once a second, until the writer could begin: a disk that
 /// was full at the start needs no restart once it has room.
@@ -56,20 +66,133 @@ pub(crate) fn start_expiring(
     submit: impl Fn(Entry) -> Option<Outcome> + Send + 'static,
 ) -> io::Result<()> {
     let run = move || {
-        let mut was_more = false;
+        let mut clock = Clock::start(logging::now_seconds());
+        let mut expired: Option<Instant> = None;
         loop {
-            let before = Instant::from(logging::now_seconds() - retention.as_secs().cast_signed());
-            let is_due = reader.oldest().is_ok_and(|oldest| oldest.is_some_and(|ts| ts < before));
-            let done = is_due.then(|| submit(Entry::Expire(before)));
-            let is_more = done == Some(Some(Ok(Stored::Done)));
-            if was_more && !is_due {
+            let before = clock.expiry(&mut reader, retention);
+            if before.is_none()
+                && let Some(before) = expired.take()
+            {
                 let before = before.text();
                 log::info!(before; "messages have expired");
             }
-            was_more = is_more;
+            let done = before.map(|before| submit(Entry::Expire(before)));
+            let is_more = done == Some(Some(Ok(Stored::Done)));
+            if is_more {
+                expired = before;
+            }
             let pause = if is_more { EXPIRE_PAUSE_MS } else { EXPIRE_REST_MS };
             thread::sleep(Duration::from_millis(pause));
         }
     };
     thread::Builder::new().name("expirer".into()).spawn(run).map(drop)
+}
+
+/// What the system clock is compared with before it decides what is too old: the time for which this
+/// process has run, and the times at which messages were stored.
+#[derive(Debug)]
+struct Clock {
+    running: time::Instant,
+    /// What the clock said, and how long this process had run, when it was last set or first read.
+    since: (i64, Duration),
+    told: Option<time::Instant>,
+}
+
+impl Clock {
+    fn start(now: i64) -> Clock {
+        Clock { running: time::Instant::now(), since: (now, Duration::ZERO), told: None }
+    }
+
+    /// Before which moment messages are too old, if there are any.
+    fn expiry(&mut self, reader: &mut Reader, retention: Duration) -> Option<Instant> {
+        let ago = |seconds: i64| Instant::from(seconds - retention.as_secs().cast_signed());
+        let now = logging::now_seconds();
+        let oldest = reader.oldest().ok()?.filter(|oldest| *oldest < ago(now))?;
+        let uptime = self.running.elapsed();
+        let believed = self.believed(now, uptime, |moment| reader.stored_around(moment)).ok()?;
+        if oldest < ago(believed) {
+            return Some(ago(believed));
+        }
+        if self.told.is_none_or(|told| told.elapsed() >= DOUBT_LOG) {
+            self.told = Some(time::Instant::now());
+            let (clock, stored) = (Instant::from(now).text(), Instant::from(believed).text());
+            log::error!(clock, stored; "messages do not expire: the clock is far ahead of the last message that was stored");
+        }
+        None
+    }
+
+    /// The clock's time; or, while that is in doubt, the time of the last message that was stored
+    /// before the gap. `around` gives the times of the messages before and after a moment.
+    fn believed(
+        &mut self,
+        now: i64,
+        uptime: Duration,
+        around: impl FnOnce(Instant) -> Result<(Option<Instant>, Option<Instant>), Error>,
+    ) -> Result<i64, Error> {
+        let doubt = DOUBT.as_secs().cast_signed();
+        let (clock, up) = self.since;
+        let elapsed = uptime.saturating_sub(up);
+        if (now - clock - elapsed.as_secs().cast_signed()).abs() > doubt {
+            self.since = (now, uptime);
+        } else if elapsed >= DOUBT {
+            return Ok(now);
+        }
+        let (before, after) = around(Instant::from(now - doubt))?;
+        let Some(before) = before else { return Ok(now) };
+        let after = after.map_or(now, |after| after.seconds);
+        Ok(if after - before.seconds > doubt { before.seconds } else { now })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400;
+    const NOW: i64 = 1_000 * DAY;
+
+    /// By an inbox in which messages were stored at these times, in order.
+    fn believed(clock: &mut Clock, now: i64, uptime: i64, stored: &[i64]) -> i64 {
+        let uptime = Duration::from_secs(uptime.unsigned_abs());
+        let around = |moment: Instant| {
+            let at = stored.partition_point(|stored| *stored <= moment.seconds);
+            let time = |at: Option<usize>| at.and_then(|at| stored.get(at)).copied();
+            Ok((time(at.checked_sub(1)).map(Instant::from), time(Some(at)).map(Instant::from)))
+        };
+        clock.believed(now, uptime, around).unwrap()
+    }
+
+    #[test]
+    fn a_clock_that_leapt_ahead_is_believed_once_it_has_gone_on_for_three_days() {
+        let daily: Vec<i64> = (900..1_000).map(|day| day * DAY).collect();
+        let last = 999 * DAY;
+        assert_eq!(believed(&mut Clock::start(NOW), NOW, 0, &daily), NOW);
+        assert_eq!(believed(&mut Clock::start(NOW), NOW, 0, &[]), NOW);
+        assert_eq!(believed(&mut Clock::start(NOW), NOW, 0, &[NOW - 60]), NOW, "a new inbox");
+        // A start with the clock a year ahead; then messages are stored, and it is started again.
+        let leapt = NOW + 365 * DAY;
+        let mut clock = Clock::start(leapt);
+        assert_eq!(believed(&mut clock, leapt, 0, &daily), last);
+        let mut stored = daily.clone();
+        stored.extend([leapt + 60, leapt + DAY]);
+        assert_eq!(believed(&mut clock, leapt + DAY, DAY, &stored), last);
+        let (later, end) = (leapt + 2 * DAY, leapt + 4 * DAY);
+        assert_eq!(believed(&mut Clock::start(later), later, 0, &stored), last);
+        // It was right: the inbox had been off for a year.
+        assert_eq!(believed(&mut clock, end, 4 * DAY, &daily), end, "without any message");
+        stored.extend([leapt + 2 * DAY, leapt + 3 * DAY]);
+        assert_eq!(believed(&mut Clock::start(end), end, 0, &stored), end, "by its messages");
+    }
+
+    #[test]
+    fn a_clock_that_leaps_while_the_process_runs_is_in_doubt_again() {
+        let daily: Vec<i64> = (900..1_000).map(|day| day * DAY).collect();
+        let mut clock = Clock::start(NOW - 10 * DAY);
+        assert_eq!(believed(&mut clock, NOW, 10 * DAY, &[]), NOW);
+        let leapt = NOW + 365 * DAY;
+        assert_eq!(believed(&mut clock, leapt, 10 * DAY + 60, &daily), 999 * DAY);
+        assert_eq!(believed(&mut clock, NOW + 120, 10 * DAY + 120, &daily), NOW + 120, "set back");
+        assert_eq!(believed(&mut clock, leapt, 10 * DAY + 180, &daily), 999 * DAY, "once more");
+        assert_eq!(believed(&mut clock, leapt + 4 * DAY, 14 * DAY + 180, &daily), leapt + 4 * DAY);
+    }
 }

@@ -20,6 +20,37 @@ impl Reader {
         Ok(oldest.optional()?)
     }
 
+    /// When the last message before a moment and the first one after it were stored, by the clock of
+    /// then. Ids follow the order in which messages were stored, so half of them are ruled out in each
+    /// step; where the clock was set back, what is found is one such gap of several.
+    pub(crate) fn stored_around(
+        &mut self,
+        moment: Instant,
+    ) -> Result<(Option<Instant>, Option<Instant>), Error> {
+        let moment = moment.text();
+        let (mut before, mut last) = ((0, None), self.last_id()?);
+        let transaction = self.connection.transaction()?;
+        let first_from = |id: i64| -> rusqlite::Result<Option<(i64, String)>> {
+            transaction
+                .prepare_cached(
+                    "SELECT id, created_at FROM messages
+                     WHERE id >= ?1 AND id <= (SELECT last_id FROM totals) ORDER BY id LIMIT 1",
+                )?
+                .query_row([id], |row| Ok((row.get(0)?, reader::text(row, 1)?)))
+                .optional()
+        };
+        while before.0 < last {
+            let middle = before.0 + (last - before.0 + 1) / 2;
+            match first_from(middle)? {
+                Some((id, stored)) if stored <= moment => before = (id, Some(stored)),
+                _ => last = middle - 1,
+            }
+        }
+        let after = first_from(before.0 + 1)?.map(|(_, stored)| stored);
+        let parse = |stored: Option<String>| stored.and_then(|stored| Instant::parse(&stored));
+        Ok((parse(before.1), parse(after)))
+    }
+
     /// Between each of these moments and the next one, all at one moment.
     pub(crate) fn series(&mut self, bounds: &[Instant]) -> Result<Vec<i64>, Error> {
         let transaction = self.connection.transaction()?;
@@ -29,5 +60,50 @@ impl Reader {
             .map(|instant| line.rank(&Place::at(*instant)))
             .collect::<rusqlite::Result<Vec<_>>>()?;
         Ok(ranks.windows(2).map(|pair| pair[1] - pair[0]).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Entry, Searches, Writer},
+        *,
+    };
+    use crate::message::Message;
+
+    #[test]
+    fn the_messages_around_a_moment_are_found_by_when_they_were_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mailslot.db");
+        let mut writer = Writer::open(&path).unwrap();
+        let mut reader = Reader::open(&path, &Searches::open(&path, 1).unwrap()).unwrap();
+        let day = |day: i64| Instant::from(day * 86_400);
+        assert_eq!(reader.stored_around(day(5)), Ok((None, None)));
+        let message = |number| Message {
+            message_id: format!("m{number}"),
+            from: "+1".to_owned(),
+            to: "+2".to_owned(),
+            ts: day(0).text(),
+            text: None,
+            instant: day(0),
+        };
+        let entries: Vec<Entry> = (1..=30).map(message).map(Entry::Message).collect();
+        writer.commit(entries.iter());
+        let days = [1, 2, 4, 7, 8, 11, 14, 30];
+        writer
+            .connection
+            .execute_batch(
+                "DELETE FROM messages WHERE id NOT IN (1, 2, 4, 7, 8, 11, 14, 30);
+                 UPDATE messages SET created_at =
+                     strftime('%Y-%m-%dT%H:%M:%fZ', 86400 * id, 'unixepoch')",
+            )
+            .unwrap();
+        for moment in 0..32 {
+            let before = days.iter().rfind(|stored| **stored <= moment).copied().map(day);
+            let after = days.iter().find(|stored| **stored > moment).copied().map(day);
+            // A moment later, since a text with a fraction sorts before one without.
+            let found = reader.stored_around(Instant::from(moment * 86_400 + 1));
+            assert_eq!(found, Ok((before, after)), "{moment}");
+        }
     }
 }

@@ -235,3 +235,39 @@ fn of_who_was_erased_no_byte_is_left_and_no_delivery_brings_it_back() {
     assert_eq!(stats["total_messages"], json!(rows));
     inbox.stop();
 }
+
+#[test]
+fn a_clock_that_is_far_ahead_of_the_last_stored_message_deletes_nothing_that_was_new_then() {
+    // As a start with the clock 400 days ahead finds it: all was stored 400 days ago by that clock.
+    let inbox = Inbox::start();
+    let long_ago = |days: i64| {
+        let moment =
+            std::time::SystemTime::now() - Duration::from_secs(86_400 * days.unsigned_abs());
+        let moment = time::OffsetDateTime::from(moment);
+        format!("{}T10:00:00.000Z", moment.date())
+    };
+    let (new_then, old_then) = (long_ago(400), long_ago(500));
+    for n in 0..50 {
+        let new = json!({ "ts": new_then, "text": "new then" });
+        assert_eq!(inbox.deliver(&message_with(&format!("new{n}"), &new)).status, 200);
+        let old = json!({ "ts": old_then, "text": "old then" });
+        assert_eq!(inbox.deliver(&message_with(&format!("old{n}"), &old)).status, 200);
+    }
+    let folder = inbox.stop();
+    let database = rusqlite::Connection::open(crate::harness::database(folder.path())).unwrap();
+    database.execute("UPDATE messages SET created_at = ?1", [&new_then]).unwrap();
+    drop(database);
+    let inbox = Inbox::start_with(folder, |command| {
+        command.env("RETENTION_DAYS", "30");
+    });
+    let told = inbox.wait_for_log(|line| line["level"] == "ERROR");
+    assert!(
+        told["msg"].as_str().unwrap().starts_with("messages do not expire: the clock"),
+        "{told}"
+    );
+    assert_eq!(told["stored"].as_str().unwrap()[..10], new_then[..10]);
+    inbox.wait_for_log(|line| line["msg"] == "messages have expired");
+    assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE text = 'old then'"), 0);
+    assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE text = 'new then'"), 50);
+    assert_eq!(inbox.get("/messages?q=new+then").json["total"], 50);
+}
