@@ -8,13 +8,20 @@ use crate::{
     error::Error,
     http::{Request, Response},
     message::{Instant, Message},
-    store::{Filter, Listing, Order, Paging, Place, Start},
+    store::{Filter, Listing, Order, Paging, Place, Reader, Start},
 };
 
-/// Bytes of a `Link` header, which is left out beyond: what is longer, clients and proxies refuse.
+/// Bytes of a `Link` header beyond which it names the next page only, since clients and proxies often
+/// refuse longer headers. The next page is always named, so that a walk along the links never ends
+/// early: at worst that takes as many bytes as the longest text does, percent-encoded, which the
+/// request line took too.
 pub(crate) const LINK_BYTES_MAX: usize = 8_192;
-/// Bytes of a cursor in it: a page beside a message with a longer id is linked by its offset.
-const CURSOR_BYTES: usize = 2_048;
+/// Bytes of a `message_id` that a cursor holds whole. Of a longer one it holds the beginning and the
+/// message's row, so that the position is exact as long as the message exists.
+const CURSOR_ID_BYTES: usize = 1_000;
+const CURSOR_PREFIX_BYTES: usize = 100;
+/// The parameters that a link repeats; nothing else changes what is listed.
+const LINKED: [&str; 7] = ["limit", "from", "to", "since", "until", "q", "order"];
 /// Messages of one page.
 pub(crate) const LIMIT_MAX: i64 = 100;
 const LIMIT_DEFAULT: i64 = 50;
@@ -28,16 +35,21 @@ struct Body {
 }
 
 pub(crate) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
-    let (filter, paging) = parse(Query::of(request))?;
-    let Listing { messages: data, total, offset } = context.reader.list(&filter, &paging)?;
-    let links = links(request, &data, &paging, total, offset);
+    let reader = &mut context.reader;
+    let (filter, paging) = parse(Query::of(request), |row| reader.place(row))?;
+    let Listing { messages: data, total, offset } = reader.list(&filter, &paging)?;
+    let links = links(reader, &Query::of(request), &data, &paging, total, offset);
     // An offset beyond the end is told as it was asked for.
     let offset = if let Start::Offset(asked) = paging.start { asked } else { offset };
     let response = Response::json(&Body { data, total, limit: paging.limit, offset });
     Ok(Answer::Now(response.with(links.map(|links| ("Link", links)))))
 }
 
-fn parse(mut query: Query<'_>) -> Result<(Filter, Paging), Error> {
+/// `place_of` says at which place the message in a row is.
+fn parse(
+    mut query: Query<'_>,
+    place_of: impl FnOnce(i64) -> Option<Place>,
+) -> Result<(Filter, Paging), Error> {
     let filter = query.filter();
     let limit = query.integer("limit", LIMIT_DEFAULT, 1..=LIMIT_MAX);
     let offset = query.integer("offset", 0, 0..=i64::MAX);
@@ -45,7 +57,7 @@ fn parse(mut query: Query<'_>) -> Result<(Filter, Paging), Error> {
     let order = query.choice("order", &orders);
     let start = match query.text("cursor") {
         None => Start::Offset(offset),
-        Some(cursor) => read_cursor(&cursor).unwrap_or_else(|| {
+        Some(cursor) => read_cursor(&cursor, order, place_of).unwrap_or_else(|| {
             let msg = "Input should be the cursor of a Link header";
             query.refuse("value_error", "cursor", msg, &cursor, None);
             Start::Offset(offset)
@@ -56,7 +68,8 @@ fn parse(mut query: Query<'_>) -> Result<(Filter, Paging), Error> {
 
 /// RFC 8288: the same question with a cursor at either end of the page, where there is more.
 fn links(
-    request: &Request<'_>,
+    reader: &Reader,
+    query: &Query<'_>,
     data: &[Message],
     paging: &Paging,
     total: i64,
@@ -64,43 +77,98 @@ fn links(
 ) -> Option<String> {
     let (first, last) = (data.first()?, data.last()?);
     let end = offset + i64::try_from(data.len()).unwrap_or(0);
-    let link = |is_there: bool, side: char, message: &Message, beside: i64, rel: &str| {
-        is_there.then(|| {
-            let mut query = Serializer::new(String::new());
-            let is_kept = |name: &str| !["cursor", "offset"].contains(&name);
-            query.extend_pairs(request.query().filter(|(name, _)| is_kept(name)));
-            match cursor(side, message) {
-                cursor if cursor.len() <= CURSOR_BYTES => query.append_pair("cursor", &cursor),
-                _ => query.append_pair("offset", &beside.to_string()),
-            };
-            format!("</messages?{}>; rel=\"{rel}\"", query.finish())
-        })
+    let link = |side: Side, message: &Message, rel: &str| {
+        let mut target = Serializer::new(String::new());
+        for name in LINKED {
+            match query.text(name) {
+                // As a number, which is never long.
+                Some(_) if name == "limit" => {
+                    target.append_pair(name, &paging.limit.to_string());
+                }
+                Some(value) => {
+                    target.append_pair(name, &value);
+                }
+                None => {}
+            }
+        }
+        target.append_pair("cursor", &cursor(side, message, |id| reader.row(id)));
+        format!("</messages?{}>; rel=\"{rel}\"", target.finish())
     };
-    let before = (offset - paging.limit).max(0);
-    let links =
-        [link(end < total, 'a', last, end, "next"), link(offset > 0, 'b', first, before, "prev")];
-    let links = links.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    (1..=LINK_BYTES_MAX).contains(&links.len()).then_some(links)
+    let next = (end < total).then(|| link(Side::After, last, "next"));
+    let previous = (offset > 0).then(|| link(Side::Before, first, "prev"));
+    let both = [next.as_deref(), previous.as_deref()].into_iter().flatten().collect::<Vec<_>>();
+    let both = both.join(", ");
+    if both.len() <= LINK_BYTES_MAX { Some(both).filter(|links| !links.is_empty()) } else { next }
 }
 
-/// Opaque to clients: a side, after or before, and a place in the order.
-fn cursor(side: char, message: &Message) -> String {
-    let Instant { seconds, nanoseconds } = message.instant;
-    hex::encode(format!("{side} {seconds} {nanoseconds} {}", message.message_id))
+/// On which side of the cursor's message a page is.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    After,
+    Before,
 }
 
-fn read_cursor(text: &str) -> Option<Start> {
+/// Opaque to clients: a side, an instant and a `message_id`; of a long id, its row and its beginning.
+/// `row_of` finds that row, which no longer exists where the message was deleted meanwhile.
+fn cursor(side: Side, message: &Message, row_of: impl FnOnce(&str) -> Option<i64>) -> String {
+    let Message { message_id, instant: Instant { seconds, nanoseconds }, .. } = message;
+    if message_id.len() <= CURSOR_ID_BYTES {
+        let side = if matches!(side, Side::After) { 'a' } else { 'b' };
+        return hex::encode(format!("{side} {seconds} {nanoseconds} {message_id}"));
+    }
+    let side = if matches!(side, Side::After) { 'A' } else { 'B' };
+    let row = row_of(message_id).unwrap_or_default();
+    let prefix = &message_id[..message_id.floor_char_boundary(CURSOR_PREFIX_BYTES)];
+    hex::encode(format!("{side} {seconds} {nanoseconds} {row} {prefix}"))
+}
+
+fn read_cursor(
+    text: &str,
+    order: Order,
+    place_of: impl FnOnce(i64) -> Option<Place>,
+) -> Option<Start> {
     let text = String::from_utf8(hex::decode(text).ok()?).ok()?;
     let mut parts = text.splitn(4, ' ');
     let side = parts.next()?;
     let instant =
         Instant { seconds: parts.next()?.parse().ok()?, nanoseconds: parts.next()?.parse().ok()? };
-    let place = Place { instant, message_id: parts.next()?.to_owned() };
+    let rest = parts.next()?;
+    let of_id = |id: &str| Place { instant, message_id: id.to_owned() };
+    let of_row = |side: Side| {
+        let (row, prefix) = rest.split_once(' ')?;
+        let is_it =
+            |place: &Place| place.instant == instant && place.message_id.starts_with(prefix);
+        // Where the message has been deleted, the page begins as far out as its id may have stood:
+        // it may repeat messages, but it skips none.
+        let otherwise = || match (side, order) {
+            (Side::After, Order::Ascending) | (Side::Before, Order::Descending) => of_id(prefix),
+            (Side::Before, Order::Ascending) | (Side::After, Order::Descending) => {
+                behind(of_id(prefix))
+            }
+        };
+        Some(place_of(row.parse().ok()?).filter(is_it).unwrap_or_else(otherwise))
+    };
     match side {
-        "a" => Some(Start::After(place)),
-        "b" => Some(Start::Before(place)),
+        "a" => Some(Start::After(of_id(rest))),
+        "b" => Some(Start::Before(of_id(rest))),
+        "A" => of_row(Side::After).map(Start::After),
+        "B" => of_row(Side::Before).map(Start::Before),
         _ => None,
     }
+}
+
+/// The first place behind every `message_id` that begins like this one.
+fn behind(Place { instant, mut message_id }: Place) -> Place {
+    while let Some(last) = message_id.pop() {
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            message_id.push(next);
+            return Place { instant, message_id };
+        }
+    }
+    // No id of this instant is behind.
+    let Instant { seconds, nanoseconds } = instant;
+    let instant = Instant { seconds, nanoseconds: nanoseconds.saturating_add(1) };
+    Place { instant, message_id }
 }
 
 #[cfg(test)]
@@ -108,7 +176,7 @@ mod tests {
     use super::*;
 
     fn read(query: &str) -> Result<(Filter, Paging), Vec<&'static str>> {
-        parse(Query::of(&Request::new(b"", query, None))).map_err(|error| match error {
+        parse(Query::of(&Request::new(b"", query, None)), |_| None).map_err(|error| match error {
             Error::Invalid { problems, .. } => {
                 problems.iter().map(|problem| problem.r#type).collect()
             }
@@ -159,18 +227,65 @@ mod tests {
         }));
     }
 
-    #[test]
-    fn a_cursor_survives_its_way_through_a_link() {
-        let message = Message {
-            message_id: "a b \u{e9}\0 \"<>".to_owned(),
+    fn at(nanoseconds: u32, message_id: &str) -> Message {
+        Message {
+            message_id: message_id.to_owned(),
             from: String::new(),
             to: String::new(),
             ts: String::new(),
             text: None,
-            instant: Instant { seconds: -5, nanoseconds: 7 },
-        };
-        let place = Place { instant: message.instant, message_id: message.message_id.clone() };
-        assert_eq!(read_cursor(&cursor('a', &message)), Some(Start::After(place.clone())));
-        assert_eq!(read_cursor(&cursor('b', &message)), Some(Start::Before(place)));
+            instant: Instant { seconds: -5, nanoseconds },
+        }
+    }
+
+    fn place(message: &Message) -> Place {
+        Place { instant: message.instant, message_id: message.message_id.clone() }
+    }
+
+    #[test]
+    fn a_cursor_survives_its_way_through_a_link() {
+        let message = at(7, "a b \u{e9}\0 \"<>");
+        let read =
+            |side| read_cursor(&cursor(side, &message, |_| None), Order::Ascending, |_| None);
+        assert_eq!(read(Side::After), Some(Start::After(place(&message))));
+        assert_eq!(read(Side::Before), Some(Start::Before(place(&message))));
+    }
+
+    #[test]
+    fn a_cursor_of_a_long_id_is_short_and_exact_while_the_message_exists() {
+        let long = "\u{1f642}".repeat(8_192);
+        let message = at(7, &long);
+        let text = cursor(Side::After, &message, |id| (id == long).then_some(42));
+        assert!(text.len() < 300, "{}", text.len());
+        let exact =
+            read_cursor(&text, Order::Ascending, |row| (row == 42).then(|| place(&message)));
+        assert_eq!(exact, Some(Start::After(place(&message))));
+        // Deleted, or another message in its row.
+        let others = [None, Some(place(&at(8, &long))), Some(place(&at(7, "other")))];
+        let (first, last) = (place(&at(7, &long[..100])), behind(place(&at(7, &long[..100]))));
+        assert!(first < place(&message) && place(&message) < last);
+        for other in others {
+            let read = |side, order| {
+                let text = cursor(side, &message, |_| None);
+                read_cursor(&text, order, |_| other.clone()).unwrap()
+            };
+            assert_eq!(read(Side::After, Order::Ascending), Start::After(first.clone()));
+            assert_eq!(read(Side::Before, Order::Descending), Start::Before(first.clone()));
+            assert_eq!(read(Side::Before, Order::Ascending), Start::Before(last.clone()));
+            assert_eq!(read(Side::After, Order::Descending), Start::After(last.clone()));
+        }
+    }
+
+    #[test]
+    fn the_place_behind_a_beginning_is_behind_every_id_that_begins_so() {
+        for (prefix, expected) in [
+            ("ab", (7, "ac")),
+            ("\u{d7ff}", (7, "\u{e000}")),
+            ("a\u{10ffff}\u{10ffff}", (7, "b")),
+            ("\u{10ffff}", (8, "")),
+        ] {
+            let (nanoseconds, id) = expected;
+            assert_eq!(behind(place(&at(7, prefix))), place(&at(nanoseconds, id)), "{prefix:?}");
+        }
     }
 }

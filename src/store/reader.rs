@@ -173,6 +173,20 @@ impl Reader {
         Ok(Listing { messages, total, offset })
     }
 
+    /// The row of the message with this id.
+    pub(crate) fn row(&self, message_id: &str) -> Option<i64> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT id FROM messages WHERE message_id = ?1").ok()?;
+        statement.query_row([message_id], |row| row.get(0)).ok()
+    }
+
+    /// The place of the message in this row.
+    pub(crate) fn place(&self, row: i64) -> Option<Place> {
+        let sql = "SELECT ts_s, ts_ns, message_id FROM messages WHERE id = ?1";
+        let mut statement = self.connection.prepare_cached(sql).ok()?;
+        statement.query_row([row], Place::read).ok()
+    }
+
     pub(crate) fn stats(&mut self) -> Result<Stats, Error> {
         let transaction = self.connection.transaction()?;
         let (total_messages, senders_count) = transaction

@@ -341,20 +341,99 @@ fn walking_along_the_links_meets_each_message_once_while_others_arrive() {
     assert_eq!(inbox.get("/messages?q=absent").header("Link"), None);
 }
 
+/// Follows `next` to the end, with a page size of one; `between` runs after each page.
+fn walk(inbox: &Inbox, query: &str, mut between: impl FnMut(usize)) -> Vec<String> {
+    let (mut met, mut next) = (Vec::new(), Some(format!("/messages?limit=1{query}")));
+    while let Some(path) = next {
+        let page = inbox.get(&path);
+        assert_eq!(page.status, 200, "{}", page.text);
+        met.extend(ids(&page.json).into_iter().map(str::to_owned));
+        assert!(met.len() <= 100, "the walk has no end");
+        next = link(&page, "next");
+        between(met.len());
+    }
+    met
+}
+
 #[test]
-fn a_link_stays_short_beside_the_longest_id_and_the_longest_query() {
+fn a_link_stays_short_beside_the_longest_id_and_parameters_that_mean_nothing() {
     let inbox = Inbox::start();
     for letter in ["\u{1f642}", "\u{1f643}", "\u{1f644}"] {
         fill(&inbox, &[(&letter.repeat(8_192), json!({}))]);
     }
-    let (mut met, mut next) = (0, Some("/messages?limit=1".to_owned()));
-    while let Some(path) = next {
-        let page = inbox.get(&path);
-        met += ids(&page.json).len();
-        next = link(&page, "next");
-        assert!(page.header("Link").is_some_and(|link| link.len() < 1_000));
+    let unknown = "%FF".repeat(5_000);
+    let zeros = "0".repeat(5_000);
+    let query = format!("&unknown={unknown}&q={unknown}&q=&limit={zeros}1");
+    let first = inbox.get(&format!("/messages?limit=1{query}"));
+    assert!(first.header("Link").is_some_and(|link| link.len() < 1_000));
+    assert_eq!(walk(&inbox, &query, |_| {}).len(), 3);
+}
+
+#[test]
+fn a_walk_along_the_links_meets_each_message_once_however_long_the_query_is() {
+    let inbox = Inbox::start();
+    // Percent-encoded, the last two take 12 and 3 times as many bytes as they have characters.
+    for text in ["ж".repeat(680), "\u{1f642}".repeat(4_096), "!".repeat(4_096)] {
+        let number = text.len();
+        for id in ["a", "b", "c"] {
+            fill(&inbox, &[(&format!("{id}{number}"), json!({ "text": text }))]);
+        }
+        let encoded = match text.as_str() {
+            plain if plain.is_ascii() => plain.to_owned(),
+            other => other.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+        };
+        let expected = ["a", "b", "c"].map(|id| format!("{id}{number}"));
+        assert_eq!(walk(&inbox, &format!("&q={encoded}"), |_| {}), expected);
     }
-    assert_eq!(met, 3);
-    let page = inbox.get(&format!("/messages?limit=1&unknown={}", "%FF".repeat(5_000)));
-    assert_eq!((page.status, page.header("Link")), (200, None));
+}
+
+#[test]
+fn a_walk_along_the_links_meets_each_message_once_however_long_the_ids_are() {
+    let inbox = Inbox::start();
+    let id = |number: usize| format!("{}{number}", "x".repeat(1_200));
+    for number in 0..6 {
+        fill(&inbox, &[(&id(number), json!({}))]);
+    }
+    let expected: Vec<String> = (0..6).map(id).collect();
+    for order in ["", "&order=desc"] {
+        // Messages that come to stand before the page move every offset by one.
+        let met = walk(&inbox, order, |seen| {
+            let second = if order.is_empty() { 0 } else { 59 };
+            let ts =
+                json!({ "ts": format!("2025-01-1{}T10:00:{second:02}Z", 4 + second / 59 * 2) });
+            fill(&inbox, &[(&format!("new{order}{seen:02}"), ts)]);
+        });
+        let mut met: Vec<String> = met.into_iter().filter(|id| id.starts_with('x')).collect();
+        met.sort();
+        assert_eq!(met, expected, "{order}");
+    }
+}
+
+#[test]
+fn a_page_beside_a_long_id_that_was_deleted_may_repeat_messages_but_skips_none() {
+    let inbox = Inbox::start();
+    let id = |number: usize| format!("{}{number}", "x".repeat(1_200));
+    for number in 0..6 {
+        fill(&inbox, &[(&id(number), json!({}))]);
+    }
+    let page = inbox.get("/messages?limit=2&offset=2");
+    let (next, previous) = (link(&page, "next").unwrap(), link(&page, "prev").unwrap());
+    let page = inbox.get("/messages?limit=2&offset=2&order=desc");
+    let (next_desc, previous_desc) = (link(&page, "next").unwrap(), link(&page, "prev").unwrap());
+    // 2 and 3 are the ends of both pages: the messages that their cursors name.
+    let connection =
+        rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
+    connection
+        .execute("DELETE FROM messages WHERE message_id IN (?1, ?2)", [id(2), id(3)])
+        .unwrap();
+    let everything = |path: String| {
+        let path = path.replace("limit=2", "limit=100");
+        ids(&inbox.get(&path).json).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (path, needed) in
+        [(next, [4, 5]), (previous, [0, 1]), (next_desc, [0, 1]), (previous_desc, [4, 5])]
+    {
+        let met = everything(path);
+        assert!(needed.map(id).iter().all(|needed| met.contains(needed)), "{met:?}");
+    }
 }
