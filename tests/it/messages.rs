@@ -378,9 +378,10 @@ fn a_walk_along_the_links_meets_each_message_once_however_long_the_query_is() {
         for id in ["a", "b", "c"] {
             fill(&inbox, &[(&format!("{id}{number}"), json!({ "text": text }))]);
         }
-        let encoded = match text.as_str() {
-            plain if plain.is_ascii() => plain.to_owned(),
-            other => other.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+        let encoded = if text.is_ascii() {
+            text.clone()
+        } else {
+            form_urlencoded::byte_serialize(text.as_bytes()).collect()
         };
         let expected = ["a", "b", "c"].map(|id| format!("{id}{number}"));
         assert_eq!(walk(&inbox, &format!("&q={encoded}"), |_| {}), expected);
