@@ -2,10 +2,10 @@
 //!
 //! Who waits for the same is told the same, read and written down once. Where much is delivered, the
 //! thread rests between its rounds, so that a thousand readers do not slow down what they wait for;
-//! they are told more at a time instead.
+//! they are told more at a time instead. Where there are more answers to send than time, readers have
+//! their turns in the order in which they asked.
 
 use std::{
-    cmp::Reverse,
     collections::{HashMap, hash_map::Entry},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -34,9 +34,11 @@ pub(crate) const FEED_WAITING_MAX: usize = 8_192;
 const REST_FACTOR: f64 = 8.0;
 const REST_FACTOR_LARGEST: f64 = 80.0;
 const REST_LONGEST: Duration = Duration::from_secs(2);
-/// A round answers no more readers than it can in this time: those who catch up do not hold up those
-/// who wait for the newest.
+/// A round answers no more readers than it can in this time.
 const ROUND_LONGEST: Duration = Duration::from_millis(20);
+/// Of it, what readers who wait for the newest messages may take before those who catch up have their
+/// turn: neither holds up the other.
+const NEWEST_LONGEST: Duration = Duration::from_millis(10);
 /// How often it is looked for what another process has committed, an import say; and for readers who
 /// have gone, which costs 6 µs for each.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -70,7 +72,24 @@ enum Event {
 struct Waiter {
     exchange: Exchange,
     follow: Follow,
+    turn: Turn,
     until: Instant,
+}
+
+/// Which readers are answered before which, where there is not the time for all: first those who wait
+/// for the newest messages, then those who catch up, and of both the one that asked first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    /// There were messages for it when it asked. Otherwise a round found nothing for it yet.
+    catches_up: bool,
+    asked: Instant,
+}
+
+impl Turn {
+    /// How long a round may have taken by then.
+    fn longest(self) -> Duration {
+        if self.catches_up { ROUND_LONGEST } else { NEWEST_LONGEST }
+    }
 }
 
 /// Sends an answer.
@@ -179,8 +198,10 @@ impl Follower {
         for event in event.into_iter().chain(events.try_iter()) {
             match event {
                 Event::Asked(exchange, follow) => {
-                    let until = Instant::now() + follow.wait;
-                    self.waiters.push(Waiter { exchange, follow, until });
+                    let asked = Instant::now();
+                    let turn = Turn { catches_up: true, asked };
+                    let until = asked + follow.wait;
+                    self.waiters.push(Waiter { exchange, follow, turn, until });
                 }
                 Event::Committed => {}
                 Event::Closed => self.is_closed = true,
@@ -189,8 +210,8 @@ impl Follower {
         true
     }
 
-    /// Answers those for whom there is something, or whose time is over: first who has the least to
-    /// catch up with, and no more than there is time for. The others come next.
+    /// Answers those for whom there is something, or whose time is over, in the order of their turns
+    /// and no more than there is time for. The others come next.
     fn round(&mut self, reply: &impl Reply) {
         let started = Instant::now();
         // Before it is read what there is: what is committed later wakes this thread again.
@@ -202,18 +223,19 @@ impl Follower {
         }
         let mut answers = HashMap::new();
         let mut waiters = std::mem::take(&mut self.waiters);
-        waiters.sort_by_key(|waiter| Reverse(waiter.follow.after));
+        waiters.sort_by_key(|waiter| waiter.turn);
         self.is_behind = false;
-        for waiter in waiters {
+        for mut waiter in waiters {
             let Follow { after, limit, .. } = waiter.follow;
             // Who has gone would keep a place, and its connection's address, for nothing.
             let is_over =
                 self.is_closed || waiter.until <= started || (clears && waiter.exchange.is_over());
             if !is_over && last == Ok(after) {
+                waiter.turn.catches_up = false;
                 self.waiters.push(waiter);
                 continue;
             }
-            if !self.is_closed && started.elapsed() > ROUND_LONGEST {
+            if !self.is_closed && started.elapsed() > waiter.turn.longest() {
                 self.is_behind = true;
                 self.waiters.push(waiter);
                 continue;
@@ -257,6 +279,20 @@ fn rest(messages: u64, since: Duration, took: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_oldest_question_has_its_turn_first_and_those_who_catch_up_hold_up_nobody() {
+        let start = Instant::now();
+        let turn = |catches_up, asked_ms| Turn {
+            catches_up,
+            asked: start + Duration::from_millis(asked_ms),
+        };
+        let mut turns = [turn(true, 0), turn(false, 9), turn(true, 5), turn(false, 3)];
+        turns.sort();
+        assert_eq!(turns, [turn(false, 3), turn(false, 9), turn(true, 0), turn(true, 5)]);
+        // Those who come last have half of a round for themselves.
+        assert!(turns[0].longest() * 2 <= turns[2].longest());
+    }
 
     #[test]
     fn the_thread_rests_by_how_much_is_delivered() {

@@ -46,15 +46,24 @@ impl Client {
         self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
     }
 
+    /// The body of a GET that must be answered 200.
+    pub fn read(&mut self, path: &str) -> Result<String, String> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        match self.exchange(&request).map_err(|error| error.to_string())? {
+            (200, body) => String::from_utf8(body).map_err(|error| error.to_string()),
+            (status, _) => Err(format!("{path} was answered {status}")),
+        }
+    }
+
     fn ask(&mut self, request: &str) -> Result<u16, String> {
         let answer = self.exchange(request);
         if answer.is_err() {
             self.connection = None;
         }
-        answer.map_err(|error| error.to_string())
+        answer.map(|(status, _)| status).map_err(|error| error.to_string())
     }
 
-    fn exchange(&mut self, request: &str) -> std::io::Result<u16> {
+    fn exchange(&mut self, request: &str) -> std::io::Result<(u16, Vec<u8>)> {
         if self.connection.is_none() {
             let stream = connect(self.source, self.address)?;
             stream.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -77,11 +86,12 @@ impl Client {
                 _ => {}
             }
         }
-        connection.read_exact(&mut vec![0; length])?;
+        let mut body = vec![0; length];
+        connection.read_exact(&mut body)?;
         if is_last {
             self.connection = None;
         }
-        Ok(status)
+        Ok((status, body))
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     path::Path,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -427,4 +427,48 @@ fn an_answer_of_the_feed_is_short_whatever_the_texts_are() {
         seen += ids(&page.json).len();
         after = page.json["next"].as_str().unwrap().to_owned();
     }
+}
+
+/// Follows the feed on a connection of its own until it is asked to stop; how many answers it had.
+fn count_answers(inbox: &Inbox, all: &AtomicUsize, stop: &AtomicBool) -> usize {
+    let (mut client, mut after, mut answers) = (Client::new(inbox.address), "0".to_owned(), 0);
+    while !stop.load(SeqCst) {
+        let page = client.read(&format!("/feed?after={after}&limit=1000&wait=5")).unwrap();
+        // Without a parser, so that the readers leave the processor to the service.
+        if !page.starts_with("{\"data\":[]") {
+            answers += 1;
+            all.fetch_add(1, SeqCst);
+        }
+        let (_, next) = page.rsplit_once("\"next\":\"").unwrap();
+        after = next.trim_end_matches("\"}").to_owned();
+    }
+    answers
+}
+
+#[test]
+fn readers_have_fair_turns_when_there_are_more_answers_to_send_than_time() {
+    const READERS: usize = 400;
+    const ANSWERS_EACH: usize = 30;
+    let inbox = Inbox::start();
+    let (all, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let counts = std::thread::scope(|scope| {
+        let readers: Vec<_> =
+            (0..READERS).map(|_| scope.spawn(|| count_answers(&inbox, &all, &stop))).collect();
+        while inbox.metric("feed_waiting") < READERS as u64 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut sender = Client::new(inbox.address);
+        for number in 0.. {
+            if all.load(SeqCst) >= READERS * ANSWERS_EACH {
+                break;
+            }
+            assert_eq!(sender.deliver(&format!("m{number}")), Ok(200));
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        stop.store(true, SeqCst);
+        sender.deliver("last").unwrap();
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect::<Vec<_>>()
+    });
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(least * 3 >= *most, "the readers had from {least} to {most} answers");
 }
