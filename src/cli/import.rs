@@ -3,32 +3,31 @@
 //! A line is checked as a delivery's body is. A message whose id is known is left as it is, so an
 //! import that was interrupted is resumed by running it again. It may run beside the service.
 
-use std::{
-    io::BufRead,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io::BufRead, path::Path, time::Instant};
 
 use lexopt::Parser;
+use rustix::process::nice;
 
-use super::{Failure, Outcome, only_file, open, output::Progress, read_line, reason, with_source};
+use super::{
+    Failure, Outcome, only_file, open, output::Progress, pace::Pace, read_line, reason, with_source,
+};
 use crate::{
     config::Config,
     message::Message,
     signature::SignedBody,
-    store::{self, BATCH_MAX, Entry, Stored, Writer},
+    store::{self, Entry, Stored, Writer},
 };
 
 /// Some editors begin a file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Between commits, so that the service gets its turn at the database.
-const PAUSE: Duration = Duration::from_millis(3);
+/// How much less of the processor an import gets than the service (nice(1)).
+const NICENESS: i32 = 10;
 
 pub(super) const HELP: &str = "\
 Stores the messages of FILE, one JSON object a line as in a delivery; - is stdin. It may run beside
-the service. Every line that is no message is told and left out, and the exit status is then 1. What is
-stored already stays as it is: run it again to resume.
+the service, and is slower then, so that deliveries come first. Every line that is no message is told
+and left out, and the exit status is then 1. What is stored already stays as it is: run it again to
+resume.
 ";
 
 pub(super) fn run(parser: Parser) -> Outcome {
@@ -39,6 +38,7 @@ pub(super) fn run(parser: Parser) -> Outcome {
         drop(store::visit(&database)?);
     }
     let (mut input, bytes) = open(&file)?;
+    let _ = nice(NICENESS);
     let imported = import(&database, &mut *input, bytes)?;
     if imported.bad == 0 { Ok(()) } else { Err(Failure::Told) }
 }
@@ -57,6 +57,7 @@ struct Import<'a> {
     /// Opened, and the database created, only for a first message: a command before the pipe that
     /// fails and writes nothing is to leave no empty database behind.
     writer: Option<Writer>,
+    pace: Pace,
     imported: Imported,
     batch: Vec<Entry>,
     bytes: u64,
@@ -78,6 +79,7 @@ fn import(
     let mut import = Import {
         database,
         writer: None,
+        pace: Pace::new(),
         imported: Imported::default(),
         batch: Vec::new(),
         bytes: 0,
@@ -113,7 +115,7 @@ impl Import<'_> {
                 self.progress.line(&format!("line {number}: {}", reason(&error)));
             }
         }
-        if self.batch.len() == BATCH_MAX {
+        if self.batch.len() >= self.pace.batch() {
             self.commit()?;
         }
         let counts = self.counts();
@@ -134,9 +136,12 @@ impl Import<'_> {
         }
         let writer = match &mut self.writer {
             Some(writer) => writer,
-            none => none.insert(Writer::open(self.database)?),
+            none => none.insert(Writer::open(self.database)?.patient()),
         };
-        for outcome in writer.commit(self.batch.iter()) {
+        let begun = Instant::now();
+        let outcomes = writer.commit(self.batch.iter());
+        let took = begun.elapsed();
+        for outcome in outcomes {
             match outcome {
                 Ok(Stored::Created) => self.imported.created += 1,
                 Ok(_) => self.imported.known += 1,
@@ -149,7 +154,7 @@ impl Import<'_> {
             }
         }
         self.batch.clear();
-        thread::sleep(PAUSE);
+        self.pace.pause(took, || writer.others_committed());
         Ok(())
     }
 

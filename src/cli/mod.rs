@@ -11,6 +11,7 @@ mod healthcheck;
 mod import;
 mod json_spacing;
 mod output;
+mod pace;
 mod report;
 mod send;
 mod settings;

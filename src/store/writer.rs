@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread,
     time::{self, Duration},
 };
 
@@ -28,6 +29,11 @@ const CACHE_KIB: u32 = 8_000;
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// How often a full disk makes it try to use the log from its start.
 const FREE_PAUSE: Duration = Duration::from_secs(1);
+/// How often a patient writer tries to take another process's lock, and how many times. SQLite's own
+/// waiting grows to a tenth of a second between two tries, which rarely hits one of the short moments
+/// at which a busy service does not hold it.
+const TRY_EVERY: Duration = Duration::from_millis(1);
+const TRIES: i32 = 60_000;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -38,6 +44,8 @@ pub(crate) struct Writer {
     beginning: Beginning,
     /// When the disk was last full and [`Writer::free_log`] was called.
     freed: Option<time::Instant>,
+    /// SQLite's number that changes with each commit of another connection.
+    data_version: Option<i64>,
 }
 
 /// Whether [`Writer::begin`] has succeeded. Before that nothing is stored.
@@ -76,8 +84,14 @@ impl Writer {
             .map_err(|error| named(format!("its path cannot be followed: {error}")))?;
         let identity = Identity::of(path, &file);
         let beginning = Beginning::Failed { at: time::Instant::now(), reason: "" };
-        let mut writer =
-            Writer { connection, identity, log: beside(&file, LOG_END), beginning, freed: None };
+        let mut writer = Writer {
+            connection,
+            identity,
+            log: beside(&file, LOG_END),
+            beginning,
+            freed: None,
+            data_version: None,
+        };
         writer.begin();
         Ok(writer)
     }
@@ -118,6 +132,28 @@ impl Writer {
         if is_full {
             self.free_log();
         }
+    }
+
+    /// The same, for a process that writes beside the service: it waits longer for the lock, and tries
+    /// more often.
+    pub(crate) fn patient(mut self) -> Writer {
+        let handler = |tries: i32| {
+            thread::sleep(TRY_EVERY);
+            tries < TRIES
+        };
+        // SQLite refuses no handler.
+        let _ = self.connection.busy_handler(Some(handler));
+        self
+    }
+
+    /// Whether anybody else has committed since this was last asked. What cannot be read has not
+    /// changed: the next commit says what is wrong.
+    pub(crate) fn others_committed(&mut self) -> bool {
+        let version = self.connection.prepare_cached("PRAGMA data_version");
+        let version = version.and_then(|mut version| version.query_row((), |row| row.get(0)));
+        let Ok(version) = version else { return false };
+        let before = self.data_version.replace(version);
+        before != Some(version)
     }
 
     /// Makes a batch durable in one transaction, and says for each entry what became of it.

@@ -5,6 +5,9 @@ FASTAPI_RATIO_MIN = 50
 BARE_RATIO_MIN = 0.35
 P99_MS_MAX = 20
 FOLLOWED_RATIO_MIN = 0.9
+# Of deliveries beside an import, to those alone.
+IMPORT_RATE_RATIO_MIN = 0.7
+IMPORT_P99_RATIO_MAX = 2
 MEMORY_MB_MAX = 40
 READY_MS_MAX = 50
 STATIC_BYTES_MAX = 5_000_000
@@ -62,6 +65,8 @@ def add_conclusions(result):
         if fastapi := rows.get(("fastapi", "/webhook", connections)):
             ours = rows["mailslot", "/webhook", connections]
             result["ratios"][f"fastapi_{connections}"] = ours["rps"] / fastapi["rps"]
+    beside, alone = (result["beside"][work] for work in ("import", "nothing"))
+    result["ratios"]["import"] = {name: beside[name] / alone[name] for name in ("rps", "p99_ms")}
     result["targets"] = targets(result)
 
 
@@ -84,6 +89,10 @@ def targets(result):
                  lambda milliseconds: milliseconds <= P99_MS_MAX) for load, also in LOADS.items()),
         target(f"at least {FOLLOWED_RATIO_MIN} with {result['followed']['readers']} readers",
                result["followed"]["ratio"], "{:.2f}", lambda ratio: ratio >= FOLLOWED_RATIO_MIN),
+        target(f"at least {IMPORT_RATE_RATIO_MIN} beside an import", ratios["import"]["rps"], "{:.2f}",
+               lambda ratio: ratio >= IMPORT_RATE_RATIO_MIN),
+        target(f"p99 at most {IMPORT_P99_RATIO_MAX} times beside an import",
+               ratios["import"]["p99_ms"], "{:.2f}", lambda ratio: ratio <= IMPORT_P99_RATIO_MAX),
         target(f"peak memory at most {MEMORY_MB_MAX} MB", memory, "{:.1f} MB",
                lambda megabytes: megabytes <= MEMORY_MB_MAX),
         target(f"start to ready at most {READY_MS_MAX} ms", ready, "{:.1f} ms",
@@ -188,11 +197,12 @@ def beside_lines(result):
     beside = dict(result["beside"])
     lines = ["an operator's work beside deliveries, POST at 64",
              entry("import alone", f"{beside.pop('import_rate'):.0f} messages/s")]
+    more = {"seconds": ", it took {:.1f} s", "gone": ", {:.0f} messages expired",
+            "imported_rate": ", {:.0f} messages/s imported"}
     for work, figures in beside.items():
-        took = f", it took {figures['seconds']:.1f} s" if figures["seconds"] else ""
-        gone = f", {figures['gone']} messages expired" if figures["gone"] is not None else ""
+        also = "".join(form.format(figures[name]) for name, form in more.items() if name in figures)
         lines.append(entry(f"beside {work}", f"{figures['rps']:.0f} requests/s, "
-                           f"p99 {figures['p99_ms']:.1f} ms{took}{gone}"))
+                           f"p99 {figures['p99_ms']:.1f} ms{also}"))
     return "\n".join(lines)
 
 

@@ -2,13 +2,16 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use crate::harness::{Inbox, Reply, agent, message, message_with, reply, sign_with};
+use crate::{
+    client::Client,
+    harness::{Inbox, Reply, agent, message, message_with, reply, sign_with},
+};
 
 fn deliver_with(inbox: &Inbox, secret: &str, id: &str) -> Reply {
     let body = message(id).to_string();
@@ -270,4 +273,58 @@ fn a_clock_that_is_far_ahead_of_the_last_stored_message_deletes_nothing_that_was
     assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE text = 'old then'"), 0);
     assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE text = 'new then'"), 50);
     assert_eq!(inbox.get("/messages?q=new+then").json["total"], 50);
+}
+
+#[test]
+fn an_import_steps_back_behind_deliveries_and_is_not_starved_by_them() {
+    const SENDERS: usize = 16;
+    let inbox = Inbox::start();
+    let file = inbox.folder.path().join("lines");
+    let fields = json!({ "from": "+15550001111" });
+    let lines = (0..60_000).map(|n| format!("{}\n", message_with(&format!("line-{n}"), &fields)));
+    fs::write(&file, lines.collect::<String>()).unwrap();
+    let (delivered, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let imported =
+        || inbox.count("SELECT count(*) FROM messages WHERE from_msisdn = '+15550001111'");
+    let wait_for = |rows: i64| {
+        while imported() < rows {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (imported(), delivered.load(SeqCst))
+    };
+    let (began, ended) = std::thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let (inbox, delivered, stop) = (&inbox, &delivered, &stop);
+            scope.spawn(move || {
+                let mut client = Client::new(inbox.address);
+                for n in 0.. {
+                    if stop.load(SeqCst) {
+                        break;
+                    }
+                    // A 503 would be an answer too, but not a message that was stored.
+                    if client.deliver(&format!("delivery-{sender}-{n}")) == Ok(200) {
+                        delivered.fetch_add(1, SeqCst);
+                    }
+                }
+            });
+        }
+        let mut import = crate::harness::command(inbox.folder.path())
+            .arg("import")
+            .arg(&file)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let began = wait_for(500);
+        let ended = wait_for(began.0 + 1_000);
+        stop.store(true, SeqCst);
+        import.kill().unwrap();
+        import.wait().unwrap();
+        (began, ended)
+    });
+    let imported = usize::try_from(ended.0 - began.0).unwrap();
+    let delivered = ended.1 - began.1;
+    assert!(
+        delivered > imported,
+        "{delivered} messages were delivered while {imported} were imported"
+    );
 }
