@@ -1,12 +1,10 @@
 //! Exports under way: a thread each, which reads a portion, sends it, and waits for the client.
 
 use std::{
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::Arc,
     thread,
 };
 
@@ -18,10 +16,11 @@ use crate::{
     front::Ended,
     http::{Body, Exchange, Response},
     logging,
+    rates::{Place, Places},
     store::{Export, Reader, Searches},
 };
 
-/// Exports at once.
+/// Exports at once; one client may have half of them.
 pub(crate) const EXPORTS_MAX: usize = 4;
 /// How much less of the processor an export gets than who answers requests (nice(1)).
 const NICENESS: i32 = 10;
@@ -30,35 +29,27 @@ const NICENESS: i32 = 10;
 pub(crate) struct Exports {
     database: PathBuf,
     searches: Arc<Searches>,
-    running: AtomicUsize,
-}
-
-/// One of [`EXPORTS_MAX`], given back when dropped.
-struct Place(Arc<Exports>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, SeqCst);
-    }
+    places: Arc<Places>,
 }
 
 impl Exports {
-    pub(crate) fn of(database: PathBuf, searches: Arc<Searches>) -> Arc<Exports> {
-        Arc::new(Exports { database, searches, running: AtomicUsize::new(0) })
+    pub(crate) fn of(database: PathBuf, searches: Arc<Searches>) -> Exports {
+        Exports { database, searches, places: Places::new(EXPORTS_MAX) }
     }
 
-    /// Starts one. `record` hears of the answer before it begins.
+    /// Starts one for this client. `record` hears of the answer before it begins.
     ///
     /// # Errors
     /// Gives the exchange back, and what to answer.
     pub(crate) fn start(
-        self: &Arc<Self>,
+        &self,
         exchange: Exchange,
+        client: IpAddr,
         wanted: Wanted,
         record: impl FnOnce(&Exchange, &Response) + Send + 'static,
     ) -> Result<(), (Exchange, Error)> {
         let format = wanted.format;
-        let (place, mut reader, export) = match self.prepare(&exchange, wanted) {
+        let (place, mut reader, export) = match self.prepare(&exchange, client, wanted) {
             Ok(prepared) => prepared,
             Err(error) => return Err((exchange, error)),
         };
@@ -79,16 +70,15 @@ impl Exports {
     }
 
     fn prepare(
-        self: &Arc<Self>,
+        &self,
         exchange: &Exchange,
+        client: IpAddr,
         wanted: Wanted,
     ) -> Result<(Place, Reader, Export), Error> {
         exchange.check_chunked()?;
-        let taken = self.running.fetch_add(1, SeqCst);
-        let place = Place(Arc::clone(self));
-        if taken >= EXPORTS_MAX {
-            return Err(Error::Unavailable("too many exports, try again later"));
-        }
+        let place = self.places.take(client).ok_or(Error::Unavailable(
+            "too many exports at once, of this client or in all, try again later",
+        ))?;
         let reader = Reader::open(&self.database, &self.searches)?;
         let export = Export::begin(&reader, wanted.filter)?;
         Ok((place, reader, export))

@@ -8,10 +8,11 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicU64, Ordering::SeqCst},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -23,10 +24,12 @@ use crate::{
     error::Error,
     http::{Exchange, Response},
     metrics::Metrics,
+    rates::{Place, Places},
     store::Reader,
 };
 
-/// Readers that may wait; half as many as connections, if those are fewer.
+/// Readers that may wait; half as many as connections, if those are fewer. One client may have half of
+/// these places.
 pub(crate) const FEED_WAITING_MAX: usize = 8_192;
 
 /// A round is followed by a rest this many times as long, for each thousand messages a second that
@@ -49,13 +52,12 @@ const CLEAR_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Feed {
     events: Sender<Event>,
     shared: Arc<Shared>,
-    most: usize,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// Readers that wait, or are about to.
-    waiting: AtomicUsize,
+    /// Of readers that wait, or are about to.
+    places: Arc<Places>,
     /// Messages committed that the thread has not seen yet.
     committed: AtomicU64,
     metrics: Arc<Metrics>,
@@ -63,7 +65,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Event {
-    Asked(Exchange, Follow),
+    Asked(Exchange, Follow, Place),
     Committed,
     /// Nobody is to wait any more.
     Closed,
@@ -74,6 +76,7 @@ struct Waiter {
     follow: Follow,
     turn: Turn,
     until: Instant,
+    place: Place,
 }
 
 /// Which readers are answered before which, where there is not the time for all: first those who wait
@@ -103,26 +106,31 @@ impl Feed {
     pub(crate) fn new(connections: usize, metrics: &Arc<Metrics>) -> (Feed, Events) {
         let (events, received) = channel();
         let shared = Arc::new(Shared {
-            waiting: AtomicUsize::new(0),
+            places: Places::new(FEED_WAITING_MAX.min(connections / 2)),
             committed: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
         });
         let events_of_thread = Events(received, Arc::clone(&shared));
-        (Feed { events, shared, most: FEED_WAITING_MAX.min(connections / 2) }, events_of_thread)
+        (Feed { events, shared }, events_of_thread)
     }
 
-    /// Lets a reader wait.
+    /// Lets a reader wait, for this client.
     ///
     /// # Errors
-    /// Gives the exchange back when too many do.
-    pub(crate) fn wait(&self, exchange: Exchange, follow: Follow) -> Result<(), Exchange> {
-        if self.shared.waiting.fetch_add(1, SeqCst) >= self.most {
-            self.shared.waiting.fetch_sub(1, SeqCst);
-            return Err(exchange);
-        }
+    /// Gives the exchange back when too many do, and what to answer.
+    pub(crate) fn wait(
+        &self,
+        exchange: Exchange,
+        client: IpAddr,
+        follow: Follow,
+    ) -> Result<(), (Exchange, Error)> {
+        let Some(place) = self.shared.places.take(client) else {
+            let problem = "too many readers wait, of this client or in all, try again later";
+            return Err((exchange, Error::Unavailable(problem)));
+        };
         self.shared.metrics.following(1);
         // The thread ends with the process only.
-        let _ = self.events.send(Event::Asked(exchange, follow));
+        let _ = self.events.send(Event::Asked(exchange, follow, place));
         Ok(())
     }
 
@@ -130,7 +138,7 @@ impl Feed {
     pub(crate) fn committed(&self, messages: u64) {
         if messages > 0
             && self.shared.committed.fetch_add(messages, SeqCst) == 0
-            && self.shared.waiting.load(SeqCst) > 0
+            && self.shared.places.taken() > 0
         {
             let _ = self.events.send(Event::Committed);
         }
@@ -197,11 +205,11 @@ impl Follower {
         };
         for event in event.into_iter().chain(events.try_iter()) {
             match event {
-                Event::Asked(exchange, follow) => {
+                Event::Asked(exchange, follow, place) => {
                     let asked = Instant::now();
                     let turn = Turn { catches_up: true, asked };
                     let until = asked + follow.wait;
-                    self.waiters.push(Waiter { exchange, follow, turn, until });
+                    self.waiters.push(Waiter { exchange, follow, turn, until, place });
                 }
                 Event::Committed => {}
                 Event::Closed => self.is_closed = true,
@@ -248,9 +256,10 @@ impl Follower {
                 self.waiters.push(waiter);
                 continue;
             }
+            // Before the reader has its answer, since it may ask again at once.
+            drop(waiter.place);
             // A panic costs one reader.
             let _ = catch_unwind(AssertUnwindSafe(|| reply(waiter.exchange, response)));
-            self.shared.waiting.fetch_sub(1, SeqCst);
             self.shared.metrics.following(-1);
         }
         if !self.is_closed {

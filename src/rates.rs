@@ -1,12 +1,14 @@
-//! How often a client may ask. Pure but for the clock that it is given.
+//! How often a client may ask, and how many places it may hold. Pure but for the clock that it is given.
 //!
 //! Each address, and all together, may send a second's worth at once and then so many a second: the
 //! generic cell rate algorithm, which remembers one moment for each.
+//!
+//! Of what is limited in number and held for long, such as exports, one client may hold half.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -99,6 +101,71 @@ fn forwarded_address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(with_port)
 }
 
+/// A number of places, of which one client has at most half.
+///
+/// This machine's own addresses have no such bound: a proxy on it speaks for everybody, unless it is
+/// trusted to say for whom.
+#[derive(Debug)]
+pub(crate) struct Places {
+    most: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    in_all: usize,
+    by_client: HashMap<IpAddr, usize>,
+}
+
+/// One of the [`Places`], given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Arc<Places>,
+    client: IpAddr,
+}
+
+impl Places {
+    pub(crate) fn new(most: usize) -> Arc<Places> {
+        Arc::new(Places { most, taken: Mutex::default() })
+    }
+
+    /// `None` where all are taken, or half of them by this client.
+    pub(crate) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+        let client = block(client);
+        let mut taken = self.lock();
+        let own = taken.by_client.get(&client).copied().unwrap_or_default();
+        let has_share = client.is_loopback() || own < (self.most / 2).max(1);
+        if taken.in_all >= self.most || !has_share {
+            return None;
+        }
+        taken.in_all += 1;
+        taken.by_client.insert(client, own + 1);
+        Some(Place { places: Arc::clone(self), client })
+    }
+
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.lock().in_all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        taken.in_all -= 1;
+        if let Entry::Occupied(mut own) = taken.by_client.entry(self.client) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
+}
+
 fn next(back: Option<Instant>, rate: u32, now: Instant) -> Result<Instant, Error> {
     let next = back.map_or(now, |back| back.max(now)) + Duration::from_secs(1) / rate;
     if next > now + BURST.max(Duration::from_secs(1) / rate) {
@@ -107,11 +174,13 @@ fn next(back: Option<Instant>, rate: u32, now: Instant) -> Result<Instant, Error
     Ok(next)
 }
 
-/// Whoever has an IPv6 address has 2⁶⁴ of them.
+/// Whoever has an IPv6 address has 2⁶⁴ of them; but `::1` is one by itself.
 fn block(address: IpAddr) -> IpAddr {
     match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) if !address.is_loopback() => {
+            Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into()
+        }
+        _ => address,
     }
 }
 
@@ -171,6 +240,28 @@ mod tests {
             let found = limiter.client(peer.parse().unwrap(), forwarded.into_iter());
             assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer}");
         }
+    }
+
+    #[test]
+    fn a_client_has_at_most_half_of_the_places_but_this_machine_as_many_as_there_are() {
+        let places = Places::new(4);
+        let take = |address: &str| places.take(address.parse().unwrap());
+        let first = take("2001:db8::1");
+        let second = take("2001:db8::2");
+        assert!(first.is_some() && second.is_some());
+        assert!(take("2001:db8::3").is_none(), "half is taken by one network");
+        let own = [take("::1"), take("127.0.0.1")];
+        assert!(own.iter().all(Option::is_some));
+        assert!(take("192.0.2.1").is_none() && take("::1").is_none(), "all are taken");
+        drop(first);
+        assert_eq!(places.taken(), 3);
+        assert!(take("2001:db8::3").is_some(), "given back");
+        drop((second, own));
+        assert_eq!(places.taken(), 0);
+        assert!(places.lock().by_client.is_empty(), "nothing is remembered of who is gone");
+        let own = [(); 4].map(|()| take("127.0.0.1"));
+        assert!(own.iter().all(Option::is_some));
+        assert!(Places::new(1).take([192, 0, 2, 1].into()).is_some(), "half, but at least one");
     }
 
     #[test]

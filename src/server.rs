@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::RawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -295,7 +295,7 @@ struct Shared {
     limiter: Limiter,
     listener: Arc<Listener>,
     feed: Arc<Feed>,
-    exports: Arc<Exports>,
+    exports: Exports,
     store: Arc<Store>,
     replier: Replier,
 }
@@ -336,8 +336,8 @@ impl Worker {
                 self.park(Parked { entry, asker: Asker::Client(exchange, then) });
             }
             Ok(Answer::WhenCommitted(follow)) => {
-                if let Err(exchange) = self.shared.feed.wait(exchange, follow) {
-                    let error = Error::Unavailable("too many wait for messages, try again later");
+                let client = self.client(&exchange);
+                if let Err((exchange, error)) = self.shared.feed.wait(exchange, client, follow) {
                     self.shared.replier.reply(exchange, &Response::from(&error), None);
                 }
             }
@@ -345,8 +345,8 @@ impl Worker {
                 let metrics = Arc::clone(&self.shared.replier.metrics);
                 let record =
                     move |exchange: &_, response: &_| record(&metrics, exchange, response, None);
-                if let Err((exchange, error)) = self.shared.exports.start(exchange, wanted, record)
-                {
+                let (client, exports) = (self.client(&exchange), &self.shared.exports);
+                if let Err((exchange, error)) = exports.start(exchange, client, wanted, record) {
                     self.shared.replier.reply(exchange, &Response::from(&error), None);
                 }
             }
@@ -360,11 +360,16 @@ impl Worker {
         }
     }
 
+    /// The address that limits count by.
+    fn client(&self, exchange: &Exchange) -> IpAddr {
+        self.shared.limiter.client(exchange.peer(), exchange.forwarded())
+    }
+
     fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
         let (handler, importance, access) = (self.shared.find)(exchange.method(), exchange.path())?;
         let limiter = &self.shared.limiter;
         if importance != Importance::Health && !limiter.is_idle() {
-            let client = limiter.client(exchange.peer(), exchange.forwarded());
+            let client = self.client(exchange);
             // Who watches over us must hear from us, however much is asked.
             if !(client.is_loopback() && exchange.path() == "/health/ready") {
                 limiter.admit(client, Instant::now())?;

@@ -3,13 +3,13 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::Stdio,
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use crate::harness::{Inbox, command, message, message_with};
+use crate::harness::{Inbox, agent, command, message, message_with, reply};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -17,6 +17,10 @@ fn lines(text: &str) -> Vec<Value> {
 
 /// An inbox with so many messages of a kilobyte, by its own import.
 fn filled(count: usize) -> Inbox {
+    filled_with(count, |_| {})
+}
+
+fn filled_with(count: usize, adjust: impl FnOnce(&mut Command)) -> Inbox {
     let folder = tempfile::tempdir().unwrap();
     let mut import = command(folder.path())
         .args(["import", "-"])
@@ -33,13 +37,18 @@ fn filled(count: usize) -> Inbox {
     }
     drop(input);
     assert!(import.wait().unwrap().success());
-    Inbox::start_in(folder)
+    Inbox::start_with(folder, adjust)
 }
 
 /// Asks for an export and reads its head: the rest is still to be read.
 fn begin(inbox: &Inbox, path: &str) -> BufReader<TcpStream> {
+    begin_as(inbox, path, "198.51.100.1")
+}
+
+/// The same as a proxy asks for this client.
+fn begin_as(inbox: &Inbox, path: &str, client: &str) -> BufReader<TcpStream> {
     let mut stream = inbox.connect();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n").unwrap();
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
@@ -195,6 +204,24 @@ fn exports_are_bounded_in_number_and_a_stop_waits_for_none() {
     let stopped = inbox.wait_for_log(|line| line["msg"] == "stopped");
     assert!(stopped["drain_ms"].as_f64().unwrap() < 8_000.0, "{stopped}");
     assert_eq!(read_chunks(&mut again), None, "not whole, and its client sees it");
+}
+
+#[test]
+fn one_client_has_at_most_half_of_the_exports() {
+    let inbox = filled_with(20_000, |command| {
+        command.env("TRUSTED_PROXIES", "127.0.0.1");
+    });
+    let ask = |client: &str| {
+        let request = agent().get(inbox.url("/export")).header("X-Forwarded-For", client);
+        reply(request.call())
+    };
+    let exports = [(); 2].map(|()| begin_as(&inbox, "/export", "198.51.100.7"));
+    let refused = ask("198.51.100.7");
+    assert_eq!((refused.status, refused.header("Retry-After")), (503, Some("1")));
+    let other = begin_as(&inbox, "/export", "198.51.100.8");
+    // The proxy's own requests, which name no client, are limited only by the places in all.
+    assert_eq!(inbox.request("HEAD", "/export").status, 200);
+    drop((exports, other));
 }
 
 #[test]

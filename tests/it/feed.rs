@@ -181,6 +181,48 @@ fn more_than_may_wait_are_told_to_come_again() {
 }
 
 #[test]
+fn one_client_has_at_most_half_of_the_places_of_readers_who_wait() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("MAX_CONNECTIONS", "16").env("TRUSTED_PROXIES", "127.0.0.1");
+    });
+    let ask = |client: &str, wait: u64| {
+        let path = format!("GET /feed?wait={wait} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let forwarded = format!("X-Forwarded-For: {client}\r\n\r\n");
+        let mut stream = inbox.connect();
+        std::io::Write::write_all(&mut stream, (path + &forwarded).as_bytes()).unwrap();
+        stream
+    };
+    let answer = |mut stream: std::net::TcpStream| {
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        answer
+    };
+    let wait_for = |waiting: u64| {
+        let end = Instant::now() + Duration::from_secs(10);
+        while inbox.metric("feed_waiting") != waiting {
+            assert!(Instant::now() < end, "{waiting} should wait");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // Of eight places in all; the addresses of one IPv6 network are one client.
+    let first: Vec<_> = (0..4).map(|n| ask(&format!("2001:db8::{n}"), 30)).collect();
+    wait_for(4);
+    let refused = answer(ask("2001:db8::4", 30));
+    assert!(
+        refused.starts_with("HTTP/1.1 503 ") && refused.contains("Retry-After: 1"),
+        "{refused}"
+    );
+    let others: Vec<_> = (0..3).map(|_| ask("198.51.100.7", 30)).collect();
+    wait_for(7);
+    // Its places are free as soon as it has its answers.
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    for stream in first.into_iter().chain(others) {
+        assert!(answer(stream).starts_with("HTTP/1.1 200 "));
+    }
+    assert!(answer(ask("2001:db8::4", 1)).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
 fn a_stop_and_a_restart_in_place_let_nobody_wait() {
     let inbox = Inbox::start();
     for signal in ["-USR2", "-TERM"] {
@@ -440,7 +482,7 @@ fn count_answers(inbox: &Inbox, all: &AtomicUsize, stop: &AtomicBool) -> usize {
             all.fetch_add(1, SeqCst);
         }
         let (_, next) = page.rsplit_once("\"next\":\"").unwrap();
-        after = next.trim_end_matches("\"}").to_owned();
+        next.trim_end_matches("\"}").clone_into(&mut after);
     }
     answers
 }
