@@ -55,8 +55,10 @@ LOADS = {"mailslot": False, "mailslot live": True}
 BESIDE = ("nothing", "backup", "import", "retention")
 BESIDE_MESSAGES = 200_000
 BESIDE_ROUNDS = 3
-# On a quiet day: so many messages, one every tenth of a second.
-QUIET_MESSAGES = 100
+# Messages, and how many a second: so that every reader is told of each, and so that there are more
+# answers to send than there is time, where all are to have as many.
+QUIET_MESSAGES, QUIET_RATE = 100, 10
+FAIR_MESSAGES, FAIR_RATE = 1_500, 150
 # More than any server here takes; if one does take more, the file is made longer.
 MESSAGES_PER_SECOND = 30_000
 
@@ -213,20 +215,27 @@ class Bench:
                     figures = self.wrk(server.port, "/webhook", FOLLOWED_CONNECTIONS, watch)
                     found.append(figures["rps"])
                     told += [json.loads(following.communicate()[0])] if readers else []
-        with self.new_folder() as folder, servers.mailslot(folder, MAX_CONNECTIONS="4096") as server:
-            say(f"{QUIET_MESSAGES} messages, {FOLLOWING} following")
-            following = self.follow(server, FOLLOWING, 5 + QUIET_MESSAGES // 10)
-            for line in signed_lines(QUIET_MESSAGES, servers.SECRET, prefix="quiet"):
-                signature, body = line.rstrip().split("\t")
-                server.post("/webhook", body, {"X-Signature": signature})
-                time.sleep(0.1)
-            quiet = json.loads(following.communicate()[0])
-        failed = sum(each["failed"] for each in [*told, quiet])
+        quiet = self.told(QUIET_MESSAGES, QUIET_RATE)
+        fair = self.told(FAIR_MESSAGES, FAIR_RATE)
+        failed = sum(each["failed"] for each in [*told, quiet, fair])
         if failed or quiet["messages"] != QUIET_MESSAGES * FOLLOWING:
             self.problem(f"of {FOLLOWING} readers some failed ({failed}) or missed something: {quiet}")
         alone, beside = (statistics.median(found) for found in rates.values())
         return {"readers": FOLLOWING, "ratio": beside / alone, "rates": rates, "loaded": told,
-                "quiet": quiet}
+                "quiet": quiet, "fair": fair}
+
+    def told(self, messages, rate):
+        """What a thousand readers are told of so many messages a second."""
+        with self.new_folder() as folder, servers.mailslot(folder, MAX_CONNECTIONS="4096") as server:
+            say(f"{messages} messages, {rate} a second, {FOLLOWING} following")
+            following = self.follow(server, FOLLOWING, 5 + messages // rate)
+            begin = time.monotonic()
+            lines = signed_lines(messages, servers.SECRET, prefix="told")
+            for number, line in enumerate(lines):
+                signature, body = line.rstrip().split("\t")
+                server.post("/webhook", body, {"X-Signature": signature})
+                time.sleep(max(0, begin + number / rate - time.monotonic()))
+            return json.loads(following.communicate()[0])
 
     def beside(self):
         """How fast an import is, and what deliveries get while an operator's work is done."""

@@ -1,6 +1,7 @@
 //! Readers who wait: `readers ADDR COUNT SECONDS` follows the feed on so many connections at once,
-//! each with a thread of its own, and prints how many answers with messages came, how many messages
-//! they had, and how long after its storing the newest one of each answer was there, as JSON.
+//! each with a thread of its own, and prints how many answers with messages came, to one reader at
+//! least and at most, how many messages they had, and how long after its storing the newest one of each
+//! answer was there, as JSON.
 
 use std::{
     error::Error,
@@ -32,10 +33,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
         .collect::<Result<_, _>>()?;
     let (mut lags_ms, mut messages, mut failed) = (Vec::new(), 0, 0);
+    let (mut fewest, mut most) = (usize::MAX, 0);
     for reader in readers {
         match reader.join().map_err(|_| "a reader panicked")? {
             Ok(seen) => {
                 messages += seen.messages;
+                fewest = fewest.min(seen.lags_ms.len());
+                most = most.max(seen.lags_ms.len());
                 lags_ms.extend(seen.lags_ms);
             }
             Err(_) => failed += 1,
@@ -43,9 +47,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     lags_ms.sort_unstable();
     let at = |share: usize| lags_ms.get(lags_ms.len() * share / 100).copied().unwrap_or(0);
+    let fewest = fewest.min(most);
     let (answers, p50, p99) = (lags_ms.len(), at(50), at(99));
+    let max = lags_ms.last().copied().unwrap_or(0);
     let report = format!(
-        r#"{{"answers":{answers},"messages":{messages},"failed":{failed},"p50_ms":{p50},"p99_ms":{p99}}}"#
+        r#"{{"answers":{answers},"fewest":{fewest},"most":{most},"messages":{messages},"failed":{failed},"p50_ms":{p50},"p99_ms":{p99},"max_ms":{max}}}"#
     );
     writeln!(std::io::stdout(), "{report}")?;
     Ok(())

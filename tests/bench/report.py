@@ -5,6 +5,8 @@ FASTAPI_RATIO_MIN = 50
 BARE_RATIO_MIN = 0.35
 P99_MS_MAX = 20
 FOLLOWED_RATIO_MIN = 0.9
+# Of the answers that a reader has, the fewest to the most.
+FAIR_RATIO_MIN = 0.5
 # Of deliveries beside an import, to those alone.
 IMPORT_RATE_RATIO_MIN = 0.7
 IMPORT_P99_RATIO_MAX = 2
@@ -89,6 +91,9 @@ def targets(result):
                  lambda milliseconds: milliseconds <= P99_MS_MAX) for load, also in LOADS.items()),
         target(f"at least {FOLLOWED_RATIO_MIN} with {result['followed']['readers']} readers",
                result["followed"]["ratio"], "{:.2f}", lambda ratio: ratio >= FOLLOWED_RATIO_MIN),
+        target(f"a reader has at least {FAIR_RATIO_MIN} of the answers of another",
+               result["followed"]["fair"]["fewest"] / max(result["followed"]["fair"]["most"], 1),
+               "{:.2f}", lambda ratio: ratio >= FAIR_RATIO_MIN),
         target(f"at least {IMPORT_RATE_RATIO_MIN} beside an import", ratios["import"]["rps"], "{:.2f}",
                lambda ratio: ratio >= IMPORT_RATE_RATIO_MIN),
         target(f"p99 at most {IMPORT_P99_RATIO_MAX} times beside an import",
@@ -190,7 +195,9 @@ def followed_lines(result):
         entry("requests/s with / without", f"{followed['ratio']:.2f}  "
               f"({rates[followed['readers']]} / {rates[0]})"),
         entry("told under this load", form.format(**followed["loaded"][-1])),
-        entry("told on a quiet day", form.format(**followed["quiet"]))])
+        entry("told on a quiet day", form.format(**followed["quiet"])),
+        entry("told of 150 messages/s", form.format(**followed["fair"]) +
+              "; a reader had {fewest} to {most} answers".format(**followed["fair"]))])
 
 
 def beside_lines(result):
