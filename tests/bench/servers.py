@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,10 @@ class Server:
     process: subprocess.Popen
     port: int
     announced: dict = field(default_factory=dict)
+    url: str = None  # of the proxy in front of it, if there is one
+
+    def __post_init__(self):
+        self.url = self.url or f"http://127.0.0.1:{self.port}"
 
     def cpu_seconds(self):
         """User and system time of all its threads, those that have ended too."""
@@ -163,6 +168,11 @@ def wait_until_listening(process, output, announcement):
             break
         time.sleep(0.0005)
     raise BenchError(f"{process.args[0]} did not say where it listens; it said:\n{text[-2000:]}")
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def stop(process):
