@@ -1,32 +1,50 @@
 # Everything there is to do with mailslot. `make help` lists it; CI calls `lint` and `test`.
 
-HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # For trying things out on this machine only.
 DEVELOPMENT_SECRET := testsecret
 LISTEN ?= 127.0.0.1:8000
-SAMPLE := {"message_id":"m1","from":"+919876543210","to":"+14155550100","ts":"2025-01-15T10:00:00Z","text":"Hello"}
+# A format of date(1): a message that is sent now.
+SAMPLE := {"message_id":"sample-%s","from":"+919876543210","to":"+14155550100","ts":"%Y-%m-%dT%H:%M:%SZ","text":"Hello"}
 
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-page browser test-api lint bench bench-overload bench-scale static up down logs image
+.PHONY: help tools run test test-page browser test-api test-systemd lint bench bench-overload bench-scale static up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
+tools:
+	@missing=; \
+	command -v cc > /dev/null || missing="$$missing gcc"; \
+	echo '#include <stdlib.h>' | cc -E - > /dev/null 2>&1 || missing="$$missing libc6-dev"; \
+	command -v curl > /dev/null || missing="$$missing curl ca-certificates"; \
+	rust=$$(cargo --version 2> /dev/null | cut -d ' ' -f 2); \
+	oldest=$$(printf '%s\n' $(RUST) "$$rust" | sort -V | head -n 1); \
+	test -z "$$missing" || echo "Missing here. On Debian, as root: apt-get install -y$$missing" >&2; \
+	test "$$oldest" = $(RUST) || { \
+		echo "Rust $(RUST) or newer is needed, found: $${rust:-none}. Install it with" >&2; \
+		echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . ~/.cargo/env" >&2; \
+		echo "or, where rustup is there, update it: rustup update stable" >&2; }; \
+	test -z "$$missing" && test "$$oldest" = $(RUST)
+
 run: export WEBHOOK_SECRET := $(or $(WEBHOOK_SECRET),$(DEVELOPMENT_SECRET))
 run: export SAMPLE := $(SAMPLE)
-run: ## Build and start an inbox here, with a development secret, and print a signed curl to paste
+run: tools ## Build and start an inbox here, with a development secret, and print a signed curl to paste
 	cargo build --release --locked --bin mailslot
 	@test "$$WEBHOOK_SECRET" != "$(DEVELOPMENT_SECRET)" || \
 		echo "Using the development secret \"$(DEVELOPMENT_SECRET)\": everybody knows it. Set WEBHOOK_SECRET to use another."
-	@echo "Messages go to $${DATABASE_URL:-mailslot.db}. In another terminal, paste this; stop with Ctrl-C."; echo
-	@signature=$$(printf %s "$$SAMPLE" | openssl dgst -sha256 -hmac "$$WEBHOOK_SECRET" | sed 's/^.* //'); \
-		echo "curl -i http://$(LISTEN)/webhook -H 'X-Signature: $$signature' -d '$$SAMPLE'"; echo
+	@echo "Messages go to $${DATABASE_URL:-mailslot.db}, and http://$(LISTEN)/ shows them."
+	@echo "In another terminal, paste this; stop with Ctrl-C."; echo
+	@sample=$$(date -u "+$$SAMPLE") && \
+		signature=$$(printf %s "$$sample" | ./target/release/mailslot sign -) && \
+		echo "curl -i http://$(LISTEN)/webhook -H 'X-Signature: $$signature' -d '$$sample'" && echo
 	@exec ./target/release/mailslot
 
-test: ## Run every test: units, and the real binary from outside
-	cargo test --locked
+test: tools ## Run every test: units, and the real binary from outside
+	cargo test --locked --no-fail-fast
 
 browser: ## Install Chromium for the page's tests, where it is missing (Debian, as root)
 	@command -v chromium chromedriver > /dev/null || { apt-get update -qq && \
@@ -38,6 +56,9 @@ test-page: browser ## Test the page in Chromium
 test-api: ## Hold the API against its own document, by schemathesis (from PyPI)
 	cargo build --locked --bin mailslot
 	python3 tests/api/run.py
+
+test-systemd: static ## Boot a small Debian with the unit files of packaging/ and check them (Debian, as root)
+	tests/systemd/run.sh target/$(HOST)/release/mailslot
 
 lint: ## Check formatting and lints, warnings denied
 	cargo fmt --check

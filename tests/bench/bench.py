@@ -15,6 +15,7 @@ Exit status: 0 measured, whatever the figures; 1 something could not be measured
 with an error; 2 something is missing or set wrongly.
 """
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # a benchmark leaves no __pycache__ behind in the source tree
 
 import machine
+import proxy
 import report
 import servers
 import stranded
@@ -37,6 +39,7 @@ from servers import BenchError
 
 POST_CONNECTIONS = (1, 16, 64, 256)
 BASELINE_CONNECTIONS = (16, 64)
+PROXY_CONNECTIONS = 64
 GETS = (("/messages", 16), ("/stats", 16), ("/health/live", 64))
 # The database that this many connections filled is the one that the GETs read.
 GET_AFTER_CONNECTIONS = 64
@@ -54,6 +57,8 @@ LOADS = {"mailslot": False, "mailslot live": True}
 # Work that an operator has done beside deliveries, on a database of so many messages.
 BESIDE = ("nothing", "backup", "import", "retention")
 BESIDE_MESSAGES = 200_000
+# What stores the messages that it answers.
+DURABLE = (servers.mailslot, servers.baseline, proxy.mailslot_behind_nginx)
 BESIDE_ROUNDS = 3
 # Messages, and how many a second: so that every reader is told of each, and so that there are more
 # answers to send than there is time, where all are to have as many.
@@ -109,7 +114,8 @@ class Bench:
             "in_turn": self.in_turn(),
             "followed": self.followed(),
             "beside": self.beside(),
-            "bursts": [self.bursts("mailslot", servers.mailslot), self.bursts("bare", self.bare())],
+            "bursts": [self.bursts("mailslot", servers.mailslot),
+                       *self.bursts_behind_nginx(), self.bursts("bare", self.bare())],
             "start_to_ready_ms": {"best": min(starts), "all": starts},
             "binary_bytes": binary_sizes(),
             "problems": self.problems,
@@ -147,6 +153,9 @@ class Bench:
             if connections == GET_AFTER_CONNECTIONS:
                 for path, readers in GETS:
                     self.measure("mailslot", servers.mailslot, folder, path, readers)
+        if proxy.is_installed() and connections == PROXY_CONNECTIONS:
+            with self.new_folder() as folder:
+                self.measure_durable_post("nginx", proxy.mailslot_behind_nginx, folder, connections)
         for form in FORMS:
             with self.new_folder() as folder:
                 self.measure(server_name(form), self.bare(form), folder, "/webhook", connections)
@@ -187,6 +196,22 @@ class Bench:
                 "answered": len(latencies), "seconds": BURST_SECONDS,
                 "slowest_ms": max(latencies, default=0)}
 
+    def bursts_behind_nginx(self):
+        """The same with deliveries through nginx, which then needs many connections to mailslot."""
+        if not proxy.is_installed():
+            return
+        latencies = []
+        lines = signed_lines(BURST_CONNECTIONS * BURSTS, servers.SECRET, prefix="burst")
+        for _ in range(BURSTS):
+            with self.new_folder() as folder, proxy.mailslot_behind_nginx(folder) as server:
+                took, failed = proxy.burst(server.url, itertools.islice(lines, BURST_CONNECTIONS))
+                if failed:
+                    self.problem(f"a burst through nginx: {len(failed)} failed, {failed[0]}")
+                latencies += [each * 1000 for each in took if each < BURST_SECONDS]
+        yield {"server": "nginx", "connections": BURST_CONNECTIONS * BURSTS,
+               "answered": len(latencies), "seconds": BURST_SECONDS,
+               "slowest_ms": max(latencies, default=0)}
+
     def in_turn(self):
         """The same load, one server right after the other and again: where the machine changes its
         speed from minute to minute, only neighbours can be compared."""
@@ -212,7 +237,7 @@ class Bench:
                         servers.mailslot(folder, MAX_CONNECTIONS="4096") as server:
                     watch = stranded.Watch(server.port, FOLLOWED_CONNECTIONS)
                     following = self.follow(server, readers, self.seconds + 3)
-                    figures = self.wrk(server.port, "/webhook", FOLLOWED_CONNECTIONS, watch)
+                    figures = self.wrk(server.url, "/webhook", FOLLOWED_CONNECTIONS, watch)
                     found.append(figures["rps"])
                     told += [json.loads(following.communicate()[0])] if readers else []
         quiet = self.told(QUIET_MESSAGES, QUIET_RATE)
@@ -273,7 +298,7 @@ class Bench:
             process = begun() if begun else None
             begin = time.perf_counter()
             watch = stranded.Watch(server.port, FOLLOWED_CONNECTIONS)
-            figures = self.wrk(server.port, "/webhook", FOLLOWED_CONNECTIONS, watch)
+            figures = self.wrk(server.url, "/webhook", FOLLOWED_CONNECTIONS, watch)
             more = server.stored_messages() - rows - figures["requests"]
             found = {"rps": figures["rps"], "p99_ms": figures["p99_ms"]}
             if work == "backup":
@@ -318,18 +343,20 @@ class Bench:
         """Start a server, put wrk on it and return the figures of both."""
         say(f"{name} {path} at {connections} connections")
         with start(folder) as server, stranded.occupy_idle_threads(server.port):
-            watch = stranded.Watch(server.port, connections)
+            # nginx opens as many connections to mailslot as it needs at once.
+            seen = 1 if start is proxy.mailslot_behind_nginx else connections
+            watch = stranded.Watch(server.port, seen)
             cpu_before = server.cpu_seconds()
-            figures = self.wrk(server.port, path, connections, watch, live)
+            figures = self.wrk(server.url, path, connections, watch, live)
             cpu_seconds = server.cpu_seconds() - cpu_before
             figures["cpu_us"] = cpu_seconds * 1e6 / max(figures["requests"], 1)
             figures["peak_memory_mb"] = server.peak_memory_mb()
-            if path == "/webhook" and start in (servers.mailslot, servers.baseline):
+            if path == "/webhook" and start in DURABLE:
                 figures["stored"] = server.stored_messages()
         self.check(f"{name} {path} at {connections} connections", figures)
         return figures
 
-    def wrk(self, port, path, connections, watch, live=False):
+    def wrk(self, url, path, connections, watch, live=False):
         threads = min(self.threads, connections)
         environment = {**os.environ, "WRK_THREADS": str(threads)}
         environment.pop("REQUESTS", None)
@@ -337,7 +364,7 @@ class Bench:
             environment["REQUESTS"] = str(self.message_file(live))
         command = ["wrk", "--threads", str(threads), "--connections", str(connections),
                    "--duration", f"{self.seconds}s", "--timeout", "10s",
-                   "--script", str(servers.HERE / "post.lua"), f"http://127.0.0.1:{port}{path}"]
+                   "--script", str(servers.HERE / "post.lua"), url + path]
         with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT) as process:
             try:

@@ -10,9 +10,9 @@ Usage: proxy.py [SECONDS]      600 by default. Exit status: 1 if a delivery was 
 """
 import contextlib
 import http.client
+import itertools
 import os
 import random
-import re
 import shutil
 import ssl
 import subprocess
@@ -119,51 +119,40 @@ def mailslot_behind_nginx(folder, **settings):
         yield server
 
 
-class Clients:
-    """Clients who keep their connections to nginx, and all post at once."""
+def burst(url, lines):
+    """Posts all lines at once, each on a connection of its own to nginx that is open already.
 
-    def __init__(self, port, count):
-        self.connections = [connect(port) for _ in range(count)]
-        for connection in self.connections:
+    Returns the seconds after which each was answered, and what failed.
+    """
+    port, lines = int(url.rpartition(":")[2]), list(lines)
+    took, failed = [], []
+    start = threading.Barrier(len(lines))
+
+    def post(connection, line):
+        signature, body = line.rstrip().split("\t")
+        start.wait()
+        begin = time.perf_counter()
+        try:
+            connection.request("POST", "/webhook", body.encode(), {"X-Signature": signature})
+            response = connection.getresponse()
+            response.read()
+            if response.status != 200:
+                failed.append(str(response.status))
+        except (OSError, http.client.HTTPException) as error:
+            failed.append(repr(error))
+        took.append(time.perf_counter() - begin)
+
+    with contextlib.ExitStack() as opened:
+        threads = []
+        for line in lines:
+            connection = opened.enter_context(contextlib.closing(connect(port)))
             connection.connect()
-
-    def burst(self, lines):
-        """The seconds that each line took to be answered with 200, and what failed."""
-        took, failed = [], []
-        start = threading.Barrier(len(lines))
-
-        def post(connection, line):
-            signature, body = line.rstrip().split("\t")
-            start.wait()
-            begin = time.perf_counter()
-            try:
-                connection.request("POST", "/webhook", body.encode(), {"X-Signature": signature})
-                response = connection.getresponse()
-                response.read()
-                if response.status != 200:
-                    failed.append(str(response.status))
-            except (OSError, http.client.HTTPException) as error:
-                failed.append(repr(error))
-                connection.close()
-            took.append(time.perf_counter() - begin)
-
-        threads = [threading.Thread(target=post, args=pair)
-                   for pair in zip(self.connections, lines)]
+            threads.append(threading.Thread(target=post, args=(connection, line)))
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return took, failed
-
-
-def bursts(server, counts, pauses):
-    """One burst of each count after each pause: (count, pause, seconds of each, what failed)."""
-    clients = Clients(int(re.search(r":(\d+)$", server.url).group(1)), max(counts))
-    lines = signed_lines(10**9, servers.SECRET, prefix=f"burst-{time.time_ns()}")
-    for pause in pauses:
-        for count in counts:
-            time.sleep(pause)
-            yield count, pause, *clients.burst([next(lines) for _ in range(count)])
+    return took, failed
 
 
 def main():
@@ -171,15 +160,17 @@ def main():
     failures = posted = slowest = 0
     with tempfile.TemporaryDirectory(prefix="mailslot-proxy-") as folder, \
             mailslot_behind_nginx(folder) as server:
+        lines = signed_lines(10**9, servers.SECRET, prefix="burst")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             count, pause = random.choice(BURSTS), random.choice(PAUSES)
-            for count, pause, took, failed in bursts(server, (count,), (pause,)):
-                posted += count
-                failures += len(failed)
-                slowest = max(slowest, *took)
-                print(f"after {pause:5} s: {count:3} posted, the slowest took "
-                      f"{max(took) * 1000:6.1f} ms {failed or ''}", flush=True)
+            time.sleep(pause)
+            took, failed = burst(server.url, itertools.islice(lines, count))
+            posted += count
+            failures += len(failed)
+            slowest = max(slowest, *took)
+            print(f"after {pause:5} s: {count:3} posted, the slowest took "
+                  f"{max(took) * 1000:6.1f} ms {failed or ''}", flush=True)
         stored = server.stored_messages()
     print(f"{posted} posted, {failures} failed, {stored} stored, the slowest took "
           f"{slowest * 1000:.0f} ms")
