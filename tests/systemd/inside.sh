@@ -98,6 +98,41 @@ check "a restart with mailslot.socket loses no delivery" while_delivering system
 check "it is another process then" test "$pid" != "$(property MainPID)"
 check "all messages are there" test "$(stored)" = 12001
 
+# A new secret, as docs/OPERATIONS.md rotates it.
+new_secret=fedcba9876543210fedcba9876543210
+cd /etc/mailslot && umask 077
+{ echo $new_secret; cat webhook_secret; } > webhook_secret.new && mv webhook_secret.new webhook_secret
+check "a restart with a second secret loses no delivery" while_delivering systemctl restart mailslot
+check "the new secret is valid" env WEBHOOK_SECRET=$new_secret mailslot send
+sed -i 2d webhook_secret && systemctl restart mailslot
+check "the old secret is no longer valid" sh -c '! mailslot send'
+check "the new one still is" env WEBHOOK_SECRET=$new_secret mailslot send
+export WEBHOOK_SECRET=$new_secret
+cd /
+
+# A backup and a restore, as docs/OPERATIONS.md does it.
+export DATABASE_URL=sqlite:////var/lib/mailslot/mailslot.db
+before=$(stored)
+check "a backup" mailslot backup /var/backups/mailslot.db
+check "a message after the backup" mailslot send
+systemctl stop mailslot.socket mailslot
+cd /var/lib/mailslot && mkdir -p aside && mv mailslot.db* aside/
+install -m 600 /var/backups/mailslot.db mailslot.db && chown --reference=. mailslot.db
+check "the service starts with the backup" systemctl start mailslot.socket mailslot
+check "mailslot check --full finds nothing wrong with it" mailslot check --full
+check "it has what was backed up" test "$(stored)" = "$before"
+DATABASE_URL=/var/lib/mailslot/aside/mailslot.db mailslot export | mailslot import - > /dev/null 2>&1
+check "the rest comes back from the old database" test "$(stored)" = $((before + 1))
+check "it stores new messages" mailslot send
+cd /
+
+# Signals to the server alone, where no systemd runs it.
+sleep 60 | mailslot import - > /dev/null 2>&1 &
+pkill -USR2 -x -f '([^ ]*/)?mailslot( serve)?'
+check "pkill reaches the server" within 10 restarts_are 1
+check "pkill does not reach an import" pgrep -f 'mailslot import'
+pkill -x sleep
+
 # The address filter. 192.0.2.1 is this container's, and is not localhost.
 ip address add 192.0.2.1/32 dev lo
 mkdir -p /etc/systemd/system/mailslot.socket.d
