@@ -1,4 +1,4 @@
-//! Everything the operator decides, read once at the start and never again.
+//! Everything the operator decides: read at the start, and once more at SIGHUP and before a restart.
 
 use std::{
     fmt,

@@ -86,6 +86,13 @@ check "systemd did not restart it" test "$(property NRestarts)" = 0
 upgrade
 check "a second upgrade works too" within 10 restarts_are 2
 
+# An upgrade to a program that cannot run here, because it is not static.
+cp /bin/true /usr/local/bin/mailslot.new && mv /usr/local/bin/mailslot.new /usr/local/bin/mailslot
+systemctl kill --kill-whom=main -s USR2 mailslot
+check "the log says that such an upgrade is not possible" within 10 logged "cannot restart"
+check "the service goes on as it is" restarts_are 2
+cp /test/mailslot /usr/local/bin/mailslot.new && mv /usr/local/bin/mailslot.new /usr/local/bin/mailslot
+
 # A reload.
 echo LOG_LEVEL=WARNING > /etc/mailslot/mailslot.env
 check "systemctl reload loses no delivery" while_delivering systemctl reload mailslot
