@@ -174,8 +174,8 @@ fn next(back: Option<Instant>, rate: u32, now: Instant) -> Result<Instant, Error
     Ok(next)
 }
 
-/// Whoever has an IPv6 address has 2⁶⁴ of them; but `::1` is one by itself.
-fn block(address: IpAddr) -> IpAddr {
+/// A client that has an IPv6 address has 2⁶⁴ of them; but `::1` is one by itself.
+pub(crate) fn block(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(address) if !address.is_loopback() => {
             Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into()

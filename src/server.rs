@@ -173,7 +173,6 @@ impl Server {
         let unopened = |error| one(format!("database {}: {error}", config.database.display()));
         let searches = Searches::open(&config.database, config.workers).map_err(unopened)?;
         let keys = Keys::of(config);
-        // All of them before anybody can connect and take the descriptors that they need.
         let reader = || Reader::open(&config.database, &searches).map_err(unopened);
         let mut contexts = Vec::with_capacity(config.workers);
         for _ in 0..config.workers {
@@ -185,7 +184,7 @@ impl Server {
         let expirer = config.retention.map(|days| reader().map(|reader| (reader, days)));
         let expirer = expirer.transpose()?;
         let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
-        let listener = Listener::start(socket, Arc::clone(&metrics)).map_err(no_thread)?;
+        let listener = Listener::new(socket, Arc::clone(&metrics)).map_err(no_thread)?;
         front::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
         let is_begun = writer.not_begun().is_none();
         let store = Arc::new(Store::new(writer));
@@ -213,6 +212,8 @@ impl Server {
             let thread = thread::Builder::new().name(format!("worker-{number}"));
             workers.push(thread.spawn(move || worker.run()).map_err(no_thread)?);
         }
+        let not_started = |error| one(format!("tiny_http cannot be started: {error}"));
+        shared.listener.accept().map_err(not_started)?;
         announce(config, shared.listener.address(), started.elapsed());
         Ok(Server { inherited: config.inherited, shared, workers })
     }

@@ -64,8 +64,8 @@ impl Turn {
         Turn { peer, listener }
     }
 
-    pub(super) fn stream(&self) -> Option<TcpStream> {
-        self.listener.stream(self.peer)
+    fn stream(&self) -> Option<TcpStream> {
+        self.listener.scans.find(self.peer).ok().flatten()
     }
 }
 
@@ -102,16 +102,13 @@ impl Arrival {
     /// back here when too many wait already.
     pub(crate) fn read_body(self, length: usize) -> Result<(), Arrival> {
         let listener = Arc::clone(&self.turn.listener);
-        let Some(stream) = self.turn.stream() else {
-            self.abandon();
-            return Ok(());
-        };
+        let Some((arrival, stream)) = self.with_stream() else { return Ok(()) };
         // tiny_http's own thread waits for this body to be read before it touches the socket again.
         let _ = stream.set_nonblocking(true);
-        listener.enter(self.turn.peer, Phase::Body);
-        let memory = listener.waiting.memory();
+        listener.enter(arrival.turn.peer, Phase::Body);
+        let memory = listener.waiting.memory(arrival.turn.peer.ip());
         let work = Work::Body { bytes: Vec::new(), length, memory };
-        listener.waiting.add(Item::new(self, stream, work)).map_err(|item| {
+        listener.waiting.add(Item::new(arrival, stream, work)).map_err(|item| {
             let _ = item.stream.set_nonblocking(false);
             listener.enter(item.arrival.turn.peer, Phase::InHand);
             item.arrival
@@ -123,7 +120,7 @@ impl Arrival {
         if length <= ANSWER_BUFFERED_BYTES {
             return true;
         }
-        let mut room = self.turn.listener.waiting.memory();
+        let mut room = self.turn.listener.waiting.memory(self.turn.peer.ip());
         let found = room.grow(length);
         self.room = found.then_some(room);
         found
@@ -136,10 +133,11 @@ impl Arrival {
             return self.send(&bytes, is_last);
         }
         listener.doubt(self.turn.peer);
-        let Some(stream) = self.turn.stream() else { return self.abandon() };
-        let memory = self.room.take().unwrap_or_else(|| listener.waiting.memory());
+        let memory =
+            self.room.take().unwrap_or_else(|| listener.waiting.memory(self.turn.peer.ip()));
+        let Some((arrival, stream)) = self.with_stream() else { return };
         let work = Work::Answer { bytes, sent: 0, is_last, _memory: memory };
-        if let Err(item) = listener.waiting.add(Item::new(self, stream, work)) {
+        if let Err(item) = listener.waiting.add(Item::new(arrival, stream, work)) {
             item.arrival.cut(&item.stream, Cut::Answer);
         }
     }
@@ -184,39 +182,66 @@ impl Arrival {
     pub(crate) fn refuse(self, bytes: &[u8]) {
         let listener = Arc::clone(&self.turn.listener);
         listener.refuse(self.turn.peer);
-        let Some(stream) = self.turn.stream() else { return self.abandon() };
+        let Some((arrival, stream)) = self.with_stream() else { return };
         if socket::send_now(&stream, bytes).is_err() {
-            return self.abandon();
+            return arrival.abandon(&stream);
         }
         // Closing a socket with unread bytes resets it, and the client would never read the refusal.
         let _ = stream.shutdown(Shutdown::Write);
-        let work = Work::Refusal { discarded: 0 };
-        if let Err(item) = listener.waiting.add(Item::new(self, stream, work)) {
-            item.arrival.abandon();
+        if arrival.holds_back_heads() {
+            listener.enter(arrival.turn.peer, Phase::Body);
         }
+        let work = Work::Refusal { discarded: 0 };
+        if let Err(item) = listener.waiting.add(Item::new(arrival, stream, work)) {
+            item.arrival.abandon(&item.stream);
+        }
+    }
+
+    /// tiny_http reads the connection's next head only when this request is done, since its body is
+    /// unread.
+    fn holds_back_heads(&self) -> bool {
+        let header = |name: &'static str| {
+            let mut headers = self.request.headers().iter();
+            headers.find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
+        };
+        let is_upgrade = |value: &str| value.to_ascii_lowercase().contains("upgrade");
+        let length = self.request.body_length().unwrap_or(0);
+        length > BODY_BUFFERED_BYTES
+            || (length > 0 && header("Expect").is_some())
+            || header("Transfer-Encoding").is_some()
+            || header("Connection").is_some_and(is_upgrade)
     }
 
     /// Ends the connection, for this reason.
     pub(super) fn cut(self, stream: &TcpStream, reason: Cut) {
         self.turn.listener.refuse(self.turn.peer);
         self.turn.listener.cut_stream(Some(stream), Some(self.turn.peer), reason);
-        self.abandon();
+        self.abandon(stream);
     }
 
     /// Ends the connection without an answer.
-    pub(super) fn abandon(self) {
+    pub(super) fn abandon(self, stream: &TcpStream) {
         let Arrival { request, turn, .. } = self;
         turn.listener.refuse(turn.peer);
-        match turn.listener.find(turn.peer) {
-            Ok(found) => {
-                if let Some((_, stream)) = found {
-                    let _ = stream.shutdown(Shutdown::Both);
-                }
-                discard(request);
-            }
-            // Dropped, it would make this thread wait for what the client still sends.
+        let _ = stream.shutdown(Shutdown::Both);
+        discard(request);
+    }
+
+    /// Finds the connection's socket; without one, the request ends here.
+    pub(super) fn with_stream(self) -> Option<(Arrival, TcpStream)> {
+        let found = self.turn.listener.scans.find(self.turn.peer);
+        if let Ok(Some(stream)) = found {
+            return Some((self, stream));
+        }
+        let Arrival { request, turn, .. } = self;
+        turn.listener.refuse(turn.peer);
+        match found {
+            Ok(_) => discard(request),
+            // The connection may be alive. Dropped, its request would make this thread wait for what
+            // the client still sends.
             Err(_) => std::mem::forget(request),
         }
+        None
     }
 
     /// Back to the workers, with a body or the reason why there is none.

@@ -36,7 +36,8 @@ const MEMORY_EVERY_MS: u64 = 10;
 const ASK_EVERY_MS: u64 = 1_000;
 const GROWTH_BYTES: u64 = 8 * 1024 * 1024;
 const PRESSING_WAIT_MS: u64 = 200;
-/// Bytes of one head, as far as can be told from outside; of a connection without a request in hand.
+/// Bytes of one head, as far as can be told from outside: of a connection that sends no body now, since
+/// its last request or answer.
 const HEAD_BYTES_MAX: u64 = 65_536;
 /// What a client has sent ahead, at the least, to be cut under pressure, if tiny_http goes on making
 /// requests of it: they would cost 250 times as much memory.
@@ -95,7 +96,7 @@ struct Guard {
     took: Duration,
     /// When the queue was last measured.
     measured: Instant,
-    /// When every connection was last asked what it has received, and the memory then.
+    /// When every connection was last asked what it has received, and the least memory since.
     asked: Instant,
     memory_bytes: u64,
 }
@@ -163,13 +164,16 @@ impl Guard {
     }
 
     /// Until the next look is due, or the memory grows: true if it does.
-    fn rest(&self, at_most: Duration) -> bool {
+    fn rest(&mut self, at_most: Duration) -> bool {
         let until = Instant::now() + at_most;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let nap = Duration::from_millis(MEMORY_EVERY_MS);
             thread::sleep(if self.seen.is_empty() { left } else { left.min(nap) });
-            let has_grown = memory_bytes() > self.memory_bytes + GROWTH_BYTES;
+            let memory_bytes = memory_bytes();
+            // Measured from the least, or memory given back would hide as much growth.
+            self.memory_bytes = self.memory_bytes.min(memory_bytes);
+            let has_grown = memory_bytes > self.memory_bytes + GROWTH_BYTES;
             if has_grown || Instant::now() >= until {
                 return has_grown;
             }
@@ -178,11 +182,11 @@ impl Guard {
 
     fn look(&mut self, is_pressed: bool) -> io::Result<()> {
         let looking = Instant::now();
-        let sockets = self.listener.look()?;
+        let sockets = self.listener.scans.scan()?;
         let asks = is_pressed || self.asked.elapsed() > Duration::from_millis(ASK_EVERY_MS);
         let mut looks = Vec::with_capacity(sockets.len());
         let mut seen = HashMap::with_capacity(sockets.len());
-        for socket in sockets {
+        for socket in sockets.iter().copied() {
             let known = self.seen.remove(&socket.inode);
             if known.is_none() {
                 self.accepted = looking;
@@ -306,7 +310,7 @@ impl Guard {
             };
             // More than one head, and what tiny_http reads ahead of a body.
             let is_growing = seen.read.is_some_and(|(_, before)| read > before + AHEAD_BYTES);
-            if look.phase == Phase::Idle && received.saturating_sub(before) > HEAD_BYTES_MAX {
+            if look.phase != Phase::Body && received.saturating_sub(before) > HEAD_BYTES_MAX {
                 self.cut(look, Cut::Head);
             } else if is_pressed && is_ahead && is_growing {
                 self.cut(look, Cut::Flood);
@@ -314,22 +318,26 @@ impl Guard {
         }
     }
 
-    /// Those that have been idle longest go, and before them those that have never asked for anything:
+    /// Those that have been idle longest are cut, and before them those that have never sent anything:
     /// first of each address that has too many, then of all.
     fn cap(&mut self, open: &[&Look], mut idle: Vec<&Look>, leaked: usize) {
         let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
-        for peer in open.iter().filter_map(|look| look.socket.peer) {
-            *by_address.entry(peer.ip().to_canonical()).or_default() += 1;
+        for address in open.iter().filter_map(|look| look.address()) {
+            *by_address.entry(address).or_default() += 1;
         }
-        idle.sort_unstable_by_key(|look| (!look.is_new, look.since));
+        // A proxy on this machine speaks for everybody.
+        by_address.retain(|address, count| {
+            !address.is_loopback() && *count > self.limits.connections_per_address
+        });
         let mut excess = (open.len() + leaked).saturating_sub(self.limits.connections);
+        if excess == 0 && by_address.is_empty() {
+            return;
+        }
+        idle.sort_by_cached_key(|look| (look.has_sent(), look.since));
         idle.retain(|look| {
-            let Some(peer) = look.socket.peer else { return true };
-            let address = peer.ip().to_canonical();
-            let count = by_address.entry(address).or_default();
-            // A proxy on this machine speaks for everybody.
-            let is_one_too_many =
-                !address.is_loopback() && *count > self.limits.connections_per_address;
+            let Some(address) = look.address() else { return true };
+            let Some(count) = by_address.get_mut(&address) else { return true };
+            let is_one_too_many = *count > self.limits.connections_per_address;
             if is_one_too_many {
                 *count -= 1;
                 excess = excess.saturating_sub(1);
@@ -385,6 +393,17 @@ impl Guard {
             seen.cut = Some(Instant::now());
         }
         self.listener.cut_socket(&look.socket, reason);
+    }
+}
+
+impl Look {
+    fn address(&self) -> Option<IpAddr> {
+        self.socket.peer.map(|peer| peer.ip().to_canonical())
+    }
+
+    /// The client has sent at least a part of a request.
+    fn has_sent(&self) -> bool {
+        !self.is_new || self.socket.open().is_some_and(|stream| socket::received(&stream) > 0)
     }
 }
 

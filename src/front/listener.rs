@@ -21,7 +21,8 @@ use log::Level;
 use super::{
     arrival::{Arrival, Turn, discard},
     overload::{Importance, Overload},
-    socket::{self, Socket, Sockets},
+    scan::Scans,
+    socket::{self, Socket},
     waiting::Waiting,
 };
 use crate::{
@@ -45,7 +46,7 @@ pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     /// Never dropped: its drop connects to itself, blocking (H13). The process ends instead.
-    server: ManuallyDrop<tiny_http::Server>,
+    server: OnceLock<ManuallyDrop<tiny_http::Server>>,
     connections: Mutex<HashMap<SocketAddr, Connection>>,
     /// Held by the one worker that receives. Two requests of one connection must be admitted in
     /// the order in which tiny_http queued them: it answers in that order only, so that the second,
@@ -53,7 +54,7 @@ pub(crate) struct Listener {
     receiving: Mutex<()>,
     /// What a worker finds after [`tiny_http::Server::unblock`], in the same order.
     wakes: Mutex<VecDeque<Wake>>,
-    found: Mutex<Found>,
+    pub(super) scans: Scans,
     overload: Overload,
     pub(super) waiting: Arc<Waiting>,
     pub(super) metrics: Arc<Metrics>,
@@ -107,7 +108,8 @@ struct Connection {
 pub(super) enum Phase {
     /// The client, for the next request.
     Idle,
-    /// The client, for a body.
+    /// The client, for a body, or for what it still sends of one that was refused. tiny_http reads no
+    /// head meanwhile.
     Body,
     /// Us, or the client to read an answer.
     InHand,
@@ -130,12 +132,6 @@ enum Wake {
     Probe(Instant),
 }
 
-/// The sockets as last seen.
-struct Found {
-    sockets: Sockets,
-    last: Vec<Socket>,
-}
-
 /// What becomes of a request that tiny_http hands out.
 enum Admitted {
     InHand(Arrival),
@@ -154,20 +150,18 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Listener {
-    /// Starts tiny_http on `socket`, and the thread that waits for slow clients.
-    pub(crate) fn start(socket: TcpListener, metrics: Arc<Metrics>) -> io::Result<Arc<Listener>> {
+    /// Prepares all but tiny_http, and starts the thread that waits for slow clients.
+    pub(crate) fn new(socket: TcpListener, metrics: Arc<Metrics>) -> io::Result<Arc<Listener>> {
         listen_for_panics();
-        let server = tiny_http::Server::from_listener(socket.try_clone()?, None)
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        let sockets = Sockets::of(&socket)?;
+        let scans = Scans::of(&socket)?;
         Ok(Arc::new(Listener {
             address: socket.local_addr()?,
             socket,
-            server: ManuallyDrop::new(server),
+            server: OnceLock::new(),
             connections: Mutex::default(),
             receiving: Mutex::default(),
             wakes: Mutex::default(),
-            found: Mutex::new(Found { sockets, last: Vec::new() }),
+            scans,
             overload: Overload::default(),
             waiting: Waiting::start()?,
             metrics,
@@ -180,6 +174,20 @@ impl Listener {
         }))
     }
 
+    /// Starts tiny_http, which accepts connections at once: to be called when every thread has been
+    /// started and every file opened, since the connections may take all descriptors that are left.
+    pub(crate) fn accept(&self) -> io::Result<()> {
+        let server = tiny_http::Server::from_listener(self.socket.try_clone()?, None)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let _ = self.server.set(ManuallyDrop::new(server));
+        Ok(())
+    }
+
+    /// Waits until tiny_http has been started.
+    fn server(&self) -> &tiny_http::Server {
+        self.server.wait()
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -188,7 +196,7 @@ impl Listener {
     pub(crate) fn next(self: &Arc<Self>) -> Option<Arrival> {
         loop {
             let receiving = lock(&self.receiving);
-            let received = self.server.recv().map(|request| self.admit(request));
+            let received = self.server().recv().map(|request| self.admit(request));
             drop(receiving);
             match received {
                 Ok(Admitted::InHand(arrival)) => return Some(arrival),
@@ -326,63 +334,8 @@ impl Listener {
     pub(crate) fn stop(&self, workers: usize) {
         self.stopping.store(true, SeqCst);
         for _ in 0..workers {
-            self.server.unblock();
+            self.server().unblock();
         }
-    }
-
-    /// All connections there are now.
-    pub(super) fn look(&self) -> io::Result<Vec<Socket>> {
-        let mut found = lock(&self.found);
-        found.last = found.sockets.look()?;
-        Ok(found.last.clone())
-    }
-
-    /// A handle on the connection from `peer`, if it is still alive.
-    pub(super) fn stream(&self, peer: SocketAddr) -> Option<TcpStream> {
-        self.find(peer).ok().flatten().map(|(_, stream)| stream)
-    }
-
-    /// None too where a dead connection has the same address: whose request it is cannot be told then.
-    ///
-    /// # Errors
-    /// When no descriptor is free to look with.
-    pub(super) fn find(&self, peer: SocketAddr) -> io::Result<Option<(Socket, TcpStream)>> {
-        let find = |sockets: &[Socket]| {
-            let mut known = sockets.iter().filter(|socket| socket.peer == Some(peer));
-            let (socket, other) = (known.next()?, known.next());
-            if other.is_some() { None } else { Some((*socket, socket.open_alive()?)) }
-        };
-        let known = find(&lock(&self.found).last);
-        if known.is_some() { Ok(known) } else { self.look().map(|sockets| find(&sockets)) }
-    }
-
-    /// The socket whose request from `peer` is in hand, if no other can be meant. One that was dead
-    /// before it was seen may have had the address before.
-    fn certain(&self, peer: SocketAddr) -> Option<Socket> {
-        let judge = |all: &[Socket]| {
-            let mut known = all.iter().filter(|one| one.peer.is_none_or(|own| own == peer));
-            let (socket, other) = (known.next()?, known.next());
-            let is_alive = other.is_none() && socket.open_alive().is_some();
-            is_alive.then_some(*socket)
-        };
-        let known = judge(&lock(&self.found).last);
-        known.or_else(|| self.look().ok().and_then(|all| judge(&all)))
-    }
-
-    /// The socket is closed, so that tiny_http has no request of it any more.
-    fn is_closed(&self, socket: &mut Socket) -> bool {
-        if socket.open().is_some() {
-            return false;
-        }
-        // It may have another descriptor.
-        let other =
-            self.look().ok().map(|all| all.into_iter().find(|one| one.inode == socket.inode));
-        match other {
-            Some(Some(other)) => *socket = other,
-            Some(None) => return true,
-            None => {}
-        }
-        false
     }
 
     /// What the connection from `peer` waits for, and since when, if it has sent a request yet.
@@ -393,9 +346,7 @@ impl Listener {
     /// Nothing more is processed of what comes from `peer`, and nobody is busy with it any more.
     pub(super) fn has_ended(&self, peer: SocketAddr) -> bool {
         lock(&self.connections).get(&peer).is_some_and(|connection| {
-            connection.standing != Standing::Good
-                && connection.phase == Phase::Idle
-                && connection.since.elapsed() > Duration::from_millis(CLOSING_MS)
+            connection.has_ended() && connection.since.elapsed() > Duration::from_millis(CLOSING_MS)
         })
     }
 
@@ -435,13 +386,20 @@ impl Listener {
         // Always there for TCP.
         let Some(peer) = request.remote_addr().copied() else { return Admitted::Over(request) };
         let mut connections = lock(&self.connections);
+        let mut is_closed = false;
+        if let Some(socket) = connections.get(&peer).and_then(Connection::ended_socket) {
+            // This may take a scan, which no other connection's request must wait for.
+            drop(connections);
+            is_closed = self.scans.is_closed(&socket);
+            connections = lock(&self.connections);
+        }
         let connection = connections.entry(peer).or_insert_with(Connection::new);
         if connection.standing == Standing::Cut && connection.phase != Phase::Idle {
             return Admitted::Over(request);
         }
-        if connection.standing != Standing::Good && connection.phase == Phase::Idle {
-            let is_another = match connection.socket.as_mut() {
-                Some(socket) => self.is_closed(socket),
+        if connection.has_ended() {
+            let is_another = match connection.socket {
+                Some(_) => is_closed,
                 None => connection.ended.elapsed() > self.memory(),
             };
             if !is_another {
@@ -488,13 +446,18 @@ impl Listener {
 
     fn wake(&self, wake: Wake) {
         lock(&self.wakes).push_back(wake);
-        self.server.unblock();
+        self.server().unblock();
     }
 
     /// Nothing more of this connection is processed. What of it waits is dropped when its turn is.
     pub(super) fn refuse(&self, peer: SocketAddr) {
-        let socket = self.certain(peer);
-        self.end(peer, Standing::Refused, socket);
+        let has_ended = lock(&self.connections)
+            .get(&peer)
+            .is_some_and(|connection| connection.standing != Standing::Good);
+        // Its socket was looked for when it ended.
+        if !has_ended {
+            self.end(peer, Standing::Refused, self.scans.unique(peer));
+        }
     }
 
     fn end(&self, peer: SocketAddr, standing: Standing, socket: Option<Socket>) {
@@ -520,7 +483,8 @@ impl Listener {
         }
         connection.unasked = 0;
         drop(connections);
-        let reads = self.stream(peer).is_none_or(|stream| socket::has_room(&stream));
+        let stream = self.scans.find(peer).ok().flatten();
+        let reads = stream.is_none_or(|stream| socket::has_room(&stream));
         if !reads && let Some(connection) = lock(&self.connections).get_mut(&peer) {
             // To be asked again next time.
             connection.unasked = UNASKED_BYTES;
@@ -538,8 +502,8 @@ impl Listener {
     /// Ends a connection whose client does not keep to the rules.
     pub(super) fn cut(&self, peer: SocketAddr, reason: Cut) {
         // Before the reset: which one is dead cannot be told.
-        self.end(peer, Standing::Cut, self.certain(peer));
-        self.cut_stream(self.stream(peer).as_ref(), Some(peer), reason);
+        self.end(peer, Standing::Cut, self.scans.unique(peer));
+        self.cut_stream(self.scans.find(peer).ok().flatten().as_ref(), Some(peer), reason);
     }
 
     pub(super) fn cut_socket(&self, socket: &Socket, reason: Cut) {
@@ -582,6 +546,15 @@ impl Connection {
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.since = Instant::now();
+    }
+
+    /// Nothing more of it is processed, and no thread has a request of it in hand.
+    fn has_ended(&self) -> bool {
+        self.standing != Standing::Good && self.phase == Phase::Idle
+    }
+
+    fn ended_socket(&self) -> Option<Socket> {
+        self.socket.filter(|_| self.has_ended())
     }
 }
 

@@ -10,6 +10,7 @@ mod arrival; // a request that has arrived: its body, its answer, its end
 mod guard; // looks at the connections from outside: deadlines, bounds, starvation, leaks
 mod listener; // the socket, tiny_http, one request in hand per connection
 mod overload; // sheds what is too much, in proportion
+mod scan; // scans for connections, shared by the threads that wait for one
 mod stream; // an answer that is sent as it comes
 mod socket; // finding a connection's socket from outside tiny_http
 mod waiting; // one thread that waits for slow clients

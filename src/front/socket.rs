@@ -1,8 +1,8 @@
 //! Sockets as tiny_http does not show them: the listening one with its options, and the accepted
-//! ones, found from outside by the numbers in /proc/self/fd.
+//! ones, found from outside by their descriptors' numbers.
 //!
-//! The one module with `unsafe`, in two lines: a descriptor's number is borrowed to duplicate it,
-//! and the kernel is asked how much a connection has received.
+//! The one module with `unsafe`, in two lines: a descriptor is borrowed by its number to ask for its
+//! inode or to duplicate it, and the kernel is asked how much a connection has received.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, statat},
+    fs::{FileType, fstat},
     io::{FdFlags, fcntl_setfd, ioctl_fionread},
     net::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect_unspec, listen,
@@ -217,7 +217,7 @@ impl Socket {
     }
 }
 
-/// The accepted connections of one listening port, as a look at all descriptors finds them.
+/// The accepted connections of one listening port, as a scan of all descriptors finds them.
 #[derive(Debug)]
 pub(super) struct Sockets {
     port: u16,
@@ -233,23 +233,22 @@ impl Sockets {
         Ok(Sockets { port, known: HashMap::from([(own, None)]) })
     }
 
+    /// Asks the kernel for every descriptor's inode by its number, which takes a tenth of the time
+    /// that a walk through /proc/self/fd takes.
+    ///
     /// # Errors
-    /// When no descriptor is free to look with: that nothing was found would then mean nothing.
-    pub(super) fn look(&mut self) -> io::Result<Vec<Socket>> {
+    /// When no descriptor is free to scan with: that nothing was found would then mean nothing.
+    pub(super) fn scan(&mut self) -> io::Result<Vec<Socket>> {
         let mut known = HashMap::with_capacity(self.known.len());
-        let folder = open("/proc/self/fd", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        for entry in Dir::read_from(&folder)? {
-            let entry = entry?;
-            // Closed meanwhile, as a rule.
-            let Ok(stat) = statat(&folder, entry.file_name(), AtFlags::empty()) else { continue };
+        for number in 0..descriptor_table_size()? {
+            // Most of those that are not open; or it was closed meanwhile.
+            let Ok(stat) = fstat(borrow(number)) else { continue };
             let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
             let inode = stat.st_ino;
             // tiny_http has two descriptors of each socket.
             if !is_socket || known.contains_key(&inode) {
                 continue;
             }
-            let number = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
-            let Some(number) = number else { continue };
             let socket = match self.known.get(&inode) {
                 Some(Some(socket)) => Ok(Some(Socket { number, ..*socket })),
                 Some(None) => Ok(None),
@@ -274,19 +273,32 @@ impl Sockets {
     }
 }
 
+/// No descriptor's number is as large as this.
+fn descriptor_table_size() -> io::Result<RawFd> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
+    size.ok_or_else(|| io::Error::other("/proc/self/status has no FDSize"))
+}
+
+/// A descriptor of another thread, by its number, which must not be negative.
+fn borrow(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the number is not -1. Should its owner have closed it meanwhile, `dup` and `fstat` fail,
+    // or are about whatever has the number now; their callers look at what they got. Nothing is
+    // read, written or closed by number.
+    #[expect(unsafe_code, reason = "std has no safe way to ask for a descriptor by number")]
+    unsafe {
+        BorrowedFd::borrow_raw(number)
+    }
+}
+
 /// A duplicate of `number`, if that is a socket.
 fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(ErrorKind::InvalidInput.into());
     }
-    // SAFETY: the number is not -1. Should its owner have closed it meanwhile, `dup` fails, or
-    // duplicates whatever has the number now; the caller looks at what it got. Nothing is read,
-    // written or closed by number.
-    #[expect(unsafe_code, reason = "std has no safe way to duplicate a descriptor by number")]
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     // Closing any descriptor of the database file would drop SQLite's locks on it
     // (docs/ARCHITECTURE.md), so what is not surely a socket is never closed.
-    let duplicate = ManuallyDrop::new(borrowed.try_clone_to_owned()?);
+    let duplicate = ManuallyDrop::new(borrow(number).try_clone_to_owned()?);
     sockopt::socket_type(duplicate.as_fd())?;
     Ok(ManuallyDrop::into_inner(duplicate))
 }

@@ -42,10 +42,7 @@ pub(crate) enum Ended {
 impl Stream {
     /// `None` if the connection is over.
     pub(super) fn new(arrival: Arrival) -> Option<Stream> {
-        let Some(socket) = arrival.turn.stream() else {
-            arrival.abandon();
-            return None;
-        };
+        let (arrival, socket) = arrival.with_stream()?;
         Some(Stream { arrival, socket, sent_bytes: 0, waited: Duration::ZERO })
     }
 
@@ -96,7 +93,7 @@ impl Stream {
     pub(crate) fn cut(self, why: Ended) {
         match why {
             Ended::Slow => self.arrival.cut(&self.socket, Cut::Answer),
-            Ended::Gone | Ended::Stopped => self.arrival.abandon(),
+            Ended::Gone | Ended::Stopped => self.arrival.abandon(&self.socket),
         }
     }
 }

@@ -5,14 +5,12 @@
 //! our memory is bounded, whatever their number.
 
 use std::{
+    collections::{HashMap, HashSet},
     io::{self, Read, Write},
-    net::TcpStream,
+    net::{IpAddr, TcpStream},
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -24,12 +22,14 @@ use super::{
     listener::lock,
     socket::{discard_now, is_not_yet, reset, send_now},
 };
-use crate::metrics::Cut;
+use crate::{metrics::Cut, rates};
 
 /// Clients that are waited for; with one more a body is told 503, an answer or a refusal is cut off.
 pub(crate) const WAITING_MAX: usize = 512;
 /// Bytes of bodies and large answers that wait for clients or for a worker; beyond, 503.
 pub(crate) const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The clients of one address, or of one /64 of IPv6, get one in so many of both.
+const ADDRESS_DIVISOR: usize = 4;
 /// From the end of a head to the end of its body.
 const BODY_MS_MAX: u64 = 10_000;
 /// From the first byte of a large answer to its last.
@@ -40,7 +40,8 @@ const LINGER_PAUSE_MS_MAX: u64 = 1_000;
 const LINGER_MS_MAX: u64 = 10_000;
 /// How much of it is read, at most.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// While others find no room: how long a client has before it must have moved this much a second.
+/// While others find no room, a client must go on moving this much a second. It is judged by what it
+/// has moved since one of the marks that are set this far apart: in the last half to whole second.
 const SHORT_MS_MAX: u64 = 500;
 const SHORT_BYTES_PER_SECOND: u128 = 16 * 1024;
 /// How long a process that is about to end waits for clients.
@@ -54,21 +55,42 @@ pub(super) struct Waiting {
     incoming: Mutex<Vec<Item>>,
     /// A byte here makes the thread look.
     bell: UnixStream,
-    /// Of those that wait, new ones included.
-    count: AtomicUsize,
-    memory: Arc<Memory>,
+    pool: Arc<Pool>,
 }
 
-struct Memory {
-    free_bytes: AtomicUsize,
-    /// Somebody has found no room since the clients were last looked at.
-    is_short: AtomicBool,
+/// How much of [`WAITING_MAX`] and [`WAITING_BYTES_MAX`] is in use.
+#[derive(Default)]
+struct Pool(Mutex<Usage>);
+
+#[derive(Default)]
+struct Usage {
+    all: Share,
+    /// Of addresses that use anything.
+    by_address: HashMap<IpAddr, Share>,
+    /// Who has found no room since the clients were last looked at.
+    shortage: Shortage,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+struct Share {
+    clients: usize,
+    bytes: usize,
+}
+
+const ONE_CLIENT: Share = Share { clients: 1, bytes: 0 };
+
+#[derive(Default)]
+struct Shortage {
+    is_general: bool,
+    /// Those that use all that an address may.
+    addresses: HashSet<IpAddr>,
 }
 
 /// A part of [`WAITING_BYTES_MAX`], given back when it is dropped.
 pub(super) struct Reserved {
     bytes: usize,
-    memory: Arc<Memory>,
+    address: IpAddr,
+    pool: Arc<Pool>,
 }
 
 /// A client that is waited for.
@@ -79,6 +101,8 @@ pub(super) struct Item {
     /// When the wait began, and when something last came of it.
     since: Instant,
     moved: Instant,
+    /// When the last two marks were set, the older one first, and the bytes moved by then.
+    marks: [(Instant, usize); 2],
 }
 
 pub(super) enum Work {
@@ -98,25 +122,16 @@ impl Waiting {
         let (bell, rung) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         rung.set_nonblocking(true)?;
-        let waiting = Arc::new(Waiting {
-            incoming: Mutex::default(),
-            bell,
-            count: AtomicUsize::new(0),
-            memory: Arc::new(Memory {
-                free_bytes: AtomicUsize::new(WAITING_BYTES_MAX),
-                is_short: AtomicBool::new(false),
-            }),
-        });
+        let waiting = Arc::new(Waiting { incoming: Mutex::default(), bell, pool: Arc::default() });
         let own = Arc::clone(&waiting);
         thread::Builder::new().name("waiting".into()).spawn(move || own.run(rung))?;
         Ok(waiting)
     }
 
     /// # Errors
-    /// Gives the item back when [`WAITING_MAX`] wait already.
+    /// Gives the item back when [`WAITING_MAX`] wait already, or too many of its address.
     pub(super) fn add(&self, item: Item) -> Result<(), Item> {
-        if self.count.fetch_add(1, SeqCst) >= WAITING_MAX {
-            self.count.fetch_sub(1, SeqCst);
+        if !self.pool.take(item.address(), ONE_CLIENT) {
             return Err(item);
         }
         lock(&self.incoming).push(item);
@@ -125,9 +140,9 @@ impl Waiting {
         Ok(())
     }
 
-    /// No memory yet, to be grown as it is needed.
-    pub(super) fn memory(&self) -> Reserved {
-        Reserved { bytes: 0, memory: Arc::clone(&self.memory) }
+    /// No memory yet for a client of this address, to be grown as it is needed.
+    pub(super) fn memory(&self, address: IpAddr) -> Reserved {
+        Reserved { bytes: 0, address: accounted(address), pool: Arc::clone(&self.pool) }
     }
 
     fn run(&self, mut rung: UnixStream) {
@@ -138,10 +153,12 @@ impl Waiting {
             while rung.read(&mut buffer).is_ok_and(|length| length == buffer.len()) {}
             let mut waits = Vec::with_capacity(items.len());
             let known = items.len();
-            let is_short =
-                self.memory.is_short.swap(false, SeqCst) || self.count.load(SeqCst) >= WAITING_MAX;
+            let shortage = self.pool.take_shortage();
             items.append(&mut lock(&self.incoming));
-            for (number, item) in items.drain(..).enumerate() {
+            for (number, mut item) in items.drain(..).enumerate() {
+                item.mark();
+                let address = item.address();
+                let is_short = shortage.is_general || shortage.addresses.contains(&address);
                 if number < known
                     && !ready[number]
                     && !item.is_late()
@@ -154,9 +171,7 @@ impl Waiting {
                 let stepped = catch_unwind(AssertUnwindSafe(|| item.step(&mut buffer, is_short)));
                 match stepped {
                     Ok(Step::Waits(item)) => waits.push(item),
-                    Ok(Step::Done) | Err(_) => {
-                        self.count.fetch_sub(1, SeqCst);
-                    }
+                    Ok(Step::Done) | Err(_) => self.pool.give_back(address, ONE_CLIENT),
                 }
             }
             items = waits;
@@ -179,7 +194,11 @@ fn wait(rung: &UnixStream, items: &[Item]) -> Vec<bool> {
 impl Item {
     pub(super) fn new(arrival: Arrival, stream: TcpStream, work: Work) -> Item {
         let now = Instant::now();
-        Item { arrival, stream, work, since: now, moved: now }
+        Item { arrival, stream, work, since: now, moved: now, marks: [(now, 0); 2] }
+    }
+
+    fn address(&self) -> IpAddr {
+        accounted(self.arrival.turn.peer.ip())
     }
 
     fn awaited(&self) -> PollFlags {
@@ -211,14 +230,32 @@ impl Item {
         if draining.is_some_and(|since| patience(since, DRAIN_CLIENT_MS_MAX)) {
             return true;
         }
-        let moved = match &self.work {
+        // What has been refused has been answered.
+        is_short && (is_refused || self.is_slow())
+    }
+
+    /// The bytes that have been read of a body, or sent of an answer.
+    fn moved_bytes(&self) -> usize {
+        match &self.work {
             Work::Body { bytes, .. } => bytes.len(),
             Work::Answer { sent, .. } => *sent,
-            // It has been answered.
-            Work::Refusal { .. } => return is_short,
-        };
-        is_short
-            && patience(elapsed, SHORT_MS_MAX)
+            Work::Refusal { discarded } => *discarded,
+        }
+    }
+
+    /// To be called at every look.
+    fn mark(&mut self) {
+        let [_, (newer, _)] = self.marks;
+        if newer.elapsed() >= Duration::from_millis(SHORT_MS_MAX) {
+            self.marks = [self.marks[1], (Instant::now(), self.moved_bytes())];
+        }
+    }
+
+    /// An average since the beginning would let a client that has sent much hold its memory for long.
+    fn is_slow(&self) -> bool {
+        let [(since, before), _] = self.marks;
+        let (elapsed, moved) = (since.elapsed(), self.moved_bytes() - before);
+        elapsed >= Duration::from_millis(SHORT_MS_MAX)
             && (moved as u128) < elapsed.as_millis() * SHORT_BYTES_PER_SECOND / 1000
     }
 
@@ -262,7 +299,7 @@ impl Item {
                 }
             }
             Err(_) => {
-                self.arrival.abandon();
+                self.arrival.abandon(&self.stream);
                 return Step::Done;
             }
         };
@@ -290,7 +327,7 @@ impl Item {
                 }
             }
             Err(_) => {
-                self.arrival.abandon();
+                self.arrival.abandon(&self.stream);
                 return Step::Done;
             }
         }
@@ -309,7 +346,7 @@ impl Item {
             Err(error) if !is_late && is_not_yet(&error) => return Step::Waits(self),
             _ => reset(&self.stream),
         }
-        self.arrival.abandon();
+        self.arrival.abandon(&self.stream);
         Step::Done
     }
 
@@ -319,15 +356,71 @@ impl Item {
     }
 }
 
+/// The address that a client's use is accounted to: of IPv6, its /64.
+fn accounted(address: IpAddr) -> IpAddr {
+    let address = address.to_canonical();
+    if address.is_loopback() { address } else { rates::block(address) }
+}
+
+impl Pool {
+    /// Takes as much more for this address, if that much is free.
+    fn take(&self, address: IpAddr, more: Share) -> bool {
+        let mut usage = lock(&self.0);
+        let own = usage.by_address.get(&address).copied().unwrap_or_default();
+        if !usage.all.has_room(more, 1) {
+            usage.shortage.is_general = true;
+            return false;
+        }
+        // A proxy on this machine speaks for everybody.
+        if !address.is_loopback() && !own.has_room(more, ADDRESS_DIVISOR) {
+            usage.shortage.addresses.insert(address);
+            return false;
+        }
+        usage.all = usage.all.plus(more);
+        usage.by_address.insert(address, own.plus(more));
+        true
+    }
+
+    fn give_back(&self, address: IpAddr, share: Share) {
+        let mut usage = lock(&self.0);
+        usage.all = usage.all.minus(share);
+        let own = usage.by_address.get(&address).copied().unwrap_or_default().minus(share);
+        if own == Share::default() {
+            usage.by_address.remove(&address);
+        } else {
+            usage.by_address.insert(address, own);
+        }
+    }
+
+    fn take_shortage(&self) -> Shortage {
+        let mut usage = lock(&self.0);
+        let mut shortage = std::mem::take(&mut usage.shortage);
+        shortage.is_general |= usage.all.clients >= WAITING_MAX;
+        shortage
+    }
+}
+
+impl Share {
+    fn has_room(self, more: Share, divisor: usize) -> bool {
+        self.clients + more.clients <= WAITING_MAX / divisor
+            && self.bytes + more.bytes <= WAITING_BYTES_MAX / divisor
+    }
+
+    fn plus(self, more: Share) -> Share {
+        Share { clients: self.clients + more.clients, bytes: self.bytes + more.bytes }
+    }
+
+    fn minus(self, less: Share) -> Share {
+        Share { clients: self.clients - less.clients, bytes: self.bytes - less.bytes }
+    }
+}
+
 impl Reserved {
     /// Takes as much more, if that much is free.
     pub(super) fn grow(&mut self, bytes: usize) -> bool {
-        let Memory { free_bytes, is_short } = &*self.memory;
-        let found = free_bytes.fetch_update(SeqCst, SeqCst, |free| free.checked_sub(bytes)).is_ok();
+        let found = self.pool.take(self.address, Share { clients: 0, bytes });
         if found {
             self.bytes += bytes;
-        } else {
-            is_short.store(true, SeqCst);
         }
         found
     }
@@ -335,6 +428,6 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.memory.free_bytes.fetch_add(self.bytes, SeqCst);
+        self.pool.give_back(self.address, Share { clients: 0, bytes: self.bytes });
     }
 }
