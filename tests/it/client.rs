@@ -114,8 +114,10 @@ pub struct Companion {
 
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// How long each answer took that came.
+    /// How long each answer of 200 took.
     pub waits: Vec<Duration>,
+    /// Answers of 503, after which a sender sends again.
+    pub unavailable: usize,
     pub failures: Vec<String>,
 }
 
@@ -138,6 +140,7 @@ impl Companion {
                 let mut seen = told.lock().unwrap();
                 match answer {
                     Ok(200) => seen.waits.push(started.elapsed()),
+                    Ok(503) => seen.unavailable += 1,
                     other => seen.failures.push(format!("{other:?}")),
                 }
                 drop(seen);

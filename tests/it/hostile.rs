@@ -13,8 +13,10 @@ mod harness;
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
-    process::{Command, Stdio},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    path::Path,
+    process::{Child, Command, Stdio},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,9 +26,12 @@ use harness::{Inbox, at_once, database, message, message_with, sign, signal};
 
 /// What the process may have in memory at any time.
 const MEMORY_KB_MAX: u64 = 100_000;
-/// What the well-behaved client may have to wait: nearly always, and where the machine stumbles.
+/// Nine of ten answers come within this time. A machine with nothing else to do takes milliseconds.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-const STUMBLE_MAX: Duration = Duration::from_secs(8);
+/// No answer takes this long: half of the time for which a client that stalls may be waited for.
+const STALL_MAX: Duration = Duration::from_secs(5);
+/// For what must come about, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Another host than the attacker's, where hundreds of its connections leak: each of those keeps its
 /// address and port from being used again for some two seconds (docs/TINY_HTTP.md).
@@ -56,16 +61,35 @@ fn withstand_beside(
     let seen = companion.stop();
     assert!(inbox.is_running());
     assert_eq!(seen.failures, [""; 0], "the client beside it");
+    // A machine that is too busy for the load sheds some of it; an attack must not deny most.
+    let (answers, unavailable) = (seen.waits.len(), seen.unavailable);
+    assert!(answers > unavailable, "{answers} answers of 200, {unavailable} of 503");
     let late = seen.waits.iter().filter(|wait| **wait > WAIT_MAX).count();
     let slowest = seen.waits.iter().max().unwrap();
-    let stumbles = 2 + seen.waits.len() / 100;
-    assert!(late <= stumbles && *slowest < STUMBLE_MAX, "{late} late, {slowest:?}");
+    assert!(late <= 1 + answers / 10 && *slowest < STALL_MAX, "{late} of {answers}, {slowest:?}");
     let memory = peak_memory_kb(inbox.pid());
     assert!(memory < MEMORY_KB_MAX, "{memory} kB");
     let delivered = "SELECT count(*) FROM messages WHERE message_id LIKE 'companion-%'";
     assert_eq!(inbox.count(delivered), seen.waits.len() as i64);
     println!("{} answers, the slowest after {slowest:?}; {memory} kB", seen.waits.len());
     inbox
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// As a provider does, which sends again after a 503.
+fn deliver_at_last(inbox: &Inbox, body: &[u8]) {
+    wait_until("a delivery is answered 200", || {
+        let status = inbox.deliver_raw(body).status;
+        assert!(status == 200 || status == 503, "{status}");
+        status == 200
+    });
 }
 
 fn peak_memory_kb(pid: u32) -> u64 {
@@ -134,37 +158,84 @@ fn h2_leaks_are_counted_and_end_in_a_restart_that_nobody_notices() {
     inbox.stop();
 }
 
+/// A mailslot on this socket with no more descriptors than these.
+fn start_with_descriptors(socket: &TcpListener, descriptors: usize, folder: &Path) -> Child {
+    let mut command = Command::new("sh");
+    let binary = env!("CARGO_BIN_EXE_mailslot");
+    let script = format!(
+        "ulimit -n {descriptors}; LISTEN_PID=$$ LISTEN_FDS=1 exec {binary} 3<&0 </dev/null"
+    );
+    command.args(["-c", &script]).env_clear().env("WEBHOOK_SECRET", harness::SECRET);
+    command.env("DATABASE_URL", database(folder)).env("LOG_LEVEL", "ERROR");
+    command.stdin(OwnedFd::from(socket.try_clone().unwrap())).stdout(Stdio::null());
+    command.spawn().unwrap()
+}
+
+fn wait_until_it_serves(child: &mut Child, address: SocketAddr) {
+    let mut number = 0;
+    wait_until("it serves", || {
+        assert!(child.try_wait().unwrap().is_none(), "it has given up");
+        number += 1;
+        Client::new(address).deliver(&format!("m{number}")) == Ok(200)
+    });
+}
+
+fn stop(mut child: Child) {
+    signal(child.id(), "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn h3_without_descriptors_it_serves_again_once_they_are_free() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // tiny_http's accept loop dies of it, half of the times without a word.
     for descriptors in [64, 65] {
         let folder = tempfile::tempdir().unwrap();
-        let binary = env!("CARGO_BIN_EXE_mailslot");
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -n {descriptors}; exec {binary}")]);
-        command.env("WEBHOOK_SECRET", harness::SECRET).env("LISTEN", free.to_string());
-        command.env("DATABASE_URL", database(folder.path())).stdout(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let end = Instant::now() + Duration::from_secs(30);
-        while Client::new(free).get("/health/live") != Ok(200) {
-            assert!(Instant::now() < end);
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let held: Vec<_> = (0..100).filter_map(|_| TcpStream::connect(free).ok()).collect();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut child = start_with_descriptors(&socket, descriptors, folder.path());
+        wait_until_it_serves(&mut child, address);
+        let held: Vec<_> = (0..100).filter_map(|_| TcpStream::connect(address).ok()).collect();
         std::thread::sleep(Duration::from_secs(1));
         drop(held);
-        let mut number = 0;
-        while Client::new(free).deliver(&format!("m{number}")) != Ok(200) {
-            assert!(Instant::now() < end, "it serves nobody any more");
-            assert!(child.try_wait().unwrap().is_none(), "it has given up");
-            number += 1;
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        signal(child.id(), "-TERM");
-        assert_eq!(child.wait().unwrap().code(), Some(0));
+        wait_until_it_serves(&mut child, address);
+        stop(child);
     }
+}
+
+#[test]
+fn h3_connections_that_wait_at_the_start_cannot_take_the_descriptors_that_a_start_needs() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let mut needed = None;
+    for _ in 0..20 {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&socket, 1024).unwrap();
+        let address = socket.local_addr().unwrap();
+        let waiting = if needed.is_some() { 300 } else { 0 };
+        let held: Vec<_> = (0..waiting).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let limit = needed.map_or(256, |needed| needed + 1);
+        let mut child = start_with_descriptors(&socket, limit, folder.path());
+        if let Some(needed) = needed {
+            wait_until("its descriptors are in use", || {
+                assert!(child.try_wait().unwrap().is_none(), "it has given up");
+                descriptors(child.id()) >= needed
+            });
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(child.try_wait().unwrap().is_none(), "it has given up");
+        } else {
+            wait_until_it_serves(&mut child, address);
+            needed = Some(descriptors(child.id()));
+        }
+        drop(held);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// How many a process has open.
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
 #[test]
@@ -182,7 +253,6 @@ fn h4_bursts_of_connections_are_served_to_the_last() {
                 assert_eq!(&answer, b"HTTP/1.1 200");
             }
             println!("64 connections answered after {:?}", started.elapsed());
-            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         }
     });
 }
@@ -198,8 +268,8 @@ fn h5_half_heads_hold_up_nobody_and_are_cut() {
             half.iter().for_each(|mut stream| drop(stream.write_all(b"s")));
         }
     });
-    assert!(inbox.metric("connections_cut_total{reason=\"idle\"}") >= 900);
-    assert!(inbox.metric("connections") < 50);
+    wait_until("they are cut", || inbox.metric("connections_cut_total{reason=\"idle\"}") >= 1000);
+    wait_until("they are gone", || inbox.metric("connections") < 50);
 }
 
 #[test]
@@ -210,11 +280,75 @@ fn h5_stalled_bodies_hold_up_nobody() {
         let mut large = message("large").to_string().into_bytes();
         large.resize(500_000, b' ');
         for _ in 0..20 {
-            assert_eq!(inbox.deliver_raw(&large).status, 200);
+            deliver_at_last(inbox, &large);
             std::thread::sleep(Duration::from_millis(50));
         }
         drop(stalled);
     });
+}
+
+/// A body of the largest size that is accepted, but for its last byte.
+fn send_all_but_a_byte(mut stream: TcpStream) -> TcpStream {
+    let body = vec![b'x'; 1024 * 1024 - 1];
+    // Those that find no room are refused meanwhile.
+    let _ = stream.write_all(b"POST /webhook HTTP/1.1\r\nContent-Length: 1048576\r\n\r\n");
+    let _ = stream.write_all(&body);
+    stream
+}
+
+#[test]
+fn h5_bodies_that_stop_before_their_end_lose_their_memory_to_others_before_their_deadline() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let inbox = Inbox::start();
+    // A few more than there is memory for.
+    let stalled = at_once(36, |_| send_all_but_a_byte(inbox.connect()));
+    let mut body = message("large").to_string().into_bytes();
+    body.resize(4_000, b' ');
+    let (mut stored, mut refused) = (0, 0);
+    // For most of the 10 s after which each of these bodies is given up.
+    let end = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < end {
+        match inbox.deliver_raw(&body).status {
+            200 => stored += 1,
+            status => {
+                assert_eq!(status, 503);
+                refused += 1;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!("{stored} answers of 200, {refused} of 503");
+    assert!(stored > refused, "{stored} answers of 200, {refused} of 503");
+    drop(stalled);
+}
+
+#[test]
+fn h5_the_stalled_bodies_of_one_address_leave_memory_for_others() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(own) = own_address() else { return };
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("LISTEN", "0.0.0.0:0");
+    });
+    let port = inbox.address.port();
+    let body = message("large").to_string() + &" ".repeat(4_000);
+    let deliver = || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let (signature, length) = (sign(body.as_bytes()), body.len());
+        let head = format!("X-Signature: {signature}\r\nContent-Length: {length}\r\n\r\n");
+        write!(stream, "POST /webhook HTTP/1.0\r\n{head}{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let connect = || TcpStream::connect((own, port)).unwrap();
+    let stalled = at_once(32, |_| send_all_but_a_byte(connect()));
+    // Long enough for all that was sent to have been read.
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        let answer = deliver();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    drop(stalled);
 }
 
 #[test]
@@ -274,7 +408,7 @@ fn h8_slow_readers_of_large_pages_hold_up_nobody() {
             for number in 0..13 {
                 let fields = serde_json::json!({ "text": "😀".repeat(4096) });
                 let message = message_with(&format!("{sender}-{number}"), &fields);
-                assert_eq!(inbox.deliver(&message).status, 200);
+                deliver_at_last(inbox, message.to_string().as_bytes());
             }
         });
         let page = b"GET /messages?limit=100 HTTP/1.1\r\n\r\n";
@@ -309,14 +443,14 @@ fn h9_two_readings_of_one_request_are_refused_and_nothing_behind_it_is_processed
 }
 
 /// A connection from a port of the caller's choice, which may just have been another's.
-fn connect_from(port: u16, to: std::net::SocketAddr) -> Option<TcpStream> {
+fn connect_from(port: u16, to: SocketAddr) -> Option<TcpStream> {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
     let stream = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     sockopt::set_socket_reuseaddr(&stream, true).unwrap();
-    bind(&stream, &std::net::SocketAddr::from(([127, 0, 0, 1], port))).ok()?;
+    bind(&stream, &SocketAddr::from(([127, 0, 0, 1], port))).ok()?;
     connect(&stream, &to).ok()?;
     let stream = TcpStream::from(stream);
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     Some(stream)
 }
 
@@ -365,6 +499,25 @@ fn h9_heads_without_end_are_cut() {
 }
 
 #[test]
+fn h9_a_head_without_end_is_cut_behind_a_request_that_waits_too() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let inbox = Inbox::start();
+    at_once(2, |_| {
+        let mut stream = inbox.connect();
+        stream.write_all(b"GET /feed?wait=30 HTTP/1.1\r\n\r\n").unwrap();
+        wait_until("both wait", || inbox.metric("feed_waiting") == 2);
+        stream.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        let started = Instant::now();
+        // Too slowly for the memory or the queue to show it.
+        while stream.write_all("a:b\r\n".repeat(2_000).as_bytes()).is_ok() {
+            assert!(started.elapsed() < Duration::from_secs(25), "never cut");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(inbox.metric("connections_cut_total{reason=\"head\"}"), 2);
+}
+
+#[test]
 fn h9_a_body_cut_short_is_never_processed() {
     let inbox = withstand(&[], |inbox| {
         let body = message("short").to_string();
@@ -386,48 +539,96 @@ fn h9_a_body_cut_short_is_never_processed() {
 }
 
 #[test]
+fn malformed_requests_cost_no_other_connection() {
+    let inbox = withstand_beside(ELSEWHERE, &[], |inbox| {
+        let ask = |mut stream: &TcpStream| {
+            let _ = stream.write_all(b"GET /health/live HTTP/1.1\r\n\r\n");
+            stream.read(&mut [0; 512]).is_ok_and(|length| length > 0)
+        };
+        let connect = |_| {
+            let stream = inbox.connect();
+            assert!(ask(&stream));
+            stream
+        };
+        let idle: Vec<_> = (0..700).map(connect).collect();
+        let end = Instant::now() + Duration::from_secs(4);
+        let refused = at_once(14, |_| {
+            let mut refused = 0;
+            while Instant::now() < end {
+                let mut stream = inbox.connect();
+                let head = b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let _ = stream.write_all(head);
+                refused += u32::from(stream.read(&mut [0; 512]).is_ok());
+            }
+            refused
+        });
+        println!("{} refused in 4 s", refused.iter().sum::<u32>());
+        assert!(idle.iter().all(ask), "cut");
+    });
+    assert_eq!(inbox.metric("connections_cut_total{reason=\"cap\"}"), 0);
+}
+
+#[test]
+fn a_client_that_has_begun_its_first_request_is_not_cut_for_those_that_have_sent_nothing() {
+    withstand(&[("MAX_CONNECTIONS", "100")], |inbox| {
+        let request = post("begun");
+        let mut stream = send(inbox, &request.as_bytes()[..20]);
+        let silent: Vec<_> = (0..300).map(|_| inbox.connect()).collect();
+        let cut = "connections_cut_total{reason=\"cap\"}";
+        wait_until("the silent ones are cut", || inbox.metric(cut) >= 200);
+        stream.write_all(&request.as_bytes()[20..]).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        drop(silent);
+    });
+}
+
+#[test]
 fn too_many_connections_cost_the_longest_idle_ones_only() {
     let inbox =
         withstand(&[("MAX_CONNECTIONS", "100"), ("MAX_CONNECTIONS_PER_ADDRESS", "8")], |inbox| {
             let silent: Vec<_> = (0..500).map(|_| inbox.connect()).collect();
-            std::thread::sleep(Duration::from_secs(1));
-            assert!(inbox.metric("connections") <= 110, "{}", inbox.metric("connections"));
+            wait_until("the cap is kept", || inbox.metric("connections") <= 110);
             drop(silent);
         });
     assert!(inbox.metric("connections_cut_total{reason=\"cap\"}") >= 390);
 }
 
+/// An address of this machine that is not a loopback one; no packet is sent to find it.
+fn own_address() -> Option<IpAddr> {
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let own = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|own| own.ip());
+    own.ok().filter(|own| !own.is_loopback())
+}
+
 #[test]
 fn one_address_cannot_take_all_connections() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // An address of this machine that is not a loopback one; no packet is sent to find it.
-    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-    let own = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|own| own.ip());
-    let Some(own) = own.ok().filter(|own| !own.is_loopback()) else { return };
+    let Some(own) = own_address() else { return };
     let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
         command.env("LISTEN", "0.0.0.0:0").env("MAX_CONNECTIONS_PER_ADDRESS", "8");
     });
     let port = inbox.address.port();
-    let connect = |ip: std::net::IpAddr| -> Vec<_> {
+    let connect = |ip: IpAddr| -> Vec<_> {
         (0..50).map(|_| TcpStream::connect((ip, port)).unwrap()).collect()
     };
-    let (greedy, proxy) = (connect(own), connect(std::net::Ipv4Addr::LOCALHOST.into()));
-    std::thread::sleep(Duration::from_secs(1));
+    let (greedy, proxy) = (connect(own), connect(Ipv4Addr::LOCALHOST.into()));
+    let cut = "connections_cut_total{reason=\"address\"} 42";
+    wait_until("those that are too many are cut", || metrics_of(port).contains(cut));
     let alive = |streams: &[TcpStream]| {
         let ask = |mut stream: &TcpStream| {
-            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let _ = stream.write_all(b"GET /health/live HTTP/1.1\r\n\r\n");
             stream.read(&mut [0; 12]).is_ok_and(|length| length > 0)
         };
         streams.iter().filter(|stream| ask(stream)).count()
     };
     assert_eq!((alive(&greedy), alive(&proxy)), (8, 50));
-    let metrics = metrics_of(port);
-    assert!(metrics.contains("connections_cut_total{reason=\"address\"} 42"), "{metrics}");
 }
 
 fn metrics_of(port: u16) -> String {
-    let mut stream = TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).unwrap();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
