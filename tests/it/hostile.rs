@@ -31,7 +31,7 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// No answer takes this long: half of the time for which a client that stalls may be waited for.
 const STALL_MAX: Duration = Duration::from_secs(5);
 /// For what must come about, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Another host than the attacker's, where hundreds of its connections leak: each of those keeps its
 /// address and port from being used again for some two seconds (docs/TINY_HTTP.md).
