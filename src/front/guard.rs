@@ -202,8 +202,21 @@ impl Guard {
         self.seen = seen;
         self.part_twins(&looks);
         if asks {
-            (self.asked, self.memory_bytes) = (looking, memory_bytes());
-            self.ask(&looks, is_pressed);
+            self.asked = looking;
+            let mut has_cut = false;
+            for look in &looks {
+                has_cut |= self.ask(look, is_pressed);
+            }
+            // Those that were cut are about to give memory back, which would hide as much growth.
+            if !has_cut {
+                self.memory_bytes = memory_bytes();
+            }
+        } else {
+            for look in &looks {
+                if self.is_unmarked(look) {
+                    self.mark(look);
+                }
+            }
         }
         self.rule(&looks);
         let peers: HashSet<_> = looks.iter().filter_map(|look| look.socket.peer).collect();
@@ -289,33 +302,43 @@ impl Guard {
         }
     }
 
-    /// What must be asked of each connection: how much it has received.
-    fn ask(&mut self, looks: &[Look], is_pressed: bool) {
-        for look in looks {
-            let Some(seen) = self.seen.get_mut(&look.socket.inode) else { continue };
-            let Some(stream) = look.socket.open().filter(|_| seen.cut.is_none()) else { continue };
-            let (received, unread) = (socket::received(&stream), socket::unread(&stream));
-            let before = match seen.mark {
-                Some((since, before)) if since == look.since => before,
-                _ if look.is_new => 0,
-                _ => received,
-            };
-            seen.mark = Some((look.since, before));
-            // A body that waits for a worker is not being read; a body that is waited for is.
-            let read = received.saturating_sub(unread);
-            let is_ahead = unread > AHEAD_BYTES && look.phase != Phase::Body;
-            seen.read = match seen.read.filter(|(since, _)| is_ahead && *since == look.since) {
-                None => is_ahead.then_some((look.since, read)),
-                known => known,
-            };
-            // More than one head, and what tiny_http reads ahead of a body.
-            let is_growing = seen.read.is_some_and(|(_, before)| read > before + AHEAD_BYTES);
-            if look.phase != Phase::Body && received.saturating_sub(before) > HEAD_BYTES_MAX {
-                self.cut(look, Cut::Head);
-            } else if is_pressed && is_ahead && is_growing {
-                self.cut(look, Cut::Flood);
-            }
+    /// Its phase has changed since it was last asked how much it has received. The sooner it is asked,
+    /// the less of a head without end is missed.
+    fn is_unmarked(&self, look: &Look) -> bool {
+        let mark = self.seen.get(&look.socket.inode).and_then(|seen| seen.mark);
+        let is_known = mark.is_some_and(|(since, _)| since == look.since);
+        look.phase != Phase::Body && !look.is_new && !is_known
+    }
+
+    fn mark(&mut self, look: &Look) {
+        let Some(seen) = self.seen.get_mut(&look.socket.inode) else { return };
+        let Some(stream) = look.socket.open() else { return };
+        seen.received_before(look, socket::received(&stream));
+    }
+
+    /// What must be asked of a connection: how much it has received. True if it is cut for that.
+    fn ask(&mut self, look: &Look, is_pressed: bool) -> bool {
+        let Some(seen) = self.seen.get_mut(&look.socket.inode) else { return false };
+        let Some(stream) = look.socket.open().filter(|_| seen.cut.is_none()) else { return false };
+        let (received, unread) = (socket::received(&stream), socket::unread(&stream));
+        let before = seen.received_before(look, received);
+        // A body that waits for a worker is not being read; a body that is waited for is.
+        let read = received.saturating_sub(unread);
+        let is_ahead = unread > AHEAD_BYTES && look.phase != Phase::Body;
+        seen.read = match seen.read.filter(|(since, _)| is_ahead && *since == look.since) {
+            None => is_ahead.then_some((look.since, read)),
+            known => known,
+        };
+        // More than one head, and what tiny_http reads ahead of a body.
+        let is_growing = seen.read.is_some_and(|(_, before)| read > before + AHEAD_BYTES);
+        if look.phase != Phase::Body && received.saturating_sub(before) > HEAD_BYTES_MAX {
+            self.cut(look, Cut::Head);
+        } else if is_pressed && is_ahead && is_growing {
+            self.cut(look, Cut::Flood);
+        } else {
+            return false;
         }
+        true
     }
 
     /// Those that have been idle longest are cut, and before them those that have never sent anything:
@@ -410,6 +433,17 @@ impl Look {
 impl Seen {
     fn new() -> Seen {
         Seen { first: Instant::now(), starved_looks: 0, mark: None, read: None, cut: None }
+    }
+
+    /// What the connection had received when its phase was first asked about.
+    fn received_before(&mut self, look: &Look, received: u64) -> u64 {
+        let before = match self.mark {
+            Some((since, before)) if since == look.since => before,
+            _ if look.is_new => 0,
+            _ => received,
+        };
+        self.mark = Some((look.since, before));
+        before
     }
 }
 
