@@ -2,9 +2,9 @@
 
 use std::time;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use super::{counts, packs};
+use super::{BUSY_MS_MAX, counts, packs};
 use crate::message::Instant;
 
 /// `MIGRATIONS[n]` leads from version n to n + 1. What has been released is never edited.
@@ -248,13 +248,15 @@ pub(super) fn check(connection: &Connection) -> Result<(), String> {
     find(connection).map(|_| ())
 }
 
-/// Brings the database to [`VERSION`] in one transaction.
+/// Brings the database to [`VERSION`] in one transaction. One that has it already must be writable.
 ///
 /// # Errors
 /// A sentence for the operator.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), String> {
-    // Immediate, so that nobody else changes it meanwhile, and to prove, before anything listens,
-    // that it can be written.
+    if find(connection)? == (Found::Ours { version: VERSION }) {
+        return check_writable(connection).map_err(|error| sentence(&error));
+    }
+    // Immediate, so that nobody else changes it meanwhile.
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|error| sentence(&error))?;
@@ -264,6 +266,18 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), String> {
     }
     packs::register(&transaction).map_err(|error| sentence(&error))?;
     transaction.commit().map_err(|error| sentence(&error))
+}
+
+/// Fails where this user may not write the database. A lock that another process holds, which may take
+/// long, is no reason to refuse the start: `Writer::begin` tries again until it is released.
+fn check_writable(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("PRAGMA busy_timeout = 0")?;
+    let tried = connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK");
+    connection.execute_batch(&format!("PRAGMA busy_timeout = {BUSY_MS_MAX}"))?;
+    match tried {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+        tried => tried,
+    }
 }
 
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<u32> {
@@ -411,7 +425,6 @@ fn adopt(transaction: &Transaction<'_>, progress: &mut Progress) -> Result<(), S
 
 /// What the operator should do about an error while the database is opened.
 pub(super) fn sentence(error: &rusqlite::Error) -> String {
-    use rusqlite::ErrorCode;
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => "it is not a SQLite database".to_owned(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {

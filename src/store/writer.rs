@@ -267,6 +267,13 @@ impl Writer {
             log::warn!("the write-ahead log stays: its -shm file was removed or replaced");
             return;
         }
+        // Parts of it may be in the page cache only: see wal.rs for what a power cut would make of it.
+        if self.not_begun().is_some() {
+            log::warn!(
+                "the write-ahead log stays: the database has not taken a commit since the start"
+            );
+            return;
+        }
         // Litestream for one reads all the time; a stop does not wait for such a reader.
         let _ = self.connection.execute_batch("PRAGMA busy_timeout = 200");
         let is_busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| {
@@ -275,7 +282,9 @@ impl Writer {
         match is_busy {
             Ok(false) => {}
             Ok(true) => {
-                log::warn!("the write-ahead log stays: another process reads the database");
+                log::warn!(
+                    "the write-ahead log stays: another process reads or writes the database"
+                );
             }
             Err(error) => {
                 log::error!(error:% = error; "the write-ahead log stays: it cannot be moved into the database");

@@ -97,10 +97,10 @@ fn it_refuses_the_database_of_a_newer_mailslot() {
 }
 
 #[test]
-fn it_refuses_a_locked_database_and_a_folder_it_may_not_write() {
+fn it_refuses_a_locked_database_of_an_older_version_and_a_folder_it_may_not_write() {
     let folder = Inbox::start().stop();
     let other = rusqlite::Connection::open(database(folder.path())).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    other.execute_batch("PRAGMA user_version = 5; BEGIN IMMEDIATE").unwrap();
     let output = refused_in(folder.path(), |_| {});
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("another process holds a lock"), "{}", stderr(&output));
