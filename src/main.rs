@@ -67,16 +67,27 @@ fn serve() -> ExitCode {
     };
     notify("READY=1");
     feed_watchdog(server.address());
-    let next = wait(&server, &mut signals, &mut config, &started_as);
+    let mut next = wait(&server, &mut signals, &mut config, &started_as);
     if next.is_none() {
         notify("STOPPING=1");
     }
     let stop = if next.is_some() { Stop::Restart } else { Stop::Exit };
     let socket = server.stop(stop);
+    let mut meanwhile: Vec<i32> = signals.pending().collect();
+    // An operator may install a new program while a restart that clients cause is under way.
+    if next == Some(Next::Running) && meanwhile.contains(&SIGUSR2) {
+        match check_new(&started_as, || false) {
+            Ok(()) => next = Some(Next::New),
+            Err(problems) => {
+                log::error!(reason = "SIGUSR2", problems; "the restart keeps the running program");
+            }
+        }
+    }
     flush.flush();
     // A signal that asks for the end is either seen here, or ends the process in its handler.
     leaving.store(true, SeqCst);
-    let asks_for_end = signals.pending().any(is_end);
+    meanwhile.extend(signals.pending());
+    let asks_for_end = meanwhile.into_iter().any(is_end);
     match (next, socket) {
         (Some(next), Ok(socket)) if !asks_for_end => {
             let restarts = config.inherited.restarts + 1;
@@ -133,13 +144,17 @@ fn wait(
                 Ok(_) => {
                     log::warn!(reason; "starting anew");
                     log::info!("stopping");
+                    if seen.contains(&SIGUSR2) {
+                        // Which is looked at once the service has stopped.
+                        let _ = signal_hook::low_level::raise(SIGUSR2);
+                    }
                     return Some(Next::Running);
                 }
                 Err(error) => refuse(server, &mut refused, &reason, error.0.join("; ")),
             }
         }
         if seen.contains(&SIGUSR2) {
-            match check_new(server, started_as) {
+            match check_new(started_as, || server.restart_reason().is_some()) {
                 Ok(()) => {
                     log::info!(signal = SIGUSR2; "stopping");
                     return Some(Next::New);
@@ -155,13 +170,13 @@ fn spare_descriptor() -> Option<OwnedFd> {
     io::stdin().as_fd().try_clone_to_owned().ok()
 }
 
-/// Whether the process can become what an operator has installed. The service goes on meanwhile.
-fn check_new(server: &Server, started_as: &io::Result<PathBuf>) -> Result<(), String> {
+/// Whether the process can become what an operator has installed. `is_urgent` ends the wait for it.
+fn check_new(started_as: &io::Result<PathBuf>, is_urgent: impl Fn() -> bool) -> Result<(), String> {
     with_source(Config::read).map_err(|error| error.0.join("; "))?;
     let program = started_as
         .as_ref()
         .map_err(|error| format!("the path of this program cannot be found out: {error}"))?;
-    restart::check(program, || server.restart_reason().is_some())
+    restart::check(program, is_urgent)
 }
 
 /// Stays with a service that asks for a restart. It asks once a second: the log tells of it when the

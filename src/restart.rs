@@ -4,24 +4,28 @@
 use std::{
     env,
     ffi::{CString, OsStr},
-    fs, io,
+    fs,
+    io::{self, Read},
     os::{
         fd::RawFd,
         unix::{ffi::OsStrExt, fs::MetadataExt, process::CommandExt},
     },
     path::{self, Path, PathBuf},
-    process::{Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use mailslot::config::{INHERITED_PROGRAM, INHERITED_RESTARTS, INHERITED_SOCKET};
+use rustix::fs::{OFlags, fcntl_setfl};
 
 /// The file that this process runs, also after it was replaced or removed.
 const RUNNING: &str = "/proc/self/exe";
 /// How long a new program may take to print its version, and how often it is asked whether it has.
 const NEW_PROGRAM_MS_MAX: u64 = 5_000;
 const NEW_PROGRAM_TICK_MS: u64 = 10;
+/// How the output of `mailslot --version` begins.
+const VERSION_BEGIN: &[u8] = b"mailslot ";
 
 /// Which program the process is to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,20 +62,26 @@ pub(crate) fn restore_name(program: &Path) {
     }
 }
 
-/// Whether the file at `program` can be run: an upgrade may be half done, or be one for another
-/// machine. `is_urgent` ends the wait for it.
+/// Whether the file at `program` can be run and is a mailslot: an upgrade may be half done, be one for
+/// another machine, or have put another program there. `is_urgent` ends the wait for it.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn check(program: &Path, is_urgent: impl Fn() -> bool) -> Result<(), String> {
     let name = program.display();
     let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null());
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{name} cannot be run: {error}"))?;
     let started = Instant::now();
     loop {
         match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) if status.success() => {
+                return if child.stdout.take().is_some_and(is_of_mailslot) {
+                    Ok(())
+                } else {
+                    Err(format!("{name} is another program: its --version does not name mailslot"))
+                };
+            }
             Ok(Some(status)) => return Err(format!("{name} --version ended with {status}")),
             Ok(None) => {}
             Err(error) => return Err(format!("{name} --version cannot be waited for: {error}")),
@@ -84,6 +94,15 @@ pub(crate) fn check(program: &Path, is_urgent: impl Fn() -> bool) -> Result<(), 
         }
         thread::sleep(Duration::from_millis(NEW_PROGRAM_TICK_MS));
     }
+}
+
+/// Whether a program that has ended wrote what a mailslot writes. Something that it has started may still
+/// have the pipe open, so nothing is waited for.
+fn is_of_mailslot(mut output: ChildStdout) -> bool {
+    let mut begin = [0; VERSION_BEGIN.len()];
+    fcntl_setfl(&output, OFlags::NONBLOCK).is_ok()
+        && output.read_exact(&mut begin).is_ok()
+        && begin == VERSION_BEGIN
 }
 
 /// The same process goes on as another program, and finds the listening socket open: as PID 1 of a

@@ -252,6 +252,8 @@ fn a_restart_that_could_not_succeed_is_refused_and_cuts_no_connection() {
     refuses("cannot be run");
     wrong("#!/bin/sh\nexit 3\n");
     refuses("exit status: 3");
+    wrong("#!/bin/sh\n(sleep 5) &\n");
+    refuses("another program");
     wrong("#!/bin/sh\nexec sleep 60\n");
     refuses("did not end in time");
     fs::remove_file(&program).unwrap();
@@ -260,6 +262,58 @@ fn a_restart_that_could_not_succeed_is_refused_and_cuts_no_connection() {
     inbox.signal("-USR2");
     inbox.wait_for_log(|line| line["msg"] == "listening");
     assert_eq!(inbox.metric("restarts_total"), 1);
+    inbox.stop();
+}
+
+#[test]
+fn an_upgrade_is_not_lost_in_a_restart_that_clients_cause() {
+    let inbox = start_installed();
+    let program = program_of(inbox.folder.path());
+    // A request that is not whole keeps the process from restarting at once.
+    let mut slow = inbox.connect();
+    slow.write_all(b"POST /webhook HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n{").unwrap();
+    attack(&inbox);
+    inbox.wait_for_log(|line| line["msg"] == "stopping");
+    install(&program);
+    inbox.signal("-USR2");
+    inbox.wait_for_log(|line| line["msg"] == "listening");
+    assert_eq!(running_program(&inbox), program.to_str().unwrap(), "not the one that was replaced");
+    assert_eq!(inbox.metric("restarts_total"), 1);
+    inbox.stop();
+}
+
+#[test]
+fn a_restart_while_another_process_holds_the_lock_goes_on_when_it_is_released() {
+    let inbox = Inbox::start();
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    let other = rusqlite::Connection::open(database(inbox.folder.path())).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    inbox.signal("-USR2");
+    inbox.wait_for_log(|line| line["msg"] == "listening");
+    assert_eq!(inbox.get("/messages").json["total"], 1);
+    assert_eq!(inbox.deliver(&message("m2")).status, 503);
+    other.execute_batch("ROLLBACK").unwrap();
+    inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("takes commits"));
+    assert_eq!(inbox.deliver(&message("m2")).status, 200);
+    assert_eq!((inbox.rows(), inbox.metric("restarts_total")), (2, 1));
+    inbox.stop();
+}
+
+/// The log may have parts that a power cut takes away until the start has written it again.
+#[test]
+fn a_stop_before_the_first_commit_moves_nothing_of_the_log_into_the_database() {
+    let inbox = Inbox::start();
+    assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    let folder = inbox.kill();
+    let path = database(folder.path());
+    let before = fs::read(&path).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let folder = Inbox::start_in(folder).stop();
+    assert_eq!(fs::read(&path).unwrap(), before);
+    drop(other);
+    let inbox = Inbox::start_in(folder);
+    assert_eq!(inbox.rows(), 1);
     inbox.stop();
 }
 
