@@ -7,10 +7,7 @@ use lexopt::{Arg::Long, Parser, ValueExt};
 use super::{Failure, Outcome, instant, output::Progress, say, with_source};
 use crate::{
     config::Config,
-    store::{
-        self,
-        erase::{What, count, erase, is_unfinished},
-    },
+    store::erase::{What, count, erase, is_unfinished},
 };
 
 pub(super) const HELP: &str = "\
@@ -42,8 +39,6 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
         return Err(Failure::Usage("there is no terminal to ask on: say --yes".to_owned()));
     }
     let database = with_source(Config::read_database)?;
-    // Erasing creates and migrates what it opens.
-    drop(store::visit(&database)?);
     let messages = count(&database, &what)?;
     if is_unfinished(&database)? {
         log::warn!("an earlier erasure was interrupted: its file is rebuilt now");

@@ -87,7 +87,7 @@ pub(super) fn expire(transaction: &Transaction<'_>, before: Instant) -> rusqlite
 /// # Errors
 /// A sentence for the operator.
 pub(crate) fn count(database: &Path, what: &What) -> Result<i64, String> {
-    let Writer { connection, .. } = Writer::open(database)?;
+    let connection = visit::connect(database)?;
     let counted = match what {
         What::From(msisdn) => connection.query_row(
             "SELECT coalesce((SELECT n FROM senders WHERE msisdn = ?1), 0)",

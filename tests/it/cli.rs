@@ -861,9 +861,12 @@ fn an_option_whose_number_is_wrong_is_named() {
 fn erase_of_a_sender_without_messages_says_so_and_exits_with_2() {
     let inbox = Inbox::start();
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
+    let epoch = || inbox.count("SELECT max(first_cursor) FROM epochs");
+    let first = epoch();
     for arguments in [["--from", "+1"], ["--before", "2024-01-01T00:00:00Z"]] {
         let output = run(beside(&inbox).args(["erase", "--yes"]), &arguments);
         failed(&output, 2, &format!("no message matches {} {}", arguments[0], arguments[1]));
+        assert_eq!(epoch(), first, "counting writes nothing");
         assert_eq!(stdout(&output), "");
     }
     assert_eq!(inbox.rows(), 1);
