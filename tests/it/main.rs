@@ -19,6 +19,7 @@ mod power;
 mod files;
 mod lifecycle;
 mod operating;
+mod packaging;
 mod framing;
 mod restart;
 mod search;
