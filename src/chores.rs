@@ -116,7 +116,7 @@ impl Clock {
         if self.told.is_none_or(|told| told.elapsed() >= DOUBT_LOG) {
             self.told = Some(time::Instant::now());
             let (clock, stored) = (Instant::from(now).text(), Instant::from(believed).text());
-            log::error!(clock, stored; "messages do not expire: the clock is far ahead of the last message that was stored");
+            log::error!(clock, stored; "messages do not expire: the clock is wrong, or nothing was stored for three days");
         }
         None
     }

@@ -174,6 +174,10 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
     if problems.is_empty() {
         report.ok("database", "whole, and of this version")?;
     }
+    if store::erase::is_unfinished(database).unwrap_or(false) {
+        let unfinished = "an erasure was interrupted, and bytes of erased messages may be left: run mailslot erase again";
+        report.warn("database", unfinished)?;
+    }
     let recount = match store::check::recount(database) {
         Ok(recount) => recount,
         Err(problem) => return report.problem("counters", problem),

@@ -75,6 +75,9 @@ pub(crate) type Outcome = Result<Stored, Error>;
 
 /// How long SQLite waits for another process's lock.
 const BUSY_MS_MAX: u32 = 5_000;
+/// Pages of the write-ahead log after which a commit is followed by a checkpoint. More pages make a
+/// commit cheaper, and the slowest one slower (docs/PERFORMANCE.md).
+const CHECKPOINT_PAGES: u32 = 4_000;
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 64;
 
@@ -117,10 +120,10 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 /// Every PRAGMA that a connection depends on, written out, defaults too.
 fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
     connection.execute_batch(&format!("PRAGMA cache_size = -{cache_kib}"))?;
+    connection.execute_batch(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"))?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;          -- a commit is on disk when it returns
-         PRAGMA wal_autocheckpoint = 4000;   -- pages; bounds the WAL and the commit's tail
          PRAGMA journal_size_limit = 67108864;
          PRAGMA mmap_size = 0;
          PRAGMA temp_store = MEMORY;

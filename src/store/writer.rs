@@ -11,8 +11,8 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi, par
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    Entry, Identity, LOG_END, Outcome, READ_ONLY, Stored, beside, cannot_open, configure, counts,
-    epochs,
+    CHECKPOINT_PAGES, Entry, Identity, LOG_END, Outcome, READ_ONLY, Stored, beside, cannot_open,
+    configure, counts, epochs,
     erase::{self, Erased},
     is_on_read_only, open, packs, schema, wal,
 };
@@ -78,6 +78,8 @@ impl Writer {
             return Err(named(if is_on_read_only { READ_ONLY } else { why }.to_owned()));
         }
         configure(&connection, CACHE_KIB).map_err(sentence)?;
+        // No checkpoint before the log is on disk (wal.rs).
+        connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(sentence)?;
         schema::migrate(&mut connection).map_err(named)?;
         // SQLite has followed symbolic links as this does.
         let file = fs::canonicalize(path)
@@ -119,12 +121,15 @@ impl Writer {
                 self.connection.transaction_with_behavior(behavior).map_err(&mut sqlite)?;
             wal::rewrite(&self.log).map_err(file)?;
             epochs::begin(&transaction).map_err(&mut sqlite)?;
-            transaction.commit().map_err(sqlite)
+            transaction.commit().map_err(&mut sqlite)?;
+            let checkpoints =
+                self.connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES);
+            checkpoints.map_err(sqlite)
         };
         self.beginning = match run() {
             Ok(()) => Beginning::Done,
             Err((error, reason)) => {
-                log::error!(error, reason; "the database cannot take a commit: deliveries are answered 503 until it can");
+                log::error!(error, reason; "the database cannot take a commit: nothing is stored until it can");
                 Beginning::Failed { at: time::Instant::now(), reason }
             }
         };
