@@ -252,7 +252,7 @@ impl Guard {
             let is_starved =
                 look.is_new && look.socket.open().is_some_and(|stream| socket::unread(&stream) > 0);
             seen.starved_looks = if is_starved { seen.starved_looks + 1 } else { 0 };
-            starved += usize::from(STARVED_LOOKS.contains(&seen.starved_looks));
+            starved += nudges(seen.starved_looks);
             if look.phase != Phase::Idle {
                 continue;
             }
@@ -373,7 +373,8 @@ impl Guard {
         }
     }
 
-    /// One more connection makes tiny_http start one more thread, which then finds a starved one.
+    /// One more connection makes tiny_http start one more thread, which then takes the first connection
+    /// that has none.
     fn nudge(&self, starved: usize) {
         for _ in 0..starved.min(NUDGES_MAX) {
             if socket::connect_to_self(self.listener.address()).is_err() {
@@ -445,6 +446,17 @@ impl Seen {
         self.mark = Some((look.since, before));
         before
     }
+}
+
+/// Connections to ourselves for one that has been starved for so many looks: twice as many at each,
+/// since connections that send nothing may stand before it in tiny_http's queue.
+fn nudges(starved_looks: u32) -> usize {
+    if !STARVED_LOOKS.contains(&starved_looks) {
+        return 0;
+    }
+    1_usize
+        .checked_shl(starved_looks - STARVED_LOOKS.start())
+        .map_or(NUDGES_MAX, |twice| twice.min(NUDGES_MAX))
 }
 
 /// What the process has in memory, without files (proc(5): resident less shared, in pages).
