@@ -559,11 +559,14 @@ fn malformed_requests_cost_no_other_connection() {
                 let head = b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
                 let _ = stream.write_all(head);
                 refused += u32::from(stream.read(&mut [0; 512]).is_ok());
+                // Slowly enough for a busy machine to keep up with.
+                std::thread::sleep(Duration::from_millis(20));
             }
             refused
         });
         println!("{} refused in 4 s", refused.iter().sum::<u32>());
-        assert!(idle.iter().all(ask), "cut");
+        let alive = idle.iter().filter(|stream| ask(stream)).count();
+        assert_eq!(alive, idle.len(), "{}", metrics_of(inbox.address.port()));
     });
     assert_eq!(inbox.metric("connections_cut_total{reason=\"cap\"}"), 0);
 }
