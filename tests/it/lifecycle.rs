@@ -435,11 +435,17 @@ fn the_watchdogs_own_requests_are_logged_as_debug_and_no_clients_are() {
             command.env("WATCHDOG_USEC", "4000000").env("LOG_LEVEL", level);
         });
         let id = |reply: &Reply| reply.header("X-Request-ID").unwrap().to_owned();
+        // A signal to this test's process interrupts a call with a timeout.
+        let hear = || loop {
+            match socket.recv(&mut [0; 64]) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                heard => return heard.unwrap(),
+            }
+        };
         // READY=1 and three answers to the watchdog, with a client's between them.
-        let (ready, first) = (socket.recv(&mut [0; 64]), socket.recv(&mut [0; 64]));
+        let _ = [hear(), hear()];
         let of_client = id(&inbox.get("/health/ready"));
-        let others = [ready, first, socket.recv(&mut [0; 64]), socket.recv(&mut [0; 64])];
-        assert!(others.iter().all(Result::is_ok), "{others:?}");
+        let _ = [hear(), hear()];
         let last = id(&inbox.get("/health/live"));
         let (mut client, mut watchdog, mut unanswered) = (Vec::new(), Vec::new(), 0);
         inbox.wait_for_log(|line| {
