@@ -86,25 +86,24 @@ fn mark(folder: &Path, text: &str) {
     OpenOptions::new().append(true).open(trace(folder)).unwrap().write_all(&record).unwrap();
 }
 
+/// All records that are whole: one may be half written while the trace is read.
 fn read_trace(folder: &Path) -> Vec<Record> {
     let trace = fs::read(trace(folder)).unwrap();
     let mut rest = trace.as_slice();
-    let mut records = Vec::new();
-    while !rest.is_empty() {
-        let mut number = || {
-            let (bytes, after) = rest.split_at(8);
-            rest = after;
-            u64::from_ne_bytes(bytes.try_into().unwrap())
-        };
-        let [kind, thread, inode, at] = [(); 4].map(|()| number());
-        let [path_length, length] = [(); 2].map(|()| usize::try_from(number()).unwrap());
-        let (path, after) = rest.split_at(path_length);
-        let (bytes, after) = after.split_at(length);
-        rest = after;
-        let path = PathBuf::from(std::str::from_utf8(path).unwrap());
-        records.push(Record { kind, thread, inode, at, path, bytes: bytes.to_vec() });
-    }
-    records
+    std::iter::from_fn(|| read_record(&mut rest)).collect()
+}
+
+fn read_record(rest: &mut &[u8]) -> Option<Record> {
+    let mut take = |length: usize| {
+        let (bytes, after) = rest.split_at_checked(length)?;
+        *rest = after;
+        Some(bytes)
+    };
+    let mut number = || Some(u64::from_ne_bytes(take(8)?.try_into().unwrap()));
+    let (kind, thread, inode, at) = (number()?, number()?, number()?, number()?);
+    let [path_length, length] = [number()?, number()?].map(|n| usize::try_from(n).unwrap());
+    let path = PathBuf::from(std::str::from_utf8(take(path_length)?).unwrap());
+    Some(Record { kind, thread, inode, at, path, bytes: take(length)?.to_vec() })
 }
 
 type Sector = [u8; SECTOR];
