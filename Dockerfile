@@ -23,6 +23,7 @@ RUN mkdir -p src tests/it tests/bench \
 # COPY keeps the files' dates and cargo goes by dates: without the touch it would take the empty
 # program above for the current one.
 COPY src src
+COPY assets assets
 RUN touch src/lib.rs src/main.rs \
     && target="$(rustc -vV | sed -n 's/^host: //p')" \
     && cargo build --release --locked --target "$target" \

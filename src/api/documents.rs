@@ -14,9 +14,9 @@ use crate::{
     http::{Request, Response},
 };
 
-const PAGE: &str = include_str!("page.html");
-const DOCS: &str = include_str!("docs.html");
-const OPENAPI: &str = include_str!("openapi.json");
+const PAGE: &str = include_str!("../../assets/page.html");
+const DOCS: &str = include_str!("../../assets/docs.html");
+const OPENAPI: &str = include_str!("../../assets/openapi.json");
 
 #[expect(clippy::unnecessary_wraps, reason = "every handler has one type")]
 pub(crate) fn page(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {

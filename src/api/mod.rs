@@ -7,6 +7,7 @@ pub(crate) mod health;
 pub(crate) mod messages;
 pub(crate) mod metrics;
 mod query;
+pub(crate) mod routes;
 pub(crate) mod stats;
 pub(crate) mod webhook;
 

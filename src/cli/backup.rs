@@ -10,9 +10,12 @@ use lexopt::{
 use super::{
     Failure, Outcome,
     output::{Part, Progress, size},
-    required, say, with_source,
+    required, say,
 };
-use crate::{config::Config, store};
+use crate::{
+    config::{Config, with_source},
+    store,
+};
 
 pub(super) const HELP: &str = "\
 Copies the database into FILE, of one moment, while the service goes on. SQLite's integrity check reads

@@ -9,13 +9,10 @@ use rustix::{
     process::{Resource, geteuid, getrlimit},
 };
 
-use super::{
-    Outcome, exposure, healthcheck::HEALTHCHECK_MS_MAX, output::size, report::Report,
-    settings::Settings, with_source,
-};
+use super::{Outcome, exposure, healthcheck::HEALTHCHECK_MS_MAX, output::size, report::Report};
 use crate::{
-    config::Config,
-    logging, message, server,
+    config::{Config, Settings, with_source},
+    logging, message, service,
     store::{self, check::CommitWatch},
 };
 
@@ -89,7 +86,7 @@ fn settings(report: &mut Report) -> Outcome {
 
 /// The service raises its own limit as far as it may.
 fn descriptors(report: &mut Report, connections: usize) -> Outcome {
-    let wanted = (server::DESCRIPTORS_PER_CONNECTION * connections) as u64 + OTHER_DESCRIPTORS;
+    let wanted = (service::DESCRIPTORS_PER_CONNECTION * connections) as u64 + OTHER_DESCRIPTORS;
     match getrlimit(Resource::Nofile).maximum {
         Some(limit) if limit < wanted => report.problem("open files", format!(
             "{limit} are allowed here, and MAX_CONNECTIONS={connections} takes up to {wanted}: raise LimitNOFILE= or ulimit -Hn"
@@ -214,7 +211,7 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
 /// prove that, and this database has seen one unless the service stores in another.
 fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) -> Outcome {
     let watch = database.map(|database| (database, CommitWatch::start(database)));
-    match server::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
+    match service::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
         Ok((200, _)) => {}
         Ok((_, body)) => {
             return report.problem("service", format!("at {address}, but not ready: {body}"));

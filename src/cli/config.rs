@@ -3,11 +3,8 @@
 use lexopt::{Arg::Long, Parser};
 use serde_json::{Map, json};
 
-use super::{
-    Outcome, say,
-    settings::{Place, Settings, with_source},
-};
-use crate::config::{Config, SETTINGS, Setting};
+use super::{Outcome, say};
+use crate::config::{Config, Place, SETTINGS, Setting, Settings, with_source};
 
 pub(super) const HELP: &str = "\
 Prints every setting with the value that a service started now would use, and in brackets where the value

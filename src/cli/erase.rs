@@ -4,9 +4,9 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use lexopt::{Arg::Long, Parser, ValueExt};
 
-use super::{Failure, Outcome, instant, output::Progress, say, with_source};
+use super::{Failure, Outcome, instant, output::Progress, say};
 use crate::{
-    config::Config,
+    config::{Config, with_source},
     store::erase::{What, count, erase, is_unfinished},
 };
 

@@ -10,11 +10,11 @@ use lexopt::{Arg::Long, Parser, ValueExt};
 use super::{
     Failure, Outcome, instant,
     output::{Part, Progress},
-    with_source, written,
+    written,
 };
 use crate::{
     api::export::Format,
-    config::Config,
+    config::{Config, with_source},
     logging::escaped,
     message::fold_case,
     store::{self, Export, Filter, Reader},

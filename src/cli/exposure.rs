@@ -10,8 +10,8 @@ use std::{
 
 use rustix::process::geteuid;
 
-use super::{Outcome, report::Report, settings::Settings};
-use crate::config::{Config, weakness};
+use super::{Outcome, report::Report};
+use crate::config::{Config, Settings, weakness};
 
 /// There while systemd is the init system (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use lexopt::Parser;
 
-use super::{Failure, Outcome, with_source};
-use crate::{config::Config, server};
+use super::{Failure, Outcome};
+use crate::{
+    config::{Config, with_source},
+    service,
+};
 
 pub(super) const HELP: &str = "\
 Asks the service at LISTEN whether a message posted now would be stored. Exit status: 0 or 1.
@@ -19,7 +22,7 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
         return Err(argument.unexpected().into());
     }
     let address = with_source(Config::read_listen)?;
-    let problem = match server::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
+    let problem = match service::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
         Ok((200, _)) => return Ok(()),
         Ok((_, body)) => body,
         Err(error) => error.to_string(),

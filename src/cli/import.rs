@@ -8,11 +8,9 @@ use std::{io::BufRead, path::Path, time::Instant};
 use lexopt::Parser;
 use rustix::process::nice;
 
-use super::{
-    Failure, Outcome, only_file, open, output::Progress, pace::Pace, read_line, reason, with_source,
-};
+use super::{Failure, Outcome, only_file, open, output::Progress, pace::Pace, read_line, reason};
 use crate::{
-    config::Config,
+    config::{Config, with_source},
     message::Message,
     signature::SignedBody,
     store::{self, Entry, Stored, Writer},

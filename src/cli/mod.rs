@@ -14,7 +14,6 @@ mod output;
 mod pace;
 mod report;
 mod send;
-mod settings;
 mod sign;
 mod tail;
 mod tally;
@@ -33,13 +32,12 @@ use std::{
 
 use lexopt::Parser;
 
-pub use settings::with_source;
-
 use crate::{
     config::{ConfigError, SETTINGS, Setting},
     error::Error,
     http::BODY_BYTES_MAX,
     message::{Instant, check_ts},
+    service,
 };
 
 /// Wrong settings or arguments: trying again will not help.
@@ -113,7 +111,7 @@ impl From<Error> for Failure {
 
 /// Does what the arguments ask for. To serve is the process's own.
 #[must_use]
-pub fn run(arguments: &[OsString], serve: fn() -> ExitCode) -> ExitCode {
+pub fn run(arguments: &[OsString]) -> ExitCode {
     let first = arguments.first().map(|argument| argument.to_string_lossy().into_owned());
     let rest = arguments.get(1..).unwrap_or_default();
     let asks_for_help = rest
@@ -145,6 +143,14 @@ pub fn run(arguments: &[OsString], serve: fn() -> ExitCode) -> ExitCode {
             }
             None => fail(&[format!("unknown command {name:?}; see mailslot --help")], EXIT_USAGE),
         },
+    }
+}
+
+fn serve() -> ExitCode {
+    match service::serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(service::Failure::Settings(problems)) => fail(&problems, EXIT_USAGE),
+        Err(service::Failure::Failed(problems)) => fail(&problems, EXIT_FAILURE),
     }
 }
 

@@ -26,9 +26,12 @@ use super::{
     read_line, say,
     tally::Tally,
     target::{Client, Target},
-    with_source,
 };
-use crate::{config::Config, front, logging, signature::Verifier};
+use crate::{
+    config::{Config, with_source},
+    http, logging,
+    signature::Verifier,
+};
 
 pub(super) const HELP: &str = "\
 Signs messages with the current secret and posts them: the lines of FILE, - being stdin, or made-up
@@ -86,7 +89,7 @@ pub(super) fn run(parser: Parser) -> Outcome {
     let config = with_source(Config::read)?;
     let url = arguments
         .url
-        .unwrap_or_else(|| format!("http://{}/webhook", front::reachable(config.listen)));
+        .unwrap_or_else(|| format!("http://{}/webhook", http::reachable(config.listen)));
     let target = Target::parse(&url).map_err(Failure::Usage)?;
     let source = match &arguments.file {
         Some(file) => Source::File(open(file)?.0),

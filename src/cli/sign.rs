@@ -5,8 +5,11 @@ use lexopt::{
     Parser, ValueExt,
 };
 
-use super::{Failure, Outcome, diagnosis::diagnose, only_file, read, required, say, with_source};
-use crate::{config::Config, signature::Verifier};
+use super::{Failure, Outcome, diagnosis::diagnose, only_file, read, required, say};
+use crate::{
+    config::{Config, with_source},
+    signature::Verifier,
+};
 
 pub(super) const SIGN_HELP: &str = "\
 Prints the X-Signature that a sender with the current secret sends with these bytes, which - takes

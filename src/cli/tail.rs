@@ -14,9 +14,9 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Failure, Outcome, number, with_source, written};
+use super::{Failure, Outcome, number, written};
 use crate::{
-    config::Config,
+    config::{Config, with_source},
     logging::escaped,
     store::{self, Reader, device_and_inode},
 };

@@ -72,7 +72,7 @@ fn asked(file: &str, function: &str) -> BTreeSet<String> {
 #[test]
 fn the_document_has_exactly_the_routes_and_parameters_that_there_are() {
     let document = Inbox::start().get("/openapi.json").json;
-    let routes = fs::read_to_string("src/routes.rs").unwrap();
+    let routes = fs::read_to_string("src/api/routes.rs").unwrap();
     let (_, rows) = routes.split_once("ROUTES: &[").unwrap();
     let rows: BTreeSet<String> = rows
         .split("];")

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
+use crate::http::{
     listener::{Listener, Phase, accept_loop_has_panicked},
     socket::{self, Socket},
 };

@@ -19,11 +19,11 @@ use std::{
 use log::Level;
 
 use super::{
-    arrival::{Arrival, Turn, discard},
-    overload::{Importance, Overload},
-    scan::Scans,
+    incoming::{Arrival, Turn, discard},
+    poller::Waiting,
+    shedding::{Importance, Overload},
     socket::{self, Socket},
-    waiting::Waiting,
+    tiny_http_guard::scan::Scans,
 };
 use crate::{
     logging,

@@ -13,7 +13,7 @@ use rustix::{process::setpriority_process, thread::gettid};
 use crate::{
     api::export::{Format, Wanted},
     error::Error,
-    front::Ended,
+    http::Ended,
     http::{Body, Exchange, Response},
     logging,
     rates::{Place, Places},

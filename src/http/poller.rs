@@ -18,7 +18,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    arrival::{Arrival, Body, Missing},
+    incoming::{Arrival, Body, Missing},
     listener::lock,
     socket::{discard_now, is_not_yet, reset, send_now},
 };

@@ -6,22 +6,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{ConfigError, SETTINGS, Source};
+use super::{ConfigError, SETTINGS, Source};
 
 /// The settings of the environment and of the file that SETTINGS_FILE names.
 #[derive(Debug, Default)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// Of the file: the value, and the number of its line.
     lines: HashMap<String, (String, usize)>,
     /// What is wrong with the file's other lines.
     problems: Vec<String>,
     /// SETTINGS_FILE.
-    pub(super) file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// Where the value of a setting was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Environment,
     /// This line of SETTINGS_FILE.
     Line(usize),
@@ -30,13 +30,13 @@ pub(super) enum Place {
 impl Settings {
     /// Each can be set itself, by a setting that names a file, or as a credential. In this order of
     /// precedence: the first that is there counts alone.
-    pub(super) const SECRETS: [[&str; 3]; 2] = [
+    pub(crate) const SECRETS: [[&str; 3]; 2] = [
         ["WEBHOOK_SECRET", "WEBHOOK_SECRET_FILE", "webhook_secret"],
         ["READ_TOKEN", "READ_TOKEN_FILE", "read_token"],
     ];
 
     /// Which of them are there for this secret.
-    pub(super) fn sources(&self, secret: &str) -> Vec<String> {
+    pub(crate) fn sources(&self, secret: &str) -> Vec<String> {
         let names = Settings::SECRETS.iter().find(|[name, ..]| *name == secret);
         let Some([name, file_name, credential_name]) = names else { return Vec::new() };
         let is_set = |name: &&&str| self.find(name).is_ok_and(|found| found.is_some());
@@ -46,13 +46,13 @@ impl Settings {
     }
 
     /// Whether the file that SETTINGS_FILE names has one of them.
-    pub(super) fn file_has_secrets(&self) -> bool {
+    pub(crate) fn file_has_secrets(&self) -> bool {
         Settings::SECRETS.iter().any(|[name, ..]| self.lines.contains_key(*name))
     }
 
     /// # Errors
     /// Where SETTINGS_FILE cannot be read at all.
-    pub(super) fn load() -> Result<Settings, ConfigError> {
+    pub(crate) fn load() -> Result<Settings, ConfigError> {
         let Some(path) = env::var_os("SETTINGS_FILE").filter(|path| !path.is_empty()) else {
             return Ok(Settings::default());
         };
@@ -90,7 +90,7 @@ impl Settings {
     ///
     /// # Errors
     /// What is wrong with the environment's value.
-    pub(super) fn find(&self, name: &str) -> Result<Option<(String, Place)>, String> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<(String, Place)>, String> {
         match env::var(name) {
             Ok(value) if !value.is_empty() => Ok(Some((value, Place::Environment))),
             Ok(_) | Err(env::VarError::NotPresent) => {
@@ -127,7 +127,7 @@ pub fn with_source<T>(
 }
 
 /// A file that systemd has left for the service (systemd.exec(5), LoadCredential=).
-pub(super) fn credential(name: &str) -> Result<Option<Vec<u8>>, String> {
+pub(crate) fn credential(name: &str) -> Result<Option<Vec<u8>>, String> {
     let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
     match fs::read(Path::new(&folder).join(name)) {
         Ok(bytes) => Ok(Some(bytes)),

@@ -9,7 +9,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    arrival::Arrival,
+    incoming::Arrival,
     socket::{is_not_yet, is_over, send_now},
 };
 use crate::metrics::Cut;

@@ -12,12 +12,12 @@ use std::{
     },
 };
 
-use super::{
+use crate::http::{
     listener::lock,
     socket::{Socket, Sockets},
 };
 
-pub(super) struct Scans {
+pub(in crate::http) struct Scans {
     /// What the newest scan has found. Readers never wait for a scan that is under way.
     last: Mutex<Arc<[Socket]>>,
     /// How many scans have begun.
@@ -32,7 +32,7 @@ struct Scanner {
 }
 
 impl Scans {
-    pub(super) fn of(listener: &TcpListener) -> io::Result<Scans> {
+    pub(in crate::http) fn of(listener: &TcpListener) -> io::Result<Scans> {
         let scanner = Scanner { sockets: Sockets::of(listener)?, completed: 0 };
         Ok(Scans {
             last: Mutex::new(Arc::new([])),
@@ -49,7 +49,7 @@ impl Scans {
     ///
     /// # Errors
     /// When no descriptor is free to scan with.
-    pub(super) fn scan(&self) -> io::Result<Arc<[Socket]>> {
+    pub(in crate::http) fn scan(&self) -> io::Result<Arc<[Socket]>> {
         let before = self.begun.load(SeqCst);
         let mut scanner = lock(&self.scanner);
         if scanner.completed > before {
@@ -67,7 +67,7 @@ impl Scans {
     ///
     /// # Errors
     /// When no descriptor is free to scan with.
-    pub(super) fn find(&self, peer: SocketAddr) -> io::Result<Option<TcpStream>> {
+    pub(in crate::http) fn find(&self, peer: SocketAddr) -> io::Result<Option<TcpStream>> {
         let find = |sockets: &[Socket]| {
             let mut known = sockets.iter().filter(|socket| socket.peer == Some(peer));
             let (socket, other) = (known.next()?, known.next());
@@ -79,7 +79,7 @@ impl Scans {
 
     /// The socket of the request from `peer` that is in hand, if that request can be of no other. A
     /// socket that was dead before a scan found it has no address, and may have had this one before.
-    pub(super) fn unique(&self, peer: SocketAddr) -> Option<Socket> {
+    pub(in crate::http) fn unique(&self, peer: SocketAddr) -> Option<Socket> {
         let is_found = |one: &Socket| one.peer == Some(peer) && one.open_alive().is_some();
         let mut sockets = self.last();
         if !sockets.iter().any(is_found) {
@@ -91,7 +91,7 @@ impl Scans {
     }
 
     /// Whether the socket is closed, so that tiny_http has no request of it any more.
-    pub(super) fn is_closed(&self, socket: &Socket) -> bool {
+    pub(in crate::http) fn is_closed(&self, socket: &Socket) -> bool {
         // One of its descriptors may be closed before the other.
         let has_other =
             || self.scan().map_or(true, |all| all.iter().any(|one| one.inode == socket.inode));

@@ -1,5 +1,7 @@
 //! Everything the operator decides: read at the start, and once more at SIGHUP and before a restart.
 
+mod source; // where settings come from: the environment, files, credentials
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -12,6 +14,9 @@ use std::{
 };
 
 use log::LevelFilter;
+
+pub use source::with_source;
+pub(crate) use source::{Place, Settings};
 
 /// One line of `mailslot --help` and of README's table.
 #[derive(Debug)]

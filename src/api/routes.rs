@@ -3,7 +3,7 @@
 use crate::{
     api::{Handler, documents, export, feed, health, messages, metrics, stats, webhook},
     error::Error,
-    front::Importance::{self, Delivery, Health, Read},
+    http::Importance::{self, Delivery, Health, Read},
     http::Method::{self, Get, Head, Post},
 };
 

@@ -15,6 +15,10 @@ use time::macros::{datetime, format_description};
 
 use super::{erase::What, *};
 use crate::message::fold_case;
+use crate::{
+    error::Error,
+    message::{Instant, Message},
+};
 
 /// Numbers that are the same in every run, by xorshift64.
 struct Numbers(u64);

@@ -16,8 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mailslot::config::{INHERITED_PROGRAM, INHERITED_RESTARTS, INHERITED_SOCKET};
 use rustix::fs::{OFlags, fcntl_setfl};
+
+use crate::config::{INHERITED_PROGRAM, INHERITED_RESTARTS, INHERITED_SOCKET};
 
 /// The file that this process runs, also after it was replaced or removed.
 const RUNNING: &str = "/proc/self/exe";

@@ -20,7 +20,10 @@ pub(crate) use tiny_http::Method;
 
 use crate::{
     error::Error,
-    front::{Arrival, BODY_BUFFERED_BYTES, Ended, Missing, Stream},
+    http::{
+        incoming::{Arrival, BODY_BUFFERED_BYTES, Missing},
+        stream::{Ended, Stream},
+    },
     metrics::WebhookResult,
 };
 

@@ -18,26 +18,25 @@ use std::{
 
 use log::{Level, Record, kv::Value};
 
+use super::{exports::Exports, feed::Feed, maintenance};
 use crate::{
-    api::{Answer, Context, Keys, health},
-    chores,
+    api::{
+        Answer, Context, Keys, health,
+        routes::{self, Access, Route},
+    },
     config::{Config, Inherited, Limits, weakness},
     error::Error,
-    export::Exports,
-    feed::Feed,
-    front::{self, Arrival, Ending, Importance, Listener},
-    http::{Exchange, Intake, Method, Response},
+    http::{self, Arrival, Ending, Exchange, Importance, Intake, Listener, Method, Response},
     logging,
     metrics::{Metrics, WebhookResult, milliseconds},
     rates::Limiter,
-    routes::{self, Access, Route},
     store::{
         Entry, GroupCommit, Leader, Outcome, Packer, Reader, Searches, Stored, Writer, answer_all,
     },
 };
 
 /// How long a stop waits for requests in hand before it goes on without them.
-pub const DRAIN_MS_MAX: u64 = 10_000;
+pub(super) const DRAIN_MS_MAX: u64 = 10_000;
 /// The same, where memory runs out: what is not committed by then is sent again.
 const DRAIN_HASTY_MS: u64 = 250;
 /// How often it looks, and how often in a row it must see nothing in hand.
@@ -97,9 +96,9 @@ fn warn_of_weak_keys(config: &Config) {
 /// The listening socket: systemd's, that of the process before, or a new one.
 fn socket(config: &Config) -> Result<TcpListener, String> {
     match config.inherited.socket() {
-        Some(number) => front::inherit(number)
+        Some(number) => http::inherit(number)
             .map_err(|error| format!("the socket that was passed cannot be used: {error}")),
-        None => front::listen_on(config.listen)
+        None => http::listen_on(config.listen)
             .map_err(|error| format!("LISTEN={}: cannot listen there: {error}", config.listen)),
     }
 }
@@ -112,7 +111,7 @@ fn rounded(milliseconds: f64) -> f64 {
 /// As many connections as there are descriptors for, when those are fewer than is configured.
 fn within_descriptors(limits: Limits, workers: usize) -> Limits {
     let own = OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers;
-    let possible = front::raise_descriptor_limit().saturating_sub(own) / DESCRIPTORS_PER_CONNECTION;
+    let possible = http::raise_descriptor_limit().saturating_sub(own) / DESCRIPTORS_PER_CONNECTION;
     let connections = limits.connections.min(possible.max(1));
     if connections < limits.connections {
         log::warn!(connections; "fewer connections than MAX_CONNECTIONS: raise the limit on open files");
@@ -127,7 +126,7 @@ type Store = GroupCommit<Writer, Parked>;
 
 /// How the service is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub(super) enum Stop {
     /// For good.
     Exit,
     /// To be started anew by this process itself, so that nobody who connects meanwhile is refused.
@@ -135,7 +134,7 @@ pub enum Stop {
 }
 
 /// The running service. [`Server::stop`] ends it; dropping it ends nothing.
-pub struct Server {
+pub(super) struct Server {
     inherited: Inherited,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -152,7 +151,7 @@ impl Server {
     ///
     /// # Errors
     /// Every reason at once, each a sentence for the operator.
-    pub fn start(config: &Config) -> Result<Server, Vec<String>> {
+    pub(super) fn start(config: &Config) -> Result<Server, Vec<String>> {
         Server::start_with(config, routes::find)
     }
 
@@ -185,7 +184,7 @@ impl Server {
         let expirer = expirer.transpose()?;
         let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
         let listener = Listener::new(socket, Arc::clone(&metrics)).map_err(no_thread)?;
-        front::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
+        http::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
         let is_begun = writer.not_begun().is_none();
         let store = Arc::new(Store::new(writer));
         let (feed, events) = Feed::new(limits.connections, &metrics);
@@ -197,12 +196,12 @@ impl Server {
         let exports = Exports::of(config.database.clone(), Arc::clone(&searches));
         let (keys, limiter) = (RwLock::new(keys), Limiter::new(config.rates.clone()));
         if !is_begun {
-            chores::start_beginning(submission(&store, &replier)).map_err(no_thread)?;
+            maintenance::start_beginning(submission(&store, &replier)).map_err(no_thread)?;
         }
-        chores::start_packing(packer, submission(&store, &replier)).map_err(no_thread)?;
+        maintenance::start_packing(packer, submission(&store, &replier)).map_err(no_thread)?;
         if let Some((reader, retention)) = expirer {
             let submit = submission(&store, &replier);
-            chores::start_expiring(reader, retention, submit).map_err(no_thread)?;
+            maintenance::start_expiring(reader, retention, submit).map_err(no_thread)?;
         }
         let shared =
             Arc::new(Shared { find, keys, limiter, listener, feed, exports, store, replier });
@@ -220,12 +219,12 @@ impl Server {
 
     /// Where a client on this machine reaches the service.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        front::reachable(self.shared.listener.address())
+    pub(super) fn address(&self) -> SocketAddr {
+        http::reachable(self.shared.listener.address())
     }
 
     /// From the next request on, these secrets, tokens and host names count.
-    pub fn replace_keys(&self, config: &Config) {
+    pub(super) fn replace_keys(&self, config: &Config) {
         warn_of_weak_keys(config);
         *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Keys::of(config);
     }
@@ -233,12 +232,12 @@ impl Server {
     /// Why the service asks for a restart of the process with [`Stop::Restart`], if it does. It raises
     /// SIGUSR1 when that changes.
     #[must_use]
-    pub fn restart_reason(&self) -> Option<String> {
+    pub(super) fn restart_reason(&self) -> Option<String> {
         self.shared.listener.restart_reason()
     }
 
     /// The service goes on. It asks again after a second, if nothing has changed by then.
-    pub fn refuse_restart(&self) {
+    pub(super) fn refuse_restart(&self) {
         self.shared.listener.refuse_restart();
     }
 
@@ -248,7 +247,7 @@ impl Server {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub fn stop(self, stop: Stop) -> io::Result<Option<RawFd>> {
+    pub(super) fn stop(self, stop: Stop) -> io::Result<Option<RawFd>> {
         let Shared { listener, feed, store, .. } = &*self.shared;
         let is_kept = stop == Stop::Restart || self.inherited.from_systemd.is_some();
         let ending = if is_kept { Ending::Keep } else { Ending::Close };
@@ -536,12 +535,12 @@ fn cut(text: &str) -> &str {
 ///
 /// # Errors
 /// When nobody answers in time.
-pub fn ask_ready(address: SocketAddr, wait_max: Duration) -> io::Result<(u16, String)> {
+pub(crate) fn ask_ready(address: SocketAddr, wait_max: Duration) -> io::Result<(u16, String)> {
     ask(connect(address, wait_max)?)
 }
 
 fn connect(address: SocketAddr, wait_max: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&front::reachable(address), wait_max)?;
+    let stream = TcpStream::connect_timeout(&http::reachable(address), wait_max)?;
     stream.set_read_timeout(Some(wait_max))?;
     Ok(stream)
 }
@@ -573,7 +572,7 @@ fn is_watchdog(exchange: &Exchange) -> bool {
 /// Whether a restart could do no good: requests are taken, answered, and find the database. A disk
 /// that takes no write is not mended by one, and its senders are told 503 meanwhile.
 #[must_use]
-pub fn is_alive(address: SocketAddr, wait_max: Duration) -> bool {
+pub(super) fn is_alive(address: SocketAddr, wait_max: Duration) -> bool {
     let answered = connect(address, wait_max).and_then(|stream| {
         set_watchdog(Some(stream.local_addr()?));
         ask(stream)

@@ -12,9 +12,9 @@ use std::{
 
 use super::{
     listener::{Listener, Phase},
+    poller::{Item, Reserved, Work},
     socket,
     stream::Stream,
-    waiting::{Item, Reserved, Work},
 };
 use crate::metrics::Cut;
 
