@@ -1,38 +1,32 @@
-//! Threads: who they are, how they start, how they stop; and the life of a request.
-//!
-//! A worker takes a request up, lets its route answer, and answers; or parks it for the next
-//! commit and takes the next one up. It waits for the disk only.
+//! The service's threads: how they start and how they stop.
 
 use std::{
-    io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    io,
+    net::{SocketAddr, TcpListener},
     os::fd::RawFd,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        mpsc::{Sender, channel},
-    },
+    sync::{Arc, PoisonError, RwLock},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use log::{Level, Record, kv::Value};
 
-use super::{exports::Exports, feed::Feed, maintenance};
+use super::{
+    access_log::rounded,
+    committing::{Replier, Store, submission},
+    exports::Exports,
+    feed::Feed,
+    maintenance,
+    worker::{Find, Shared, Worker},
+};
 use crate::{
-    api::{
-        Answer, Context, Keys, health,
-        routes::{self, Access, Route},
-    },
+    api::{Context, Keys, routes},
     config::{Config, Inherited, Limits, weakness},
-    error::Error,
-    http::{self, Arrival, Ending, Exchange, Importance, Intake, Listener, Method, Response},
+    http::{self, Ending, Listener},
     logging,
-    metrics::{Metrics, WebhookResult, milliseconds},
+    metrics::{Metrics, milliseconds},
     rates::Limiter,
-    store::{
-        Entry, GroupCommit, Leader, Outcome, Packer, Reader, Searches, Stored, Writer, answer_all,
-    },
+    store::{Packer, Reader, Searches, Writer},
 };
 
 /// How long a stop waits for requests in hand before it goes on without them.
@@ -47,21 +41,6 @@ const DRAIN_QUIET_TICKS: u32 = 3;
 const OWN_DESCRIPTORS: usize = 36;
 const DESCRIPTORS_PER_WORKER: usize = 3;
 pub(crate) const DESCRIPTORS_PER_CONNECTION: usize = 3;
-/// Bytes of a client's path, method or message_id in a log line.
-const LOGGED_BYTES_MAX: usize = 512;
-
-/// What waits for its commit, and who wants to know.
-struct Parked {
-    entry: Entry,
-    asker: Asker,
-}
-
-enum Asker {
-    /// A request, and how to tell it.
-    Client(Exchange, fn(Outcome) -> Result<Response, Error>),
-    /// A thread of this program.
-    Thread(Sender<Outcome>),
-}
 
 /// The start line, at any LOG_LEVEL: with port 0 it is the only place that tells the port.
 fn announce(config: &Config, address: SocketAddr, start: Duration) {
@@ -103,11 +82,6 @@ fn socket(config: &Config) -> Result<TcpListener, String> {
     }
 }
 
-/// To the microsecond.
-fn rounded(milliseconds: f64) -> f64 {
-    (milliseconds * 1e3).round() / 1e3
-}
-
 /// As many connections as there are descriptors for, when those are fewer than is configured.
 fn within_descriptors(limits: Limits, workers: usize) -> Limits {
     let own = OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers;
@@ -118,11 +92,6 @@ fn within_descriptors(limits: Limits, workers: usize) -> Limits {
     }
     Limits { connections, ..limits }
 }
-
-/// What answers a method and a path: [`routes::find`], but for the tests.
-type Find = fn(&Method, &str) -> Result<Route, Error>;
-
-type Store = GroupCommit<Writer, Parked>;
 
 /// How the service is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,305 +256,19 @@ impl Server {
     }
 }
 
-/// What the workers share.
-struct Shared {
-    find: Find,
-    /// Replaced as a whole when they are read again.
-    keys: RwLock<Arc<Keys>>,
-    limiter: Limiter,
-    listener: Arc<Listener>,
-    feed: Arc<Feed>,
-    exports: Exports,
-    store: Arc<Store>,
-    replier: Replier,
-}
-
-struct Worker {
-    context: Context,
-    shared: Arc<Shared>,
-}
-
-impl Worker {
-    fn run(&mut self) {
-        let mut buffer = Vec::new();
-        while let Some(arrival) = self.shared.listener.next() {
-            // A handler's own panic is answered in `serve`. Any other costs its request too, which
-            // is answered 500 when it is dropped, and not this thread.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.take_up(arrival, &mut buffer)));
-        }
-    }
-
-    fn take_up(&mut self, arrival: Arrival, buffer: &mut Vec<u8>) {
-        match Exchange::new(arrival).read_body(buffer) {
-            Intake::Read(exchange) => self.serve(exchange, buffer),
-            Intake::Awaited => {}
-            Intake::Refused(exchange, error) => {
-                let response = Response::from(&error);
-                record(&self.shared.replier.metrics, &exchange, &response, None);
-                exchange.refuse(&response);
-            }
-        }
-    }
-
-    fn serve(&mut self, exchange: Exchange, body: &[u8]) {
-        // The panic hook has logged it; a panic costs one request.
-        let answer = catch_unwind(AssertUnwindSafe(|| self.route(&exchange, body)));
-        match answer.unwrap_or(Err(Error::Internal)) {
-            Ok(Answer::Now(response)) => self.shared.replier.reply(exchange, &response, None),
-            Ok(Answer::AfterCommit(entry, then)) => {
-                self.park(Parked { entry, asker: Asker::Client(exchange, then) });
-            }
-            Ok(Answer::WhenCommitted(follow)) => {
-                let client = self.client(&exchange);
-                if let Err((exchange, error)) = self.shared.feed.wait(exchange, client, follow) {
-                    self.shared.replier.reply(exchange, &Response::from(&error), None);
-                }
-            }
-            Ok(Answer::Export(wanted)) => {
-                let metrics = Arc::clone(&self.shared.replier.metrics);
-                let record =
-                    move |exchange: &_, response: &_| record(&metrics, exchange, response, None);
-                let (client, exports) = (self.client(&exchange), &self.shared.exports);
-                if let Err((exchange, error)) = exports.start(exchange, client, wanted, record) {
-                    self.shared.replier.reply(exchange, &Response::from(&error), None);
-                }
-            }
-            Err(error) => {
-                let message_id = match &error {
-                    Error::Invalid { message_id, .. } => message_id.as_deref(),
-                    _ => None,
-                };
-                self.shared.replier.reply(exchange, &Response::from(&error), message_id);
-            }
-        }
-    }
-
-    /// The address that limits count by.
-    fn client(&self, exchange: &Exchange) -> IpAddr {
-        self.shared.limiter.client(exchange.peer(), exchange.forwarded())
-    }
-
-    fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
-        let (handler, importance, access) = (self.shared.find)(exchange.method(), exchange.path())?;
-        let limiter = &self.shared.limiter;
-        if importance != Importance::Health && !limiter.is_idle() {
-            let client = self.client(exchange);
-            // Who watches over us must hear from us, however much is asked.
-            if !(client.is_loopback() && exchange.path() == "/health/ready") {
-                limiter.admit(client, Instant::now())?;
-            }
-        }
-        self.context.keys =
-            Arc::clone(&self.shared.keys.read().unwrap_or_else(PoisonError::into_inner));
-        let Keys { tokens, hosts, .. } = &*self.context.keys;
-        if access != Access::Anyone && !tokens.admit(exchange.authorization()) {
-            return Err(Error::NoReadToken { is_script: exchange.is_script() });
-        }
-        let is_open = access == Access::Reader && tokens.is_empty();
-        if is_open && !exchange.hosts().all(|host| hosts.admit(host)) {
-            return Err(Error::ForeignHost);
-        }
-        if self.shared.listener.sheds(importance) {
-            self.shared.replier.metrics.shed();
-            return Err(Error::Unavailable("overloaded, try again later"));
-        }
-        handler(&mut self.context, &exchange.request(body))
-    }
-
-    fn park(&self, parked: Parked) {
-        self.shared.replier.metrics.parked(1);
-        if let Err(parked) = self.shared.store.submit(parked, &self.shared.replier) {
-            let error = Error::Unavailable("too much waits for the disk, try again later");
-            self.shared.replier.answer(parked, Err(error));
-        }
-    }
-}
-
-/// A way to the group commit for a thread of this program, which waits for the outcome. `None` if
-/// there is no room for it now.
-fn submission(
-    store: &Arc<Store>,
-    replier: &Replier,
-) -> impl Fn(Entry) -> Option<Outcome> + Send + use<> {
-    let (store, replier) = (Arc::clone(store), replier.clone());
-    move |entry| {
-        let (told, outcome) = channel();
-        replier.metrics.parked(1);
-        if store.submit_aside(Parked { entry, asker: Asker::Thread(told) }, &replier).is_err() {
-            replier.metrics.parked(-1);
-            return None;
-        }
-        outcome.recv().ok()
-    }
-}
-
-/// Who tells requests what became of them: the worker that leads, or a thread beside it.
-#[derive(Clone)]
-struct Replier {
-    metrics: Arc<Metrics>,
-    feed: Arc<Feed>,
-    /// To that thread.
-    answers: Sender<Vec<(Parked, Outcome)>>,
-}
-
-impl Replier {
-    fn start(metrics: &Arc<Metrics>, feed: &Arc<Feed>) -> io::Result<Replier> {
-        let (answers, handed_over) = channel();
-        let replier = Replier { metrics: Arc::clone(metrics), feed: Arc::clone(feed), answers };
-        let own = replier.clone();
-        let run = move || {
-            while let Ok(answers) = handed_over.recv() {
-                answer_all(&own, answers);
-            }
-        };
-        thread::Builder::new().name("replier".into()).spawn(run).map(|_| replier)
-    }
-
-    /// Counts, logs, and sends an answer: in this order, so that whoever has it finds it counted.
-    fn reply(&self, mut exchange: Exchange, response: &Response, message_id: Option<&str>) {
-        let instead = exchange.make_room(response).map_err(|error| Response::from(&error));
-        let response = instead.as_ref().err().unwrap_or(response);
-        record(&self.metrics, &exchange, response, message_id);
-        exchange.answer(response);
-    }
-}
-
-impl Leader<Writer, Parked> for Replier {
-    fn commit(&self, writer: &mut Writer, batch: &[Parked]) -> Vec<Outcome> {
-        let started = Instant::now();
-        let outcomes = writer.commit(batch.iter().map(|parked| &parked.entry));
-        self.metrics.committed(batch.len(), started.elapsed());
-        if outcomes.iter().all(Result::is_err) {
-            self.metrics.commit_failed();
-        }
-        let created = outcomes.iter().filter(|outcome| **outcome == Ok(Stored::Created)).count();
-        self.feed.committed(created as u64);
-        outcomes
-    }
-
-    fn answer(&self, Parked { entry, asker }: Parked, outcome: Outcome) {
-        self.metrics.parked(-1);
-        let (exchange, then) = match asker {
-            Asker::Client(exchange, then) => (exchange, then),
-            Asker::Thread(told) => {
-                let _ = told.send(outcome);
-                return;
-            }
-        };
-        let response = then(outcome).unwrap_or_else(|error| Response::from(&error));
-        let message_id = match &entry {
-            Entry::Message(message) => Some(message.message_id.as_str()),
-            Entry::Pack(_) | Entry::Expire(_) | Entry::Probe => None,
-        };
-        self.reply(exchange, &response, message_id);
-    }
-
-    fn hand_over(&self, answers: Vec<(Parked, Outcome)>) {
-        // That thread ends with the process only.
-        let _ = self.answers.send(answers);
-    }
-}
-
-fn record(metrics: &Metrics, exchange: &Exchange, response: &Response, message_id: Option<&str>) {
-    let (method, path, status) = (exchange.method(), exchange.path(), response.status);
-    let latency = exchange.elapsed();
-    metrics.answered(path, status, latency);
-    let result = response.result.filter(|_| path == "/webhook" && *method == Method::Post);
-    // A browser is told 401 before it asks for a token; a provider never should be.
-    let is_refused = status == 401 && result.is_some();
-    let level = if is_refused || status >= 500 {
-        Level::Error
-    } else if path == "/health/ready" && is_watchdog(exchange) {
-        Level::Debug
-    } else {
-        Level::Info
-    };
-    if let Some(result) = result {
-        metrics.delivered(result);
-    }
-    if level > log::max_level() {
-        return;
-    }
-    let mut fields: Vec<(&str, Value<'_>)> = vec![
-        ("request_id", Value::from(exchange.request_id.as_str())),
-        ("method", Value::from(cut(method.as_str()))),
-        ("path", Value::from(cut(path))),
-        ("status", Value::from(status)),
-        ("latency_ms", Value::from(rounded(milliseconds(latency)))),
-    ];
-    if let Some(result) = result {
-        fields.extend(message_id.map(|id| ("message_id", Value::from(cut(id)))));
-        fields.push(("dup", Value::from(result == WebhookResult::Duplicate)));
-        fields.push(("result", Value::from(result.label())));
-    }
-    // Who has no secret must not fill the log.
-    let is_signed = result.is_some_and(WebhookResult::is_signed);
-    let mut record = Record::builder();
-    let target = if is_signed { module_path!() } else { logging::CLIENT };
-    let record = record.level(level).target(target).key_values(&fields);
-    log::logger().log(&record.args(format_args!("request")).build());
-}
-
-/// A client's bytes in a log line are bounded.
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LOGGED_BYTES_MAX)]
-}
-
-/// One `GET /health/ready`, as a client would ask it: the status, and the body.
-///
-/// # Errors
-/// When nobody answers in time.
-pub(crate) fn ask_ready(address: SocketAddr, wait_max: Duration) -> io::Result<(u16, String)> {
-    ask(connect(address, wait_max)?)
-}
-
-fn connect(address: SocketAddr, wait_max: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&http::reachable(address), wait_max)?;
-    stream.set_read_timeout(Some(wait_max))?;
-    Ok(stream)
-}
-
-fn ask(mut stream: TcpStream) -> io::Result<(u16, String)> {
-    stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let status = status.ok_or_else(|| io::Error::other("that was no answer"))?;
-    Ok((status, answer.lines().last().unwrap_or_default().to_owned()))
-}
-
-/// The watchdog's own end of its connection while it asks. No other client can have that address and
-/// port at the same time, so none can have its requests logged as the watchdog's.
-/// An answer that the watchdog has not waited for is logged as any other.
-static WATCHDOG: Mutex<Option<SocketAddr>> = Mutex::new(None);
-
-fn set_watchdog(address: Option<SocketAddr>) {
-    *WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner) = address;
-}
-
-fn is_watchdog(exchange: &Exchange) -> bool {
-    let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
-    let watchdog = *WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner);
-    watchdog.map(canonical) == Some(canonical(exchange.peer_address()))
-}
-
-/// Whether a restart could do no good: requests are taken, answered, and find the database. A disk
-/// that takes no write is not mended by one, and its senders are told 503 meanwhile.
-#[must_use]
-pub(super) fn is_alive(address: SocketAddr, wait_max: Duration) -> bool {
-    let answered = connect(address, wait_max).and_then(|stream| {
-        set_watchdog(Some(stream.local_addr()?));
-        ask(stream)
-    });
-    set_watchdog(None);
-    answered.is_ok_and(|(status, body)| {
-        status == 200 || (status == 503 && !body.contains(health::UNREADABLE))
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
     use super::*;
+    use crate::{
+        api::routes::{Access, Route},
+        error::Error,
+        http::{Importance, Method},
+    };
 
     fn find_or_panic(method: &Method, path: &str) -> Result<Route, Error> {
         if path == "/panic" {

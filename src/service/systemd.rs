@@ -2,7 +2,7 @@
 
 use std::{env, net::SocketAddr, thread, time::Duration};
 
-use super::start::is_alive;
+use super::health_client::is_alive;
 
 /// Tells systemd, if it asked to be told, that mailslot is alive, as long as a request of our own is
 /// answered and finds the database (WatchdogSec= in the unit).

@@ -1,0 +1,87 @@
+//! The one log line and the metrics of each request.
+
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+};
+
+use log::{Level, Record, kv::Value};
+
+use crate::{
+    http::{Exchange, Method, Response},
+    logging,
+    metrics::{Metrics, WebhookResult, milliseconds},
+};
+
+/// Bytes of a client's path, method or message_id in a log line.
+const LOGGED_BYTES_MAX: usize = 512;
+
+pub(super) fn record(
+    metrics: &Metrics,
+    exchange: &Exchange,
+    response: &Response,
+    message_id: Option<&str>,
+) {
+    let (method, path, status) = (exchange.method(), exchange.path(), response.status);
+    let latency = exchange.elapsed();
+    metrics.answered(path, status, latency);
+    let result = response.result.filter(|_| path == "/webhook" && *method == Method::Post);
+    // A browser is told 401 before it asks for a token; a provider never should be.
+    let is_refused = status == 401 && result.is_some();
+    let level = if is_refused || status >= 500 {
+        Level::Error
+    } else if path == "/health/ready" && is_watchdog(exchange) {
+        Level::Debug
+    } else {
+        Level::Info
+    };
+    if let Some(result) = result {
+        metrics.delivered(result);
+    }
+    if level > log::max_level() {
+        return;
+    }
+    let mut fields: Vec<(&str, Value<'_>)> = vec![
+        ("request_id", Value::from(exchange.request_id.as_str())),
+        ("method", Value::from(cut(method.as_str()))),
+        ("path", Value::from(cut(path))),
+        ("status", Value::from(status)),
+        ("latency_ms", Value::from(rounded(milliseconds(latency)))),
+    ];
+    if let Some(result) = result {
+        fields.extend(message_id.map(|id| ("message_id", Value::from(cut(id)))));
+        fields.push(("dup", Value::from(result == WebhookResult::Duplicate)));
+        fields.push(("result", Value::from(result.label())));
+    }
+    // Who has no secret must not fill the log.
+    let is_signed = result.is_some_and(WebhookResult::is_signed);
+    let mut record = Record::builder();
+    let target = if is_signed { module_path!() } else { logging::CLIENT };
+    let record = record.level(level).target(target).key_values(&fields);
+    log::logger().log(&record.args(format_args!("request")).build());
+}
+
+/// A client's bytes in a log line are bounded.
+pub(super) fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LOGGED_BYTES_MAX)]
+}
+
+/// To the microsecond.
+pub(super) fn rounded(milliseconds: f64) -> f64 {
+    (milliseconds * 1e3).round() / 1e3
+}
+
+/// The watchdog's own end of its connection while it asks. No other client can have that address and
+/// port at the same time, so none can have its requests logged as the watchdog's.
+/// An answer that the watchdog has not waited for is logged as any other.
+pub(super) static WATCHDOG: Mutex<Option<SocketAddr>> = Mutex::new(None);
+
+pub(super) fn set_watchdog(address: Option<SocketAddr>) {
+    *WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner) = address;
+}
+
+pub(super) fn is_watchdog(exchange: &Exchange) -> bool {
+    let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    let watchdog = *WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner);
+    watchdog.map(canonical) == Some(canonical(exchange.peer_address()))
+}
