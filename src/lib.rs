@@ -16,3 +16,4 @@ mod metrics; // counters and histograms as Prometheus text
 mod error; // every refusal, its status and its body
 pub mod config; // what the operator decides
 pub mod logging; // one JSON object a line
+mod threads; // one way to start a thread, one way to take a lock

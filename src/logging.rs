@@ -9,7 +9,7 @@ use std::{
     io::Write,
     mem,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Condvar, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -23,6 +23,8 @@ use log::{
 use serde::Serialize;
 use simplelog::{CombinedLogger, SharedLogger};
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+use crate::threads::{lock, spawn};
 
 /// Bytes of log lines that may wait for a slow reader of stdout.
 pub const QUEUE_BYTES_MAX: usize = 1024 * 1024;
@@ -104,7 +106,7 @@ impl Flush {
 pub fn init(level: LevelFilter) -> std::io::Result<Flush> {
     let sink = Arc::new(Sink::default());
     let writer = Arc::clone(&sink);
-    thread::Builder::new().name("log".into()).spawn(move || writer.write_forever())?;
+    spawn("log", move || writer.write_forever())?;
     // Fails only if a logger is installed already, which then stays.
     let _ = CombinedLogger::init(vec![Box::new(JsonLines {
         sink: Arc::clone(&sink),
@@ -151,12 +153,8 @@ struct Queue {
 }
 
 impl Sink {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn push(&self, line: &[u8]) {
-        let mut queue = self.lock();
+        let mut queue = lock(&self.queue);
         if queue.lines.len() + line.len() > QUEUE_BYTES_MAX {
             queue.dropped += 1;
             return;
@@ -172,7 +170,7 @@ impl Sink {
     fn write_forever(&self) {
         let mut lines = Vec::new();
         loop {
-            let mut queue = self.lock();
+            let mut queue = lock(&self.queue);
             queue.writing = false;
             self.changed.notify_all();
             while queue.lines.is_empty() {
@@ -180,7 +178,7 @@ impl Sink {
             }
             drop(queue);
             thread::sleep(Duration::from_millis(GATHER_MS));
-            let mut queue = self.lock();
+            let mut queue = lock(&self.queue);
             mem::swap(&mut lines, &mut queue.lines);
             let dropped = mem::take(&mut queue.dropped);
             queue.writing = true;
@@ -195,7 +193,7 @@ impl Sink {
     }
 
     fn flush(&self) {
-        let queue = self.lock();
+        let queue = lock(&self.queue);
         let _ =
             self.changed.wait_timeout_while(queue, Duration::from_millis(FLUSH_MS_MAX), |queue| {
                 queue.writing || !queue.lines.is_empty()
@@ -267,9 +265,7 @@ impl Log for JsonLines {
             _ => None,
         };
         if let Some(allowance) = allowance {
-            let taken =
-                allowance.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-            match taken {
+            match lock(allowance).take(Instant::now()) {
                 None => return,
                 Some(0) => {}
                 Some(lines) => log::warn!(lines; "log lines left out: clients caused too many"),

@@ -8,13 +8,14 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use crate::{
     config::{Network, Rates},
     error::Error,
+    threads::lock,
 };
 
 /// Addresses that are remembered; one more is bounded by the rate of all only.
@@ -49,7 +50,7 @@ impl Limiter {
     /// # Errors
     /// [`Error::TooMany`] where a request comes too soon.
     pub(crate) fn admit(&self, client: IpAddr, now: Instant) -> Result<(), Error> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         if let Some(rate) = self.rates.per_address {
             let client = block(client);
             let back = seen.by_address.get(&client).copied();
@@ -132,7 +133,7 @@ impl Places {
     /// `None` where all are taken, or half of them by this client.
     pub(crate) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
         let client = block(client);
-        let mut taken = self.lock();
+        let mut taken = lock(&self.taken);
         let own = taken.by_client.get(&client).copied().unwrap_or_default();
         let has_share = client.is_loopback() || own < (self.most / 2).max(1);
         if taken.in_all >= self.most || !has_share {
@@ -145,17 +146,13 @@ impl Places {
 
     /// How many are taken.
     pub(crate) fn taken(&self) -> usize {
-        self.lock().in_all
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken).in_all
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.lock();
+        let mut taken = lock(&self.places.taken);
         taken.in_all -= 1;
         if let Entry::Occupied(mut own) = taken.by_client.entry(self.client) {
             *own.get_mut() -= 1;
@@ -258,7 +255,7 @@ mod tests {
         assert!(take("2001:db8::3").is_some(), "given back");
         drop((second, own));
         assert_eq!(places.taken(), 0);
-        assert!(places.lock().by_client.is_empty(), "nothing is remembered of who is gone");
+        assert!(lock(&places.taken).by_client.is_empty(), "nothing is remembered of who is gone");
         let own = [(); 4].map(|()| take("127.0.0.1"));
         assert!(own.iter().all(Option::is_some));
         assert!(Places::new(1).take([192, 0, 2, 1].into()).is_some(), "half, but at least one");

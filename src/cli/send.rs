@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     io::{self, BufRead, Write},
     ops::RangeInclusive,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +31,7 @@ use crate::{
     config::{Config, with_source},
     http, logging,
     signature::Verifier,
+    threads::{lock, spawn},
 };
 
 pub(super) const HELP: &str = "\
@@ -138,7 +139,7 @@ fn report_when_interrupted(shared: &Arc<Shared>, as_json: bool) -> io::Result<()
         }
         let _ = emulate_default_handler(signal);
     };
-    thread::Builder::new().name("signals".into()).spawn(wait).map(|_| ())
+    spawn("signals", wait).map(drop)
 }
 
 fn parse(mut parser: Parser) -> Result<Arguments, Failure> {
@@ -210,10 +211,6 @@ fn send(client: &mut Client<'_>, body: &[u8], signature: &str, shared: &Shared) 
         };
         thread::sleep(pause.min(RETRY_LONGEST));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Queue {

@@ -1,9 +1,6 @@
 //! The one log line and the metrics of each request.
 
-use std::{
-    net::SocketAddr,
-    sync::{Mutex, PoisonError},
-};
+use std::{net::SocketAddr, sync::Mutex};
 
 use log::{Level, Record, kv::Value};
 
@@ -11,6 +8,7 @@ use crate::{
     http::{Exchange, Method, Response},
     logging,
     metrics::{Metrics, WebhookResult, milliseconds},
+    threads::lock,
 };
 
 /// Bytes of a client's path, method or message_id in a log line.
@@ -77,11 +75,11 @@ pub(super) fn rounded(milliseconds: f64) -> f64 {
 pub(super) static WATCHDOG: Mutex<Option<SocketAddr>> = Mutex::new(None);
 
 pub(super) fn set_watchdog(address: Option<SocketAddr>) {
-    *WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner) = address;
+    *lock(&WATCHDOG) = address;
 }
 
 pub(super) fn is_watchdog(exchange: &Exchange) -> bool {
     let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
-    let watchdog = *WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner);
+    let watchdog = *lock(&WATCHDOG);
     watchdog.map(canonical) == Some(canonical(exchange.peer_address()))
 }

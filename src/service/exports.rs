@@ -5,7 +5,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
-    thread,
 };
 
 use rustix::{process::setpriority_process, thread::gettid};
@@ -18,6 +17,7 @@ use crate::{
     logging,
     rates::{Place, Places},
     store::{Export, Reader, Searches},
+    threads::spawn,
 };
 
 /// Exports at once; one client may have half of them.
@@ -63,7 +63,7 @@ impl Exports {
             }
         };
         // Without a thread the exchange is dropped, and so answered 500.
-        if let Err(error) = thread::Builder::new().name("export".into()).spawn(run) {
+        if let Err(error) = spawn("export", run) {
             log::error!(target: logging::TROUBLE, error:% = error; "an export cannot be started");
         }
         Ok(())

@@ -26,6 +26,7 @@ use crate::{
     metrics::Metrics,
     rates::{Place, Places},
     store::Reader,
+    threads::spawn,
 };
 
 /// Readers that may wait; half as many as connections, if those are fewer. One client may have half of
@@ -162,7 +163,7 @@ impl Events {
                 follower.round(&reply);
             }
         };
-        thread::Builder::new().name("feed".into()).spawn(run).map(drop)
+        spawn("feed", run).map(drop)
     }
 }
 

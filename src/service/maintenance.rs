@@ -11,6 +11,7 @@ use crate::{
     logging,
     message::Instant,
     store::{Entry, Outcome, Packer, Reader, Stored},
+    threads::spawn,
 };
 
 /// How long packing rests: between two packs, and where there is nothing to pack or no luck with it.
@@ -39,7 +40,7 @@ pub(crate) fn start_beginning(
         }
         log::info!("the database takes commits: deliveries are stored from now on");
     };
-    thread::Builder::new().name("beginner".into()).spawn(run).map(drop)
+    spawn("beginner", run).map(drop)
 }
 
 /// Starts the thread that packs texts for searching, one block at a time. What fails is logged where
@@ -56,7 +57,7 @@ pub(crate) fn start_packing(
             thread::sleep(Duration::from_millis(pause));
         }
     };
-    thread::Builder::new().name("packer".into()).spawn(run).map(drop)
+    spawn("packer", run).map(drop)
 }
 
 /// Starts the thread that deletes what is older than `retention`, by its `ts`.
@@ -85,7 +86,7 @@ pub(crate) fn start_expiring(
             thread::sleep(Duration::from_millis(pause));
         }
     };
-    thread::Builder::new().name("expirer".into()).spawn(run).map(drop)
+    spawn("expirer", run).map(drop)
 }
 
 /// What the system clock is compared with before it decides what is too old: the time for which this

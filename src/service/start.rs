@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::RawFd,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -27,6 +27,7 @@ use crate::{
     metrics::{Metrics, milliseconds},
     rates::Limiter,
     store::{Packer, Reader, Searches, Writer},
+    threads::{lock, spawn},
 };
 
 /// How long a stop waits for requests in hand before it goes on without them.
@@ -151,7 +152,7 @@ impl Server {
         let follower = reader()?;
         let expirer = config.retention.map(|days| reader().map(|reader| (reader, days)));
         let expirer = expirer.transpose()?;
-        let no_thread = |error: std::io::Error| one(format!("a thread cannot be started: {error}"));
+        let no_thread = |error: std::io::Error| one(error.to_string());
         let listener = Listener::new(socket, Arc::clone(&metrics)).map_err(no_thread)?;
         http::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
         let is_begun = writer.not_begun().is_none();
@@ -163,7 +164,7 @@ impl Server {
         let reply = move |exchange, response: &_| own.reply(exchange, response, None);
         events.serve(follower, reply).map_err(no_thread)?;
         let exports = Exports::of(config.database.clone(), Arc::clone(&searches));
-        let (keys, limiter) = (RwLock::new(keys), Limiter::new(config.rates.clone()));
+        let (keys, limiter) = (Mutex::new(keys), Limiter::new(config.rates.clone()));
         if !is_begun {
             maintenance::start_beginning(submission(&store, &replier)).map_err(no_thread)?;
         }
@@ -177,8 +178,8 @@ impl Server {
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
             let mut worker = Worker { context, shared: Arc::clone(&shared) };
-            let thread = thread::Builder::new().name(format!("worker-{number}"));
-            workers.push(thread.spawn(move || worker.run()).map_err(no_thread)?);
+            let run = move || worker.run();
+            workers.push(spawn(&format!("worker-{number}"), run).map_err(no_thread)?);
         }
         let not_started = |error| one(format!("tiny_http cannot be started: {error}"));
         shared.listener.accept().map_err(not_started)?;
@@ -195,7 +196,7 @@ impl Server {
     /// From the next request on, these secrets, tokens and host names count.
     pub(super) fn replace_keys(&self, config: &Config) {
         warn_of_weak_keys(config);
-        *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Keys::of(config);
+        *lock(&self.shared.keys) = Keys::of(config);
     }
 
     /// Why the service asks for a restart of the process with [`Stop::Restart`], if it does. It raises

@@ -3,6 +3,7 @@
 use std::{env, net::SocketAddr, thread, time::Duration};
 
 use super::health_client::is_alive;
+use crate::threads::spawn;
 
 /// Tells systemd, if it asked to be told, that mailslot is alive, as long as a request of our own is
 /// answered and finds the database (WatchdogSec= in the unit).
@@ -23,7 +24,7 @@ pub(super) fn feed_watchdog(address: SocketAddr) {
             }
         }
     };
-    if let Err(error) = thread::Builder::new().name("watchdog".into()).spawn(feed) {
+    if let Err(error) = spawn("watchdog", feed) {
         log::error!(error:% = error; "the watchdog cannot be fed");
     }
 }

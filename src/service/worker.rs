@@ -4,7 +4,7 @@
 use std::{
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -23,6 +23,7 @@ use crate::{
     http::{Arrival, Exchange, Importance, Intake, Listener, Method, Response},
     rates::Limiter,
     store::Leader,
+    threads::lock,
 };
 
 /// What answers a method and a path: [`routes::find`], but for the tests.
@@ -32,7 +33,7 @@ pub(super) type Find = fn(&Method, &str) -> Result<Route, Error>;
 pub(super) struct Shared {
     pub(super) find: Find,
     /// Replaced as a whole when they are read again.
-    pub(super) keys: RwLock<Arc<Keys>>,
+    pub(super) keys: Mutex<Arc<Keys>>,
     pub(super) limiter: Limiter,
     pub(super) listener: Arc<Listener>,
     pub(super) feed: Arc<Feed>,
@@ -116,8 +117,7 @@ impl Worker {
                 limiter.admit(client, Instant::now())?;
             }
         }
-        self.context.keys =
-            Arc::clone(&self.shared.keys.read().unwrap_or_else(PoisonError::into_inner));
+        self.context.keys = Arc::clone(&lock(&self.shared.keys));
         let Keys { tokens, hosts, .. } = &*self.context.keys;
         if access != Access::Anyone && !tokens.admit(exchange.authorization()) {
             return Err(Error::NoReadToken { is_script: exchange.is_script() });
