@@ -1,35 +1,41 @@
-//! Every way a request can be refused: its status, its body, its name in the metrics.
+//! Every way in which a request can be refused, and what follows from it: the status, the body, the
+//! headers and the metric.
+
+use std::borrow::Cow;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// What a client is told instead of what it asked for. Statuses and bodies are those of docs/CONTRACT.md.
+use crate::metrics::WebhookResult;
+
+/// Why a request is refused. Statuses and bodies are those of docs/CONTRACT.md.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Error {
     /// 400: framing that two HTTP parsers could read in two ways.
     Framing(&'static str),
     /// 401, in the same words whatever was wrong with the signature.
     InvalidSignature,
-    /// 401 of what is to be read, with the ways in which a token can be shown. A page's own script
-    /// asks for the token itself: the browser is not to ask, too.
+    /// 401 of an endpoint that needs a read token, with the schemes that are accepted. A page's own
+    /// script asks the user for the token, so the browser must not ask, too: `Basic` is left out then.
     NoReadToken { is_script: bool },
     /// 404
     NotFound,
     /// 405, with `Allow`.
     MethodNotAllowed { allow: String },
-    /// 409: this database has never given such a cursor.
+    /// 409: a cursor of /feed that this database has never given.
     CursorAhead,
     /// 413
     TooLarge { limit_bytes: usize },
-    /// 421: the request names a host that an outsider's DNS could serve, and no token protects reading.
+    /// 421: no read token is set, and the request names a host that an attacker's DNS could resolve to
+    /// this server.
     ForeignHost,
-    /// 422, every problem at once. The id is for the log, where it could be read.
+    /// 422 with every problem. The id is for the log, where it could be read.
     Invalid { problems: Vec<Problem>, message_id: Option<String> },
-    /// 429 with `Retry-After`: more than the operator lets a client, or all of them, ask for.
+    /// 429 with `Retry-After`: more requests than the operator's limits allow.
     TooMany,
     /// 500: a bug or a panic. The log has the cause, the client does not.
     Internal,
-    /// 503 with `Retry-After`: the sender's retry will succeed once the trouble is over.
+    /// 503 with `Retry-After`: the request can succeed later.
     Unavailable(&'static str),
     /// 503 of /health/ready.
     NotReady(&'static str),
@@ -46,11 +52,11 @@ pub(crate) struct Problem {
     pub(crate) ctx: Option<Value>,
 }
 
-/// Bytes of JSON that `input` echoes at most.
+/// Bytes of `input` beyond which it is cut.
 pub(crate) const INPUT_ECHO_BYTES_MAX: usize = 512;
 
 impl Problem {
-    /// `input` is cut to [`INPUT_ECHO_BYTES_MAX`], so that an answer is never as long as an attack.
+    /// `input` is cut to [`INPUT_ECHO_BYTES_MAX`], so that no request causes a long response.
     pub(crate) fn new(
         r#type: &'static str,
         loc: impl IntoIterator<Item = Value>,
@@ -75,63 +81,71 @@ fn echo(input: &Value) -> Value {
     Value::String(format!("{}…", &text[..cut]))
 }
 
+/// What follows from an error: the response, and the result that counts if it was a delivery.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) result: WebhookResult,
+    /// JSON.
+    pub(crate) body: Vec<u8>,
+    pub(crate) headers: Vec<(&'static str, String)>,
+}
+
+/// The body, with its members in this order.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    detail: Detail<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Detail<'a> {
+    Text(Cow<'a, str>),
+    Problems(&'a [Problem]),
+}
+
+impl<'a> From<&'a str> for Detail<'a> {
+    fn from(text: &'a str) -> Detail<'a> {
+        Detail::Text(Cow::Borrowed(text))
+    }
+}
+
 impl Error {
-    pub(crate) fn status(&self) -> u16 {
-        match self {
-            Error::Framing(_) => 400,
-            Error::InvalidSignature | Error::NoReadToken { .. } => 401,
-            Error::NotFound => 404,
-            Error::MethodNotAllowed { .. } => 405,
-            Error::CursorAhead => 409,
-            Error::TooLarge { .. } => 413,
-            Error::ForeignHost => 421,
-            Error::Invalid { .. } => 422,
-            Error::TooMany => 429,
-            Error::Internal => 500,
-            Error::Unavailable(_) | Error::NotReady(_) => 503,
-        }
-    }
-
-    /// JSON, in the members' own order.
-    pub(crate) fn body(&self) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Detail<T> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            status: Option<&'static str>,
-            detail: T,
-        }
-        fn json(status: Option<&'static str>, detail: impl Serialize) -> Vec<u8> {
-            serde_json::to_vec(&Detail { status, detail }).unwrap_or_default()
-        }
-        match self {
-            Error::Framing(reason) | Error::Unavailable(reason) => json(None, reason),
-            Error::InvalidSignature => json(None, "invalid signature"),
-            Error::NoReadToken { .. } => json(
-                None,
-                "reading needs a token: Authorization: Bearer, or Basic with it as the password",
-            ),
-            Error::NotFound => json(None, "Not Found"),
-            Error::MethodNotAllowed { .. } => json(None, "Method Not Allowed"),
-            Error::CursorAhead => json(
-                None,
-                "the cursor is ahead of this database, which was restored or replaced: start again without a cursor",
-            ),
+    /// The one place that decides what an error is outside of the program: its status, its body, its
+    /// headers and its metric. The log line of the request has the same status and result.
+    pub(crate) fn refusal(&self) -> Refusal {
+        use WebhookResult::{
+            BadRequest, InternalError, InvalidSignature, RateLimited, TooLarge, Unavailable,
+            ValidationError,
+        };
+        let (status, result, detail) = match self {
+            Error::Framing(reason) => (400, BadRequest, Detail::from(*reason)),
+            Error::InvalidSignature => (401, InvalidSignature, "invalid signature".into()),
+            Error::NoReadToken { .. } => (401, BadRequest, NO_READ_TOKEN.into()),
+            Error::NotFound => (404, BadRequest, "Not Found".into()),
+            Error::MethodNotAllowed { .. } => (405, BadRequest, "Method Not Allowed".into()),
+            Error::CursorAhead => (409, BadRequest, CURSOR_AHEAD.into()),
             Error::TooLarge { limit_bytes } => {
-                json(None, format!("body larger than {limit_bytes} bytes"))
+                let detail = format!("body larger than {limit_bytes} bytes");
+                (413, TooLarge, Detail::Text(detail.into()))
             }
-            Error::ForeignHost => json(
-                None,
-                "this server has no read token, and so does not let clients read under this host \
-                 name: use its IP address or localhost, add the name to HOSTS, or set READ_TOKEN",
-            ),
-            Error::Invalid { problems, .. } => json(None, problems),
-            Error::TooMany => json(None, "too many requests, try again later"),
-            Error::Internal => json(None, "Internal Server Error"),
-            Error::NotReady(reason) => json(Some("not ready"), reason),
-        }
+            Error::ForeignHost => (421, BadRequest, FOREIGN_HOST.into()),
+            Error::Invalid { problems, .. } => (422, ValidationError, Detail::Problems(problems)),
+            Error::TooMany => (429, RateLimited, "too many requests, try again later".into()),
+            Error::Internal => (500, InternalError, "Internal Server Error".into()),
+            Error::Unavailable(reason) | Error::NotReady(reason) => {
+                (503, Unavailable, Detail::from(*reason))
+            }
+        };
+        let body =
+            Body { status: matches!(self, Error::NotReady(_)).then_some("not ready"), detail };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        Refusal { status, result, body, headers: self.headers() }
     }
 
-    pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
+    fn headers(&self) -> Vec<(&'static str, String)> {
         match self {
             Error::NoReadToken { is_script } => {
                 let basic = "Basic realm=\"mailslot\", charset=\"UTF-8\"";
@@ -146,4 +160,18 @@ impl Error {
             _ => Vec::new(),
         }
     }
+
+    /// The `message_id` of an invalid message, where it could be read.
+    pub(crate) fn message_id(&self) -> Option<&str> {
+        match self {
+            Error::Invalid { message_id, .. } => message_id.as_deref(),
+            _ => None,
+        }
+    }
 }
+
+const NO_READ_TOKEN: &str =
+    "reading needs a token: Authorization: Bearer, or Basic with it as the password";
+const CURSOR_AHEAD: &str = "the cursor is ahead of this database, which was restored or replaced: start again without a cursor";
+const FOREIGN_HOST: &str = "this server has no read token, and so does not let clients read under this host name: use its \
+     IP address or localhost, add the name to HOSTS, or set READ_TOKEN";

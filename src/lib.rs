@@ -12,8 +12,8 @@ mod message; // the domain: a Message that exists is valid
 mod rates; // how often a client may ask
 mod access; // who may read
 mod signature; // HMAC: a SignedBody that exists is verified
-mod metrics; // counters and histograms as Prometheus text
-mod error; // every refusal, its status and its body
+mod error; // every refusal: its status, its body, its result in the metrics
+pub mod metrics; // the table of metrics, as Prometheus text
 pub mod config; // what the operator decides
 pub mod logging; // one JSON object a line
 mod threads; // one way to start a thread, one way to take a lock

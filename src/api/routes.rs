@@ -166,7 +166,7 @@ mod tests {
         let mut context = Context {
             keys: Keys::of(&config.unwrap()),
             reader: Reader::open(&path, &Searches::alone(1).into()).unwrap(),
-            metrics: Arc::new(Metrics::new(ROUTES.iter().map(|(_, path, ..)| *path), 0)),
+            metrics: Arc::new(Metrics::new(ROUTES.iter().map(|(_, path, ..)| *path).collect(), 0)),
         };
         let (mut entries, mut stored) = (Vec::<Entry>::new(), 0);
         for input in 0..inputs {
@@ -201,7 +201,8 @@ mod tests {
                 Ok(Answer::AfterCommit(entry, _)) => entries.push(entry),
                 Ok(Answer::WhenCommitted(_) | Answer::Export(_)) => {}
                 Err(error) => {
-                    assert!((400..500).contains(&error.status()), "{described}: {error:?}");
+                    let status = error.refusal().status;
+                    assert!((400..500).contains(&status), "{described}: {error:?}");
                 }
             }
             if entries.len() == 500 {

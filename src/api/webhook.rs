@@ -7,13 +7,13 @@ use crate::{
     error::Error,
     http::{Request, Response},
     message::Message,
-    metrics::WebhookResult,
+    metrics::{KeyIndex, WebhookResult},
     store::{Entry, Outcome, Stored},
 };
 
 pub(crate) fn receive(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
-    let (body, slot) = context.keys.verifier.verify(request.signature(), request.body)?;
-    context.metrics.verified(slot);
+    let (body, key) = context.keys.verifier.verify(request.signature(), request.body)?;
+    context.metrics.keys_used.increment(KeyIndex(key));
     let message = Message::from_signed(&body)?;
     Ok(Answer::AfterCommit(Entry::Message(message), acknowledge))
 }

@@ -19,7 +19,7 @@ use serde::Serialize;
 pub(crate) use tiny_http::Method;
 
 use crate::{
-    error::Error,
+    error::{Error, Refusal},
     http::{
         incoming::{Arrival, BODY_BUFFERED_BYTES, Missing},
         stream::{Ended, Stream},
@@ -104,13 +104,8 @@ impl Response {
 
 impl From<&Error> for Response {
     fn from(error: &Error) -> Response {
-        Response {
-            status: error.status(),
-            content_type: JSON,
-            body: error.body(),
-            headers: error.headers(),
-            result: Some(WebhookResult::of(error)),
-        }
+        let Refusal { status, result, body, headers } = error.refusal();
+        Response { status, content_type: JSON, body, headers, result: Some(result) }
     }
 }
 

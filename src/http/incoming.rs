@@ -16,7 +16,7 @@ use super::{
     socket,
     stream::Stream,
 };
-use crate::metrics::Cut;
+use crate::metrics::Disconnect;
 
 /// Answers up to this size are sent by whoever has them: they fit into the kernel's buffer.
 const ANSWER_BUFFERED_BYTES: usize = socket::SEND_BUFFER_BYTES / 2;
@@ -138,7 +138,7 @@ impl Arrival {
         let Some((arrival, stream)) = self.with_stream() else { return };
         let work = Work::Answer { bytes, sent: 0, is_last, _memory: memory };
         if let Err(item) = listener.waiting.add(Item::new(arrival, stream, work)) {
-            item.arrival.cut(&item.stream, Cut::Answer);
+            item.arrival.cut(&item.stream, Disconnect::Answer);
         }
     }
 
@@ -162,7 +162,7 @@ impl Arrival {
                 io::ErrorKind::NotConnected,
             ];
             if !is_gone.contains(&error.kind()) {
-                turn.listener.cut(turn.peer, Cut::Answer);
+                turn.listener.cut(turn.peer, Disconnect::Answer);
             }
         } else if is_last && let Some(stream) = turn.stream() {
             end(&stream);
@@ -213,7 +213,7 @@ impl Arrival {
     }
 
     /// Ends the connection, for this reason.
-    pub(super) fn cut(self, stream: &TcpStream, reason: Cut) {
+    pub(super) fn cut(self, stream: &TcpStream, reason: Disconnect) {
         self.turn.listener.refuse(self.turn.peer);
         self.turn.listener.cut_stream(Some(stream), Some(self.turn.peer), reason);
         self.abandon(stream);
@@ -248,8 +248,12 @@ impl Arrival {
     pub(super) fn come_back(mut self, stream: &TcpStream, body: Result<Body, Missing>) {
         let _ = stream.set_nonblocking(false);
         match body {
-            Err(Missing::Short) => self.turn.listener.metrics.cut(Cut::Short),
-            Err(Missing::Late) => self.turn.listener.metrics.cut(Cut::Body),
+            Err(Missing::Short) => {
+                self.turn.listener.metrics.connections_closed.increment(Disconnect::Short);
+            }
+            Err(Missing::Late) => {
+                self.turn.listener.metrics.connections_closed.increment(Disconnect::Body);
+            }
             Err(Missing::NoRoom) | Ok(_) => {}
         }
         self.body = Some(body);

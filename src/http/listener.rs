@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     logging,
-    metrics::{Cut, Metrics},
+    metrics::{Disconnect, Label, Metrics},
 };
 
 /// Pipelined requests that wait on one connection; with one more it is cut off.
@@ -202,7 +202,7 @@ impl Listener {
                 Ok(Admitted::InHand(arrival)) => return Some(arrival),
                 Ok(Admitted::Waits) => {}
                 Ok(Admitted::TooMany(peer, requests)) => {
-                    self.cut(peer, Cut::Pipelined);
+                    self.cut(peer, Disconnect::Pipelined);
                     requests.into_iter().for_each(discard);
                 }
                 Ok(Admitted::Over(request)) => discard(request),
@@ -216,7 +216,7 @@ impl Listener {
                         Some(Wake::Arrival(arrival)) => return Some(arrival),
                         Some(Wake::Probe(sent)) => {
                             self.overload.measured(sent.elapsed());
-                            self.metrics.queued(sent.elapsed());
+                            self.metrics.queue_delay.observe_duration(sent.elapsed());
                         }
                         None if self.stopping.load(SeqCst) => return None,
                         None => {}
@@ -500,13 +500,13 @@ impl Listener {
     }
 
     /// Ends a connection whose client does not keep to the rules.
-    pub(super) fn cut(&self, peer: SocketAddr, reason: Cut) {
+    pub(super) fn cut(&self, peer: SocketAddr, reason: Disconnect) {
         // Before the reset: which one is dead cannot be told.
         self.end(peer, Standing::Cut, self.scans.unique(peer));
         self.cut_stream(self.scans.find(peer).ok().flatten().as_ref(), Some(peer), reason);
     }
 
-    pub(super) fn cut_socket(&self, socket: &Socket, reason: Cut) {
+    pub(super) fn cut_socket(&self, socket: &Socket, reason: Disconnect) {
         if let Some(peer) = socket.peer {
             self.end(peer, Standing::Cut, Some(*socket));
         }
@@ -517,16 +517,16 @@ impl Listener {
         &self,
         stream: Option<&TcpStream>,
         peer: Option<SocketAddr>,
-        reason: Cut,
+        reason: Disconnect,
     ) {
         if let Some(stream) = stream {
             socket::reset(stream);
         }
-        self.metrics.cut(reason);
+        self.metrics.connections_closed.increment(reason);
         // That a client has nothing to say is nothing to warn of.
-        let level = if reason == Cut::Idle { Level::Debug } else { Level::Warn };
+        let level = if reason == Disconnect::Idle { Level::Debug } else { Level::Warn };
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
-        log::log!(target: logging::CLIENT, level, peer, reason = reason.label(); "connection cut");
+        log::log!(target: logging::CLIENT, level, peer, reason = reason.value(); "connection cut");
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     listener::lock,
     socket::{discard_now, is_not_yet, reset, send_now},
 };
-use crate::{metrics::Cut, rates};
+use crate::{metrics::Disconnect, rates};
 
 /// Clients that are waited for; with one more a body is told 503, an answer or a refusal is cut off.
 pub(crate) const WAITING_MAX: usize = 512;
@@ -331,7 +331,7 @@ impl Item {
                 return Step::Done;
             }
         }
-        self.arrival.cut(&self.stream, Cut::Answer);
+        self.arrival.cut(&self.stream, Disconnect::Answer);
         Step::Done
     }
 

@@ -12,7 +12,7 @@ use super::{
     incoming::Arrival,
     socket::{is_not_yet, is_over, send_now},
 };
-use crate::metrics::Cut;
+use crate::metrics::Disconnect;
 
 /// How long the client may take nothing at all.
 pub(crate) const STREAM_STALL_MS_MAX: u64 = 10_000;
@@ -92,7 +92,7 @@ impl Stream {
     /// The client is to see that something is missing.
     pub(crate) fn cut(self, why: Ended) {
         match why {
-            Ended::Slow => self.arrival.cut(&self.socket, Cut::Answer),
+            Ended::Slow => self.arrival.cut(&self.socket, Disconnect::Answer),
             Ended::Gone | Ended::Stopped => self.arrival.abandon(&self.socket),
         }
     }

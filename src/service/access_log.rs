@@ -7,7 +7,7 @@ use log::{Level, Record, kv::Value};
 use crate::{
     http::{Exchange, Method, Response},
     logging,
-    metrics::{Metrics, WebhookResult, milliseconds},
+    metrics::{Label, Metrics, WebhookResult, milliseconds},
     threads::lock,
 };
 
@@ -22,7 +22,8 @@ pub(super) fn record(
 ) {
     let (method, path, status) = (exchange.method(), exchange.path(), response.status);
     let latency = exchange.elapsed();
-    metrics.answered(path, status, latency);
+    metrics.responses.increment(path, status);
+    metrics.request_latency.observe_duration(latency);
     let result = response.result.filter(|_| path == "/webhook" && *method == Method::Post);
     // A browser is told 401 before it asks for a token; a provider never should be.
     let is_refused = status == 401 && result.is_some();
@@ -34,7 +35,7 @@ pub(super) fn record(
         Level::Info
     };
     if let Some(result) = result {
-        metrics.delivered(result);
+        metrics.deliveries.increment(result);
     }
     if level > log::max_level() {
         return;
@@ -49,7 +50,7 @@ pub(super) fn record(
     if let Some(result) = result {
         fields.extend(message_id.map(|id| ("message_id", Value::from(cut(id)))));
         fields.push(("dup", Value::from(result == WebhookResult::Duplicate)));
-        fields.push(("result", Value::from(result.label())));
+        fields.push(("result", Value::from(result.value())));
     }
     // Who has no secret must not fill the log.
     let is_signed = result.is_some_and(WebhookResult::is_signed);

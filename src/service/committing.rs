@@ -42,9 +42,9 @@ pub(super) fn submission(
     let (store, replier) = (Arc::clone(store), replier.clone());
     move |entry| {
         let (told, outcome) = channel();
-        replier.metrics.parked(1);
+        replier.metrics.commit_queue_length.add(1);
         if store.submit_aside(Parked { entry, asker: Asker::Thread(told) }, &replier).is_err() {
-            replier.metrics.parked(-1);
+            replier.metrics.commit_queue_length.add(-1);
             return None;
         }
         outcome.recv().ok()
@@ -91,9 +91,10 @@ impl Leader<Writer, Parked> for Replier {
     fn commit(&self, writer: &mut Writer, batch: &[Parked]) -> Vec<Outcome> {
         let started = Instant::now();
         let outcomes = writer.commit(batch.iter().map(|parked| &parked.entry));
-        self.metrics.committed(batch.len(), started.elapsed());
+        self.metrics.commit_duration.observe_duration(started.elapsed());
+        self.metrics.commit_batch_size.observe(batch.len() as u64);
         if outcomes.iter().all(Result::is_err) {
-            self.metrics.commit_failed();
+            self.metrics.commit_failures.increment();
         }
         let created = outcomes.iter().filter(|outcome| **outcome == Ok(Stored::Created)).count();
         self.feed.committed(created as u64);
@@ -101,7 +102,7 @@ impl Leader<Writer, Parked> for Replier {
     }
 
     fn answer(&self, Parked { entry, asker }: Parked, outcome: Outcome) {
-        self.metrics.parked(-1);
+        self.metrics.commit_queue_length.add(-1);
         let (exchange, then) = match asker {
             Asker::Client(exchange, then) => (exchange, then),
             Asker::Thread(told) => {

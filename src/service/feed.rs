@@ -122,7 +122,7 @@ impl Feed {
             let problem = "too many readers wait, of this client or in all, try again later";
             return Err((exchange, Error::Unavailable(problem)));
         };
-        self.shared.metrics.following(1);
+        self.shared.metrics.feed_waiters.add(1);
         // The thread ends with the process only.
         let _ = self.events.send(Event::Asked(exchange, follow, place));
         Ok(())
@@ -257,7 +257,7 @@ impl Follower {
             drop(waiter.place);
             // A panic costs one reader.
             let _ = catch_unwind(AssertUnwindSafe(|| reply(waiter.exchange, response)));
-            self.shared.metrics.following(-1);
+            self.shared.metrics.feed_waiters.add(-1);
         }
         if !self.is_closed {
             thread::sleep(rest(committed, started - self.looked, started.elapsed()));

@@ -137,7 +137,7 @@ impl Server {
             }
         };
         let one = |problem: String| vec![problem];
-        let paths = routes::ROUTES.iter().map(|(_, path, ..)| *path);
+        let paths = routes::ROUTES.iter().map(|(_, path, ..)| *path).collect();
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
         let unopened = |error| one(format!("database {}: {error}", config.database.display()));
         let searches = Searches::open(&config.database, config.workers).map_err(unopened)?;

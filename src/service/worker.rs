@@ -93,11 +93,8 @@ impl Worker {
                 }
             }
             Err(error) => {
-                let message_id = match &error {
-                    Error::Invalid { message_id, .. } => message_id.as_deref(),
-                    _ => None,
-                };
-                self.shared.replier.reply(exchange, &Response::from(&error), message_id);
+                let response = Response::from(&error);
+                self.shared.replier.reply(exchange, &response, error.message_id());
             }
         }
     }
@@ -127,14 +124,14 @@ impl Worker {
             return Err(Error::ForeignHost);
         }
         if self.shared.listener.sheds(importance) {
-            self.shared.replier.metrics.shed();
+            self.shared.replier.metrics.requests_shed.increment();
             return Err(Error::Unavailable("overloaded, try again later"));
         }
         handler(&mut self.context, &exchange.request(body))
     }
 
     fn park(&self, parked: Parked) {
-        self.shared.replier.metrics.parked(1);
+        self.shared.replier.metrics.commit_queue_length.add(1);
         if let Err(parked) = self.shared.store.submit(parked, &self.shared.replier) {
             let error = Error::Unavailable("too much waits for the disk, try again later");
             self.shared.replier.answer(parked, Err(error));

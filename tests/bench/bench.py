@@ -330,7 +330,7 @@ class Bench:
         command = [servers.READERS, f"127.0.0.1:{server.port}", str(readers), str(seconds)]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
         deadline = time.monotonic() + servers.START_SECONDS_MAX
-        while server.metric("feed_waiting") < readers:
+        while server.metric("mailslot_feed_waiters") < readers:
             if time.monotonic() > deadline:
                 process.kill()
                 raise BenchError("the readers do not come to wait")

@@ -18,8 +18,10 @@ fn messages_that_arrive_together_share_a_commit() {
     assert_eq!(replies, [200; 48]);
     inbox.fault("slow_fsync", false);
     assert_eq!(inbox.rows(), 48);
-    let (commits, rows) =
-        (inbox.metric("commit_batch_size_count"), inbox.metric("commit_batch_size_sum"));
+    let (commits, rows) = (
+        inbox.metric("mailslot_commit_batch_size_count"),
+        inbox.metric("mailslot_commit_batch_size_sum"),
+    );
     assert_eq!(rows, 48);
     // Four workers; had each waited for its own commit, there would be 48 of 30 ms.
     assert!(commits <= 16, "{commits} commits");
@@ -34,7 +36,7 @@ fn identical_and_distinct_ids_in_one_batch_have_each_their_own_outcome() {
         inbox.deliver(&message(&id)).status
     });
     assert_eq!(replies, [200; 40]);
-    assert!(inbox.metric("commit_batch_size_count") <= 16, "they shared batches");
+    assert!(inbox.metric("mailslot_commit_batch_size_count") <= 16, "they shared batches");
     assert_eq!(inbox.metric("webhook_requests_total{result=\"created\"}"), 21);
     assert_eq!(inbox.metric("webhook_requests_total{result=\"duplicate\"}"), 19);
     assert_eq!(inbox.rows(), 21);
@@ -60,7 +62,7 @@ fn one_bad_row_fails_nobody_elses() {
         assert_eq!(status, if is_bad { 500 } else { 200 });
     }
     assert_eq!(inbox.rows(), 24);
-    assert!(inbox.metric("commit_batch_size_count") < 32, "they shared batches");
+    assert!(inbox.metric("mailslot_commit_batch_size_count") < 32, "they shared batches");
 }
 
 #[test]
@@ -96,7 +98,7 @@ fn disk_trouble(fault: &str) {
         1,
         "reading goes on, and nothing is half-stored"
     );
-    assert!(inbox.metric("commit_failures_total") > 0);
+    assert!(inbox.metric("mailslot_commit_failures_total") > 0);
     assert_eq!(inbox.metric("webhook_requests_total{result=\"unavailable\"}"), 16);
     inbox.fault(fault, false);
     assert_eq!(inbox.get("/health/ready").status, 200);

@@ -228,7 +228,7 @@ fn one_client_has_at_most_half_of_the_exports() {
 fn a_client_that_takes_nothing_is_cut_off() {
     let inbox = filled(20_000);
     let export = begin(&inbox, "/export");
-    let cut = "connections_cut_total{reason=\"answer\"}";
+    let cut = "mailslot_connections_closed_total{reason=\"answer\"}";
     let started = std::time::Instant::now();
     while inbox.metric(cut) == 0 {
         assert!(started.elapsed() < Duration::from_secs(30), "never cut");

@@ -112,7 +112,7 @@ fn who_waits_is_told_soon_and_holds_no_worker() {
             let page = inbox.get("/feed?wait=20").json;
             return (ids(&page), Instant::now());
         }
-        while inbox.metric("feed_waiting") < 40 {
+        while inbox.metric("mailslot_feed_waiters") < 40 {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(inbox.get("/health/live").status, 200);
@@ -124,7 +124,7 @@ fn who_waits_is_told_soon_and_holds_no_worker() {
         assert_eq!(ids, ["m1"]);
         assert!(told.saturating_duration_since(delivered) < Duration::from_secs(5));
     }
-    assert_eq!(inbox.metric("feed_waiting"), 0);
+    assert_eq!(inbox.metric("mailslot_feed_waiters"), 0);
     let started = Instant::now();
     // As a proxy asks that keeps no connections.
     let last = inbox.get("/feed").json["next"].as_str().unwrap().to_owned();
@@ -150,7 +150,7 @@ fn what_another_process_stores_is_told_too() {
         if number == 0 {
             return ids(&inbox.get("/feed?wait=20").json);
         }
-        while inbox.metric("feed_waiting") < 1 {
+        while inbox.metric("mailslot_feed_waiters") < 1 {
             std::thread::sleep(Duration::from_millis(5));
         }
         let imported = command(inbox.folder.path()).arg("import").arg(&lines).output().unwrap();
@@ -167,7 +167,7 @@ fn more_than_may_wait_are_told_to_come_again() {
     });
     let statuses = at_once(10, |number| {
         if number == 9 {
-            while inbox.metric("feed_waiting") < 8 {
+            while inbox.metric("mailslot_feed_waiters") < 8 {
                 std::thread::sleep(Duration::from_millis(5));
             }
             let refused = inbox.get("/feed?wait=30");
@@ -199,7 +199,7 @@ fn one_client_has_at_most_half_of_the_places_of_readers_who_wait() {
     };
     let wait_for = |waiting: u64| {
         let end = Instant::now() + Duration::from_secs(10);
-        while inbox.metric("feed_waiting") != waiting {
+        while inbox.metric("mailslot_feed_waiters") != waiting {
             assert!(Instant::now() < end, "{waiting} should wait");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -230,7 +230,7 @@ fn a_stop_and_a_restart_in_place_let_nobody_wait() {
             if number < 8 {
                 return inbox.get("/feed?wait=30").text;
             }
-            while inbox.metric("feed_waiting") < 8 {
+            while inbox.metric("mailslot_feed_waiters") < 8 {
                 std::thread::sleep(Duration::from_millis(5));
             }
             inbox.signal(signal);
@@ -444,7 +444,7 @@ fn who_has_gone_keeps_no_place_and_its_address_is_free() {
         }
         std::thread::sleep(Duration::from_millis(200));
         let end = Instant::now() + Duration::from_secs(10);
-        while inbox.metric("feed_waiting") > 0 {
+        while inbox.metric("mailslot_feed_waiters") > 0 {
             assert!(Instant::now() < end, "they keep their places");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -496,7 +496,7 @@ fn readers_have_fair_turns_when_there_are_more_answers_to_send_than_time() {
     let counts = std::thread::scope(|scope| {
         let readers: Vec<_> =
             (0..READERS).map(|_| scope.spawn(|| count_answers(&inbox, &all, &stop))).collect();
-        while inbox.metric("feed_waiting") < READERS as u64 {
+        while inbox.metric("mailslot_feed_waiters") < READERS as u64 {
             std::thread::sleep(Duration::from_millis(5));
         }
         let mut sender = Client::new(inbox.address);

@@ -200,7 +200,7 @@ fn slow_bodies_hold_up_nobody_and_are_given_up_in_time() {
     });
     answers.retain(|answer| !answer.starts_with("HTTP/1.1 400 "));
     assert_eq!(answers, [""; 0]);
-    assert_eq!(inbox.metric("connections_cut_total{reason=\"body\"}"), 64);
+    assert_eq!(inbox.metric("mailslot_connections_closed_total{reason=\"body\"}"), 64);
 }
 
 #[test]

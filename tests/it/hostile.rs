@@ -141,7 +141,7 @@ fn h2_lines_with_http_2_cost_little_each() {
             (0..100).for_each(|_| drop(send(inbox, line.as_bytes())));
         }
     });
-    assert_eq!(inbox.metric("restarts_total"), 0);
+    assert_eq!(inbox.metric("mailslot_restarts_total"), 0);
 }
 
 #[test]
@@ -154,7 +154,10 @@ fn h2_leaks_are_counted_and_end_in_a_restart_that_nobody_notices() {
         inbox.wait_for_log(|line| line["msg"] == "listening");
         assert_eq!(inbox.pid(), pid);
     });
-    assert_eq!((inbox.metric("restarts_total"), inbox.metric("connections_leaked")), (1, 0));
+    assert_eq!(
+        (inbox.metric("mailslot_restarts_total"), inbox.metric("mailslot_connections_leaked")),
+        (1, 0)
+    );
     inbox.stop();
 }
 
@@ -268,10 +271,10 @@ fn h5_half_heads_hold_up_nobody_and_are_cut() {
             half.iter().for_each(|mut stream| drop(stream.write_all(b"s")));
         }
         // The clients keep them open: one that its client has closed is not cut.
-        let cut = "connections_cut_total{reason=\"idle\"}";
+        let cut = "mailslot_connections_closed_total{reason=\"idle\"}";
         wait_until("they are cut", || inbox.metric(cut) >= 1000);
     });
-    wait_until("they are gone", || inbox.metric("connections") < 50);
+    wait_until("they are gone", || inbox.metric("mailslot_connections") < 50);
 }
 
 #[test]
@@ -361,8 +364,9 @@ fn h6_a_hundred_thousand_pipelined_requests_are_not_kept() {
         std::thread::sleep(Duration::from_secs(1));
         drop(streams);
     });
-    assert_eq!(inbox.metric("restarts_total"), 0);
-    let cut = |reason| inbox.metric(&format!("connections_cut_total{{reason=\"{reason}\"}}"));
+    assert_eq!(inbox.metric("mailslot_restarts_total"), 0);
+    let cut =
+        |reason| inbox.metric(&format!("mailslot_connections_closed_total{{reason=\"{reason}\"}}"));
     assert_eq!(cut("pipelined") + cut("flood") + cut("head"), 4);
 }
 
@@ -497,7 +501,7 @@ fn h9_heads_without_end_are_cut() {
             }
         });
     });
-    assert_eq!(inbox.metric("connections_cut_total{reason=\"head\"}"), 4);
+    assert_eq!(inbox.metric("mailslot_connections_closed_total{reason=\"head\"}"), 4);
 }
 
 #[test]
@@ -507,7 +511,7 @@ fn h9_a_head_without_end_is_cut_behind_a_request_that_waits_too() {
     at_once(2, |_| {
         let mut stream = inbox.connect();
         stream.write_all(b"GET /feed?wait=30 HTTP/1.1\r\n\r\n").unwrap();
-        wait_until("both wait", || inbox.metric("feed_waiting") == 2);
+        wait_until("both wait", || inbox.metric("mailslot_feed_waiters") == 2);
         stream.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         let started = Instant::now();
         // Too slowly for the memory or the queue to show it.
@@ -516,7 +520,7 @@ fn h9_a_head_without_end_is_cut_behind_a_request_that_waits_too() {
             std::thread::sleep(Duration::from_millis(50));
         }
     });
-    assert_eq!(inbox.metric("connections_cut_total{reason=\"head\"}"), 2);
+    assert_eq!(inbox.metric("mailslot_connections_closed_total{reason=\"head\"}"), 2);
 }
 
 #[test]
@@ -570,7 +574,7 @@ fn malformed_requests_cost_no_other_connection() {
         let alive = idle.iter().filter(|stream| ask(stream)).count();
         assert_eq!(alive, idle.len(), "{}", metrics_of(inbox.address.port()));
     });
-    assert_eq!(inbox.metric("connections_cut_total{reason=\"cap\"}"), 0);
+    assert_eq!(inbox.metric("mailslot_connections_closed_total{reason=\"cap\"}"), 0);
 }
 
 #[test]
@@ -579,7 +583,7 @@ fn a_client_that_has_begun_its_first_request_is_not_cut_for_those_that_have_sent
         let request = post("begun");
         let mut stream = send(inbox, &request.as_bytes()[..20]);
         let silent: Vec<_> = (0..300).map(|_| inbox.connect()).collect();
-        let cut = "connections_cut_total{reason=\"cap\"}";
+        let cut = "mailslot_connections_closed_total{reason=\"cap\"}";
         wait_until("the silent ones are cut", || inbox.metric(cut) >= 200);
         stream.write_all(&request.as_bytes()[20..]).unwrap();
         let mut answer = [0; 12];
@@ -594,10 +598,10 @@ fn too_many_connections_cost_the_longest_idle_ones_only() {
     let inbox =
         withstand(&[("MAX_CONNECTIONS", "100"), ("MAX_CONNECTIONS_PER_ADDRESS", "8")], |inbox| {
             let silent: Vec<_> = (0..500).map(|_| inbox.connect()).collect();
-            wait_until("the cap is kept", || inbox.metric("connections") <= 110);
+            wait_until("the cap is kept", || inbox.metric("mailslot_connections") <= 110);
             drop(silent);
         });
-    assert!(inbox.metric("connections_cut_total{reason=\"cap\"}") >= 390);
+    assert!(inbox.metric("mailslot_connections_closed_total{reason=\"cap\"}") >= 390);
 }
 
 /// An address of this machine that is not a loopback one; no packet is sent to find it.
@@ -619,7 +623,7 @@ fn one_address_cannot_take_all_connections() {
         (0..50).map(|_| TcpStream::connect((ip, port)).unwrap()).collect()
     };
     let (greedy, proxy) = (connect(own), connect(Ipv4Addr::LOCALHOST.into()));
-    let cut = "connections_cut_total{reason=\"address\"} 42";
+    let cut = "mailslot_connections_closed_total{reason=\"address\"} 42";
     wait_until("those that are too many are cut", || metrics_of(port).contains(cut));
     let alive = |streams: &[TcpStream]| {
         let ask = |mut stream: &TcpStream| {
@@ -650,5 +654,5 @@ fn a_flood_of_refusals_does_not_fill_the_log() {
             }
         });
     });
-    assert!(inbox.metric("log_lines_suppressed_total") > 3000);
+    assert!(inbox.metric("mailslot_log_lines_suppressed_total") > 3000);
 }

@@ -69,7 +69,7 @@ fn a_secret_is_rotated_under_load_and_not_one_request_fails() {
         }
     });
     let slot =
-        |number: u8| inbox.metric(&format!("webhook_secret_used_total{{slot=\"{number}\"}}"));
+        |number: u8| inbox.metric(&format!("mailslot_webhook_key_used_total{{key=\"{number}\"}}"));
     assert!(slot(1) > 0 && slot(2) > 0 && slot(3) == 0);
     assert_eq!(i64::try_from(slot(1) + slot(2)).unwrap(), inbox.rows());
     // Nobody uses the old one any more: it goes.

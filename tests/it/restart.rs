@@ -53,7 +53,7 @@ fn ten_restarts_in_place_under_load_fail_not_one_request() {
             assert_eq!(started["address"], inbox.started["address"]);
         }
     });
-    assert_eq!((inbox.pid(), inbox.metric("restarts_total")), (pid, 10));
+    assert_eq!((inbox.pid(), inbox.metric("mailslot_restarts_total")), (pid, 10));
     assert_eq!(inbox.rows(), delivered);
     // What each start leaves open must not add up.
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
@@ -196,14 +196,14 @@ fn a_restart_that_clients_cause_runs_the_same_program_although_its_file_is_gone(
     inbox.wait_for_log(|line| line["msg"] == "listening");
     assert_eq!(running_program(&inbox), format!("{} (deleted)", program.display()));
     let name = fs::read_to_string(format!("/proc/{}/comm", inbox.pid())).unwrap();
-    assert_eq!((inbox.metric("restarts_total"), name.as_str()), (1, "mailslot\n"));
+    assert_eq!((inbox.metric("mailslot_restarts_total"), name.as_str()), (1, "mailslot\n"));
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     // The operator's restart still knows where the new program is to be found.
     install(&program);
     inbox.signal("-USR2");
     inbox.wait_for_log(|line| line["msg"] == "listening");
     assert_eq!(running_program(&inbox), program.to_str().unwrap());
-    assert_eq!(inbox.metric("restarts_total"), 2);
+    assert_eq!(inbox.metric("mailslot_restarts_total"), 2);
     inbox.stop();
 }
 
@@ -217,10 +217,10 @@ fn a_restart_that_clients_cause_waits_until_the_settings_can_be_read() {
     assert!(refused["problems"].as_str().unwrap().contains("WEBHOOK_SECRET_FILE"), "{refused}");
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     assert!(inbox.is_running());
-    assert_eq!(inbox.metric("restarts_total"), 0);
+    assert_eq!(inbox.metric("mailslot_restarts_total"), 0);
     fs::write(secret_of(inbox.folder.path()), SECRET).unwrap();
     inbox.wait_for_log(|line| line["msg"] == "listening");
-    assert_eq!(inbox.metric("restarts_total"), 1);
+    assert_eq!(inbox.metric("mailslot_restarts_total"), 1);
     assert_eq!(inbox.deliver(&message("m2")).status, 200);
     inbox.stop();
 }
@@ -237,7 +237,7 @@ fn a_restart_that_could_not_succeed_is_refused_and_cuts_no_connection() {
         assert_eq!(refused["msg"], "cannot restart: the service goes on as it is");
         assert_eq!(refused["reason"], "SIGUSR2");
         assert!(refused["problems"].as_str().unwrap().contains(expected), "{refused}");
-        assert_eq!(inbox.metric("restarts_total"), 0);
+        assert_eq!(inbox.metric("mailslot_restarts_total"), 0);
     };
     fs::remove_file(&secret).unwrap();
     refuses("WEBHOOK_SECRET_FILE");
@@ -261,7 +261,7 @@ fn a_restart_that_could_not_succeed_is_refused_and_cuts_no_connection() {
     install(&program);
     inbox.signal("-USR2");
     inbox.wait_for_log(|line| line["msg"] == "listening");
-    assert_eq!(inbox.metric("restarts_total"), 1);
+    assert_eq!(inbox.metric("mailslot_restarts_total"), 1);
     inbox.stop();
 }
 

@@ -1,6 +1,10 @@
 //! Health, metrics, logs, and what every answer has in common.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -147,6 +151,7 @@ fn every_metric_is_there_from_the_start_and_counts() {
         "validation_error",
         "too_large",
         "bad_request",
+        "rate_limited",
         "unavailable",
         "internal_error",
     ] {
@@ -172,8 +177,8 @@ fn every_metric_is_there_from_the_start_and_counts() {
         "webhook_requests_total{result=\"duplicate\"} 1",
         "webhook_requests_total{result=\"validation_error\"} 1",
         "webhook_requests_total{result=\"invalid_signature\"} 1",
-        "commit_batch_size_count 2",
-        "panics_total 0",
+        "mailslot_commit_batch_size_count 2",
+        "mailslot_panics_total 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
@@ -198,9 +203,29 @@ fn panics_of_tiny_http_that_clients_cause_are_not_counted_as_panics_of_mailslot(
     inbox.signal("-CONT");
     let line = inbox.wait_for_log(|line| line["msg"] == "panic");
     assert!(line["place"].as_str().unwrap().contains("tiny_http"), "{line}");
-    assert!(inbox.metric("tiny_http_panics_total") > 0);
-    assert_eq!(inbox.metric("panics_total"), 0);
+    assert!(inbox.metric("mailslot_tiny_http_panics_total") > 0);
+    assert_eq!(inbox.metric("mailslot_panics_total"), 0);
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
+}
+
+#[test]
+fn promtool_objects_to_nothing_but_the_contract_s_own_names() {
+    let inbox = Inbox::start();
+    inbox.deliver(&message("m1"));
+    let text = inbox.get("/metrics").text;
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut child) = promtool.spawn() else {
+        eprintln!("skipped: promtool (of Prometheus) is not installed here");
+        return;
+    };
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let objections = String::from_utf8(output.stderr).unwrap();
+    let contract = ["http_requests_total ", "webhook_requests_total ", "request_latency_ms "];
+    for line in objections.lines() {
+        assert!(contract.iter().any(|name| line.starts_with(name)), "{objections}");
+    }
 }
 
 /// The rules of the text format that a scraper trips over.

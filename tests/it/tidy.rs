@@ -150,10 +150,18 @@ fn the_readme_names_exactly_the_routes_settings_and_metrics_there_are() {
     let settings = mailslot::config::SETTINGS.iter().map(|setting| setting.name.to_owned());
     assert_eq!(table("Configuration"), settings.collect());
 
-    let metrics = crate::harness::Inbox::start().get("/metrics").text;
-    let families =
-        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-    assert_eq!(table("Metrics"), families.map(str::to_owned).collect());
+    let metrics = mailslot::metrics::FAMILIES.iter().map(|family| family.name.to_owned());
+    assert_eq!(table("Metrics"), metrics.collect());
+}
+
+#[test]
+fn the_readme_states_the_kind_and_the_labels_of_every_metric() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    for mailslot::metrics::Family { name, kind, labels, .. } in mailslot::metrics::FAMILIES {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}` ")).collect();
+        let row = format!("| `{name}` | {kind} | {}| ", labels.join("").replace("` `", "`, `"));
+        assert!(readme.contains(&row), "README's metrics lack {row}");
+    }
 }
 
 #[test]

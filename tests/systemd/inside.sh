@@ -29,7 +29,7 @@ within() { # seconds, command...: tries until it succeeds
 property() { systemctl show --property="$1" --value mailslot; }
 metric() { curl -sf $address/metrics | sed -n "s/^$1 //p"; }
 stored() { curl -sf $address/stats | sed 's/.*"total_messages":\([0-9]*\).*/\1/'; }
-restarts_are() { [ "$(metric restarts_total)" = "$1" ]; }
+restarts_are() { [ "$(metric mailslot_restarts_total)" = "$1" ]; }
 logged() { journalctl -u mailslot -o cat | grep -q "$1"; }
 is_another_process() { [ "$(property MainPID)" != "$1" ] && [ "$(property ActiveState)" = active ]; }
 # Delivers 4,000 messages in 4 seconds over 8 connections and runs the given command meanwhile. Each

@@ -20,7 +20,7 @@ use crate::http::{
     listener::{Listener, Phase, accept_loop_has_panicked},
     socket::{self, Socket},
 };
-use crate::{config::Limits, metrics::Cut};
+use crate::{config::Limits, metrics::Disconnect};
 
 /// How often it looks. Where a look takes long, it rests this many times longer, but not for ever.
 const LOOK_EVERY_MS: u64 = 100;
@@ -260,7 +260,7 @@ impl Guard {
             if look.since.elapsed() <= idle_max + wait {
                 idle.push(look);
             } else if !draining {
-                self.cut(look, Cut::Idle);
+                self.cut(look, Disconnect::Idle);
             } else if let Some(stream) = look.socket.open()
                 && (socket::unread(&stream) == 0 || is_impatient)
             {
@@ -270,7 +270,8 @@ impl Guard {
             }
         }
         self.listener.set_open(open.len());
-        self.listener.metrics.connections(open.len(), leaked);
+        self.listener.metrics.connections.set(open.len());
+        self.listener.metrics.connections_leaked.set(leaked);
         self.cap(&open, idle, leaked);
         self.nudge(starved);
         if leaked > LEAKED_MAX {
@@ -294,10 +295,10 @@ impl Guard {
             if look.socket.open_alive().is_none() {
                 seen.cut = Some(Instant::now());
             } else if has_ended {
-                self.cut(look, Cut::Twin);
+                self.cut(look, Disconnect::DuplicateAddress);
             } else if let Some(twin) = twin.filter(|twin| twin.socket.open_alive().is_some()) {
-                self.cut(look, Cut::Twin);
-                self.cut(twin, Cut::Twin);
+                self.cut(look, Disconnect::DuplicateAddress);
+                self.cut(twin, Disconnect::DuplicateAddress);
             }
         }
     }
@@ -332,9 +333,9 @@ impl Guard {
         // More than one head, and what tiny_http reads ahead of a body.
         let is_growing = seen.read.is_some_and(|(_, before)| read > before + AHEAD_BYTES);
         if look.phase != Phase::Body && received.saturating_sub(before) > HEAD_BYTES_MAX {
-            self.cut(look, Cut::Head);
+            self.cut(look, Disconnect::Head);
         } else if is_pressed && is_ahead && is_growing {
-            self.cut(look, Cut::Flood);
+            self.cut(look, Disconnect::Flood);
         } else {
             return false;
         }
@@ -364,12 +365,12 @@ impl Guard {
             if is_one_too_many {
                 *count -= 1;
                 excess = excess.saturating_sub(1);
-                self.cut(look, Cut::Address);
+                self.cut(look, Disconnect::Address);
             }
             !is_one_too_many
         });
         for look in idle.into_iter().take(excess) {
-            self.cut(look, Cut::Cap);
+            self.cut(look, Disconnect::Cap);
         }
     }
 
@@ -412,7 +413,7 @@ impl Guard {
         }
     }
 
-    fn cut(&mut self, look: &Look, reason: Cut) {
+    fn cut(&mut self, look: &Look, reason: Disconnect) {
         if let Some(seen) = self.seen.get_mut(&look.socket.inode) {
             seen.cut = Some(Instant::now());
         }
