@@ -12,11 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    config::{Network, Rates},
-    error::Error,
-    threads::lock,
-};
+use crate::{config::Rates, error::Error, threads::lock};
 
 /// Addresses that are remembered; one more is bounded by the rate of all only.
 pub(crate) const RATE_ADDRESSES_MAX: usize = 16_384;
@@ -75,8 +71,7 @@ impl Limiter {
         forwarded: impl DoubleEndedIterator<Item = &'a str>,
     ) -> IpAddr {
         let is_trusted = |address: IpAddr| {
-            let mut trusted = self.rates.trusted.iter();
-            trusted.any(|network: &Network| network.contains(address))
+            self.rates.trusted_proxies.iter().any(|network| network.contains(&address))
         };
         let mut client = peer.to_canonical();
         let hops = forwarded.rev().flat_map(|line| line.rsplit(','));
@@ -188,7 +183,7 @@ mod tests {
 
     fn limiter(settings: &[(&str, &str)]) -> Limiter {
         let config = Config::read_variables(&[settings, &[("WEBHOOK_SECRET", "s")]].concat());
-        Limiter::new(config.unwrap().rates)
+        Limiter::new(config.unwrap().rates())
     }
 
     #[test]

@@ -11,8 +11,9 @@ use rustix::{
 
 use super::{Outcome, exposure, healthcheck::HEALTHCHECK_MS_MAX, output::size, report::Report};
 use crate::{
+    client::{Answer, ask_ready},
     config::{Config, Settings, with_source},
-    logging, message, service,
+    http, logging, message, service,
     store::{self, check::CommitWatch},
 };
 
@@ -73,7 +74,7 @@ fn settings(report: &mut Report) -> Outcome {
         Ok(config) => {
             report.ok("settings", "mailslot config prints them")?;
             exposure::values(report, &config)?;
-            descriptors(report, config.limits.connections)?;
+            descriptors(report, config.max_connections)?;
         }
         Err(error) => {
             for problem in error.0 {
@@ -211,13 +212,14 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
 /// prove that, and this database has seen one unless the service stores in another.
 fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) -> Outcome {
     let watch = database.map(|database| (database, CommitWatch::start(database)));
-    match service::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
-        Ok((200, _)) => {}
-        Ok((_, body)) => {
+    let timeout = Duration::from_millis(HEALTHCHECK_MS_MAX);
+    match ask_ready(http::reachable(address), timeout) {
+        Ok(answer) if answer.status == 200 => {}
+        Ok(Answer { body, .. }) => {
             return report.problem("service", format!("at {address}, but not ready: {body}"));
         }
         Err(error) => {
-            return report.warn("service", format!("nobody answers at {address} ({error})"));
+            return report.warn("service", format!("no service answers at {address} ({error})"));
         }
     }
     let (database, is_this) = match watch {

@@ -48,11 +48,6 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
 
 fn row(setting: &Setting, config: &Config, settings: &Settings) -> Row {
     let name = setting.name;
-    let secrets = match name {
-        "WEBHOOK_SECRET" => Some(&config.webhook_secrets),
-        "READ_TOKEN" => Some(&config.read_tokens),
-        _ => None,
-    };
     // Config::read has found it to be text.
     let found = settings.find(name).ok().flatten();
     let source = match &found {
@@ -60,23 +55,12 @@ fn row(setting: &Setting, config: &Config, settings: &Settings) -> Row {
         Some((_, Place::Line(number))) => format!("SETTINGS_FILE line {number}"),
         None => "default".to_owned(),
     };
-    let (value, source) = match secrets {
-        Some(secrets) => {
-            let elsewhere = settings.sources(name).into_iter().find(|place| place != name);
-            let value = vec![MASK; secrets.len()].join(" ");
-            let source = elsewhere.filter(|_| found.is_none()).unwrap_or(source);
-            (Some(value).filter(|value| !value.is_empty()), source)
-        }
-        None => (found.map(|(value, _)| value).or_else(|| default(setting, config)), source),
+    let Some(secret) = setting.secret else {
+        let value = found.map(|(value, _)| value).or_else(|| setting.default.value());
+        return Row { name, value, source };
     };
-    Row { name, value, source }
-}
-
-/// What counts where nothing is set.
-fn default(setting: &Setting, config: &Config) -> Option<String> {
-    match (setting.name, setting.default) {
-        ("WORKERS", _) => Some(config.workers.to_string()),
-        (_, text) if text.starts_with("none") => None,
-        (_, text) => Some(text.to_owned()),
-    }
+    let elsewhere = settings.sources(name, secret).into_iter().find(|place| place != name);
+    let source = elsewhere.filter(|_| found.is_none()).unwrap_or(source);
+    let masks: Vec<&str> = config.keys().filter(|key| key.setting == name).map(|_| MASK).collect();
+    Row { name, value: Some(masks.join(" ")).filter(|value| !value.is_empty()), source }
 }

@@ -11,7 +11,7 @@ use std::{
 use rustix::process::geteuid;
 
 use super::{Outcome, report::Report};
-use crate::config::{Config, Settings, weakness};
+use crate::config::{Config, Key, SETTINGS, Settings, weakness};
 
 /// There while systemd is the init system (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
@@ -20,11 +20,12 @@ const CREDENTIALS: &str = "/etc/mailslot";
 
 /// The settings as they are found, whether or not they can be used.
 pub(super) fn files(report: &mut Report, settings: &Settings) -> Outcome {
-    for [name, file_name, _] in Settings::SECRETS {
-        if let Ok(Some((path, _))) = settings.find(file_name) {
-            file(report, file_name, Path::new(&path))?;
+    for setting in SETTINGS {
+        let (name, Some(secret)) = (setting.name, setting.secret) else { continue };
+        if let Ok(Some((path, _))) = settings.find(secret.file_setting) {
+            file(report, secret.file_setting, Path::new(&path))?;
         }
-        if let [counts, ignored @ ..] = &*settings.sources(name)
+        if let [counts, ignored @ ..] = &*settings.sources(name, secret)
             && !ignored.is_empty()
         {
             let (ignored, verb) =
@@ -72,10 +73,10 @@ pub(super) fn folder(path: &Path) -> PathBuf {
 
 /// The settings that are in effect.
 pub(super) fn values(report: &mut Report, config: &Config) -> Outcome {
-    for (name, key) in config.keys() {
-        match weakness(key) {
+    for Key { name, secret, .. } in config.keys() {
+        match weakness(secret) {
             Some(weakness) => report.warn(&name, weakness)?,
-            None => report.ok(&name, format!("{} bytes", key.expose().len()))?,
+            None => report.ok(&name, format!("{} bytes", secret.expose().len()))?,
         }
     }
     let is_loopback = config.listen.ip().to_canonical().is_loopback();

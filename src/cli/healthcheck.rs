@@ -6,8 +6,9 @@ use lexopt::Parser;
 
 use super::{Failure, Outcome};
 use crate::{
+    client::ask_ready,
     config::{Config, with_source},
-    service,
+    http,
 };
 
 pub(super) const HELP: &str = "\
@@ -22,9 +23,10 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
         return Err(argument.unexpected().into());
     }
     let address = with_source(Config::read_listen)?;
-    let problem = match service::ask_ready(address, Duration::from_millis(HEALTHCHECK_MS_MAX)) {
-        Ok((200, _)) => return Ok(()),
-        Ok((_, body)) => body,
+    let timeout = Duration::from_millis(HEALTHCHECK_MS_MAX);
+    let problem = match ask_ready(http::reachable(address), timeout) {
+        Ok(answer) if answer.status == 200 => return Ok(()),
+        Ok(answer) => answer.body,
         Err(error) => error.to_string(),
     };
     Err(Failure::Failed(format!("{address} is not ready: {problem}")))

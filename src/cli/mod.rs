@@ -302,8 +302,8 @@ fn help() -> String {
          Settings, from the environment:\n",
     );
     for setting in SETTINGS {
-        let Setting { name, meaning, default } = setting;
-        let _ = writeln!(help, "  {name:<31} {meaning} [{default}]");
+        let Setting { name, help: meaning, default, .. } = setting;
+        let _ = writeln!(help, "  {name:<31} {meaning} [{}]", default.shown());
     }
     help.push_str("\nExit status: 0 done, 1 not done, 2 wrong settings or arguments.\n");
     help

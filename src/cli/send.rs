@@ -21,13 +21,10 @@ use signal_hook::{
 };
 
 use super::{
-    Failure, Outcome, number, open,
-    output::Progress,
-    read_line, say,
-    tally::Tally,
-    target::{Client, Target},
+    Failure, Outcome, number, open, output::Progress, read_line, say, tally::Tally, target::Target,
 };
 use crate::{
+    client::Answer,
     config::{Config, with_source},
     http, logging,
     signature::Verifier,
@@ -173,22 +170,23 @@ fn send_all(
     verifier: &Verifier,
     shared: &Shared,
 ) -> Result<(), String> {
-    let mut client = Client::new(target);
+    let mut client = target.client();
     loop {
         let Some((body, due)) = lock(queue).next()? else { return Ok(()) };
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let signature = verifier.sign(&body);
-        send(&mut client, &body, &signature, shared);
+        let post = || client.post(&target.path, &body, &signature);
+        send(post, shared);
         if let Some((tally, progress)) = &mut *lock(shared) {
             progress.tell(|| tally.progress());
         }
     }
 }
 
-fn send(client: &mut Client<'_>, body: &[u8], signature: &str, shared: &Shared) {
+fn send(mut post: impl FnMut() -> io::Result<Answer>, shared: &Shared) {
     for attempt in 1..=TRIES {
         let started = Instant::now();
-        let answered = client.post(body, signature);
+        let answered = post();
         let latency = started.elapsed();
         let is_last = attempt == TRIES;
         let pause = {

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{ConfigError, SETTINGS, Source};
+use super::{
+    read::{ConfigError, SecretSources, Source},
+    table::SETTINGS,
+};
 
 /// The settings of the environment and of the file that SETTINGS_FILE names.
 #[derive(Debug, Default)]
@@ -28,26 +31,18 @@ pub(crate) enum Place {
 }
 
 impl Settings {
-    /// Each can be set itself, by a setting that names a file, or as a credential. In this order of
-    /// precedence: the first that is there counts alone.
-    pub(crate) const SECRETS: [[&str; 3]; 2] = [
-        ["WEBHOOK_SECRET", "WEBHOOK_SECRET_FILE", "webhook_secret"],
-        ["READ_TOKEN", "READ_TOKEN_FILE", "read_token"],
-    ];
-
-    /// Which of them are there for this secret.
-    pub(crate) fn sources(&self, secret: &str) -> Vec<String> {
-        let names = Settings::SECRETS.iter().find(|[name, ..]| *name == secret);
-        let Some([name, file_name, credential_name]) = names else { return Vec::new() };
-        let is_set = |name: &&&str| self.find(name).is_ok_and(|found| found.is_some());
-        let set = [name, file_name].into_iter().filter(is_set).map(|name| (*name).to_owned());
-        let credential = credential(credential_name).ok().flatten();
-        set.chain(credential.map(|_| format!("credential {credential_name}"))).collect()
+    /// The sources that this secret has, in the order of precedence.
+    pub(crate) fn sources(&self, name: &str, secret: SecretSources) -> Vec<String> {
+        let is_set = |name: &&str| self.find(name).is_ok_and(|found| found.is_some());
+        let set = [name, secret.file_setting].into_iter().filter(is_set).map(str::to_owned);
+        let credential = credential(secret.credential).ok().flatten();
+        set.chain(credential.map(|_| format!("credential {}", secret.credential))).collect()
     }
 
-    /// Whether the file that SETTINGS_FILE names has one of them.
+    /// Whether the file that SETTINGS_FILE names has a secret.
     pub(crate) fn file_has_secrets(&self) -> bool {
-        Settings::SECRETS.iter().any(|[name, ..]| self.lines.contains_key(*name))
+        let mut secrets = SETTINGS.iter().filter(|setting| setting.secret.is_some());
+        secrets.any(|setting| self.lines.contains_key(setting.name))
     }
 
     /// # Errors

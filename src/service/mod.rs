@@ -2,16 +2,14 @@
 
 mod process; // signals, reading the settings again, the end and the restart
 mod restart; // restarting in place
-mod systemd; // messages to systemd
+mod systemd; // notifications to systemd, and its watchdog
 mod start; // the threads: how they start and how they stop
 mod worker; // a request's life
 mod committing; // between requests and the group commit
-mod health_client; // asks this service whether it is ready
 mod maintenance; // packing and expiring, beside requests
 mod exports; // the threads that send exports
 mod feed; // the thread that answers readers who wait
 mod access_log; // the one log line and the metrics of each request
 
-pub(crate) use health_client::ask_ready;
 pub use process::{Failure, serve};
 pub(crate) use start::DESCRIPTORS_PER_CONNECTION;

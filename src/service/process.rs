@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sd_notify::NotifyState;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ},
     flag,
@@ -20,7 +21,7 @@ use signal_hook::{
 use super::{
     restart::{self, Next},
     start::{Server, Stop},
-    systemd::{feed_watchdog, notify},
+    systemd::{notify, start_watchdog},
 };
 use crate::{
     config::{Config, with_source},
@@ -66,11 +67,11 @@ pub fn serve() -> Result<(), Failure> {
             return Err(Failure::Failed(problems));
         }
     };
-    notify("READY=1");
-    feed_watchdog(server.address());
+    notify(&NotifyState::Ready);
+    start_watchdog(server.address());
     let mut next = wait(&server, &mut signals, &mut config, &started_as);
     if next.is_none() {
-        notify("STOPPING=1");
+        notify(&NotifyState::Stopping);
     }
     let stop = if next.is_some() { Stop::Restart } else { Stop::Exit };
     let socket = server.stop(stop);
@@ -208,17 +209,9 @@ fn reload(server: &Server, config: &mut Config) {
             return;
         }
     };
-    let (changed, not_yet) = new.changes(config);
-    let secrets = new.webhook_secrets.len();
-    server.replace_keys(&new);
-    logging::set_level(new.log_level);
-    *config = Config {
-        webhook_secrets: new.webhook_secrets,
-        read_tokens: new.read_tokens,
-        hosts: new.hosts,
-        log_level: new.log_level,
-        ..config.clone()
-    };
-    let (changed, not_yet) = (changed.join(" "), not_yet.join(" "));
-    log::warn!(changed, after_restart = not_yet, secrets; "settings read again");
+    let (changed, after_restart) = config.reload(&new);
+    server.replace_keys(config);
+    logging::set_level(config.log_level);
+    let (changed, after_restart) = (changed.join(" "), after_restart.join(" "));
+    log::warn!(changed, after_restart, secrets = config.webhook_secrets.len(); "settings read again");
 }

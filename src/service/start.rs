@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     api::{Context, Keys, routes},
-    config::{Config, Inherited, Limits, weakness},
+    config::{Config, Inherited, Key, Limits, weakness},
     http::{self, Ending, Listener},
     logging,
     metrics::{Metrics, milliseconds},
@@ -66,8 +66,8 @@ fn announce(config: &Config, address: SocketAddr, start: Duration) {
 }
 
 fn warn_of_weak_keys(config: &Config) {
-    for (name, key) in config.keys() {
-        if let Some(weakness) = weakness(key) {
+    for Key { name, secret, .. } in config.keys() {
+        if let Some(weakness) = weakness(secret) {
             log::warn!("{name} has {weakness}");
         }
     }
@@ -128,7 +128,7 @@ impl Server {
     fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
         let started = Instant::now();
         // A connection takes two descriptors, and tiny_http does not survive the last one.
-        let limits = within_descriptors(config.limits, config.workers);
+        let limits = within_descriptors(config.limits(), config.workers);
         let writer = Writer::open(&config.database);
         let (writer, socket) = match (writer, socket(config)) {
             (Ok(writer), Ok(socket)) => (writer, socket),
@@ -164,7 +164,7 @@ impl Server {
         let reply = move |exchange, response: &_| own.reply(exchange, response, None);
         events.serve(follower, reply).map_err(no_thread)?;
         let exports = Exports::of(config.database.clone(), Arc::clone(&searches));
-        let (keys, limiter) = (Mutex::new(keys), Limiter::new(config.rates.clone()));
+        let (keys, limiter) = (Mutex::new(keys), Limiter::new(config.rates()));
         if !is_begun {
             maintenance::start_beginning(submission(&store, &replier)).map_err(no_thread)?;
         }

@@ -1,51 +1,53 @@
-//! Messages to systemd (sd_notify(3)): the service is ready, it stops, it is alive.
+//! What systemd is told (sd_notify(3)): that the service is ready, that it is stopping, that it is alive.
 
-use std::{env, net::SocketAddr, thread, time::Duration};
+use std::{net::SocketAddr, slice, thread, time::Duration};
 
-use super::health_client::is_alive;
-use crate::threads::spawn;
+use sd_notify::NotifyState;
 
-/// Tells systemd, if it asked to be told, that mailslot is alive, as long as a request of our own is
-/// answered and finds the database (WatchdogSec= in the unit).
-pub(super) fn feed_watchdog(address: SocketAddr) {
-    let number = |name| env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-    let Some(patience) = number("WATCHDOG_USEC").filter(|_| is_ours) else { return };
-    // One answer may fail to come: the next one is asked for at once.
-    let every = Duration::from_micros(patience / 4);
-    let feed = move || {
-        loop {
-            if is_alive(address, every) {
-                notify("WATCHDOG=1");
-                thread::sleep(every);
-            } else {
-                log::error!("mailslot does not answer itself: systemd may start it anew");
-                thread::sleep(every / 10);
-            }
-        }
-    };
-    if let Err(error) = spawn("watchdog", feed) {
-        log::error!(error:% = error; "the watchdog cannot be fed");
+use super::access_log::set_watchdog;
+use crate::{api::health, client::Client, threads::spawn};
+
+/// Does nothing where systemd has not asked for notifications.
+pub(super) fn notify(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(slice::from_ref(state)) {
+        log::warn!(state:% = state, error:% = error; "sd_notify failed");
     }
 }
 
-/// Tells systemd, if it asked to be told (sd_notify(3)).
-pub(super) fn notify(state: &str) {
-    use std::os::{
-        linux::net::SocketAddrExt,
-        unix::{
-            ffi::OsStrExt,
-            net::{SocketAddr, UnixDatagram},
-        },
+/// Tells systemd at regular intervals that mailslot is alive, where the unit has WatchdogSec=, as long as
+/// a request of its own is answered and finds the database.
+pub(super) fn start_watchdog(address: SocketAddr) {
+    let Some(timeout) = sd_notify::watchdog_enabled() else { return };
+    // One answer may fail to come: the next request follows at once.
+    let interval = timeout / 4;
+    let run = move || {
+        loop {
+            if is_alive(address, interval) {
+                notify(&NotifyState::Watchdog);
+                thread::sleep(interval);
+            } else {
+                log::error!(
+                    "mailslot does not answer its own health check: systemd may restart it"
+                );
+                thread::sleep(interval / 10);
+            }
+        }
     };
-    let Some(path) = env::var_os("NOTIFY_SOCKET") else { return };
-    let address = match path.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&path),
-    };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
-    if let Err(error) = sent {
-        log::warn!(error:% = error; "systemd cannot be told {state}");
+    if let Err(error) = spawn("watchdog", run) {
+        log::error!(error:% = error; "the watchdog cannot be started");
     }
+}
+
+/// False where a restart could help: requests are not taken, not answered, or do not find the database.
+/// A disk that takes no write is not one of these cases, and senders get 503 meanwhile.
+fn is_alive(address: SocketAddr, timeout: Duration) -> bool {
+    let mut client = Client::new(address, address.to_string(), timeout);
+    let answer = client.connect().and_then(|own_address| {
+        set_watchdog(Some(own_address));
+        client.get("/health/ready")
+    });
+    set_watchdog(None);
+    answer.is_ok_and(|answer| {
+        answer.status == 200 || (answer.status == 503 && !answer.body.contains(health::UNREADABLE))
+    })
 }
