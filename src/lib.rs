@@ -5,8 +5,9 @@
 
 pub mod cli; // the commands of the command line
 pub mod service; // the process that serves: its threads, its signals, a request's life
-mod api; // the table of routes, and one file per endpoint
+pub mod api; // the table of routes, and one file per endpoint
 mod http; // the listener, and Request, Response, Exchange
+mod format; // the formats of exports
 mod client; // a small HTTP client, for the command line and the watchdog
 mod store; // what a store gives and takes, the group commit, and the engine
 mod message; // the domain: a Message that exists is valid

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
-use super::{Answer, Context};
+use super::answer::{Answer, Context};
 use crate::{
     error::Error,
     http::{Request, Response},
@@ -19,19 +19,19 @@ const DOCS: &str = include_str!("../../assets/docs.html");
 const OPENAPI: &str = include_str!("../../assets/openapi.json");
 
 #[expect(clippy::unnecessary_wraps, reason = "every handler has one type")]
-pub(crate) fn page(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn page(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     static POLICY: LazyLock<String> = LazyLock::new(|| policy(PAGE));
     Ok(Answer::Now(html(PAGE, &POLICY)))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "every handler has one type")]
-pub(crate) fn docs(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn docs(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     static POLICY: LazyLock<String> = LazyLock::new(|| policy(DOCS));
     Ok(Answer::Now(html(DOCS, &POLICY)))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "every handler has one type")]
-pub(crate) fn openapi(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn openapi(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     Ok(Answer::Now(Response::text("application/json", OPENAPI.to_owned())))
 }
 

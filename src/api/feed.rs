@@ -1,32 +1,36 @@
-//! `GET /feed`: the messages in the order in which they were committed, from a cursor on, now or
-//! when there are some.
+//! `GET /feed`: the messages in the order of their commits, from a cursor on.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Answer, Context, query::Query};
+use super::{
+    answer::{Answer, Context, FeedQuery},
+    query::{Parameter, Query, parameters},
+};
 use crate::{
     error::Error,
     http::{Request, Response},
     store::{Committed, Reader},
 };
 
-/// Messages of one answer.
+/// Messages of one response.
 pub(crate) const FEED_LIMIT_MAX: i64 = 1_000;
 const LIMIT_DEFAULT: i64 = 100;
 /// Seconds that a reader may wait for the next message.
-pub(crate) const FEED_WAIT_S_MAX: u64 = 30;
-/// Instead of a cursor: from now on.
+pub(crate) const FEED_WAIT_S_MAX: i64 = 30;
+/// Stands for the cursor of the newest message.
 const LATEST: &str = "latest";
 
-/// What a reader wants to have, and how long it waits for it.
-#[derive(Debug)]
-pub(crate) struct Follow {
-    pub(crate) after: i64,
-    pub(crate) limit: i64,
-    pub(crate) wait: Duration,
+parameters! {
+    Feed {
+        limit: i64 = integer(LIMIT_DEFAULT, 1..=FEED_LIMIT_MAX),
+        wait: i64 = integer(0, 0..=FEED_WAIT_S_MAX),
+        after: Option<String> = text(),
+    }
 }
+
+pub(super) const PARAMETERS: &[&[Parameter]] = &[Feed::PARAMETERS];
 
 #[derive(Serialize)]
 struct Body {
@@ -34,11 +38,10 @@ struct Body {
     next: String,
 }
 
-pub(crate) fn follow(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn follow(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let mut query = Query::of(request);
-    let limit = query.integer("limit", LIMIT_DEFAULT, 1..=FEED_LIMIT_MAX);
-    let wait = query.integer("wait", 0, 0..=FEED_WAIT_S_MAX.cast_signed());
-    let after = match query.text("after").as_deref() {
+    let Feed { limit, wait, after } = Feed::read(&mut query);
+    let after = match after.as_deref() {
         None => 0,
         Some(LATEST) => context.reader.last_cursor()?,
         Some(cursor) if cursor.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -50,16 +53,16 @@ pub(crate) fn follow(context: &mut Context, request: &Request<'_>) -> Result<Ans
             0
         }
     };
-    let wait = Duration::from_secs(wait.unsigned_abs());
-    let follow = query.finish(Follow { after, limit, wait })?;
-    if follow.wait.is_zero() {
-        answer(&mut context.reader, after, limit).map(|(response, _)| Answer::Now(response))
-    } else {
-        Ok(Answer::WhenCommitted(follow))
+    query.finish()?;
+    if wait == 0 {
+        return answer(&mut context.reader, after, limit)
+            .map(|(response, _)| Answer::Now(response));
     }
+    let wait = Duration::from_secs(wait.unsigned_abs());
+    Ok(Answer::WhenCommitted(FeedQuery { after, limit, wait }))
 }
 
-/// What there is, and whether that is anything.
+/// The messages after a cursor, and whether there are any.
 pub(crate) fn answer(
     reader: &mut Reader,
     after: i64,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Answer, Context};
+use super::answer::{Answer, Context};
 use crate::{
     error::Error,
     http::{Request, Response},
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "every handler has one type")]
-pub(crate) fn live(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn live(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     Ok(Answer::Now(Response::json(&json!({ "status": "ok" }))))
 }
 
@@ -19,7 +19,7 @@ pub(crate) const UNREADABLE: &str = "the database does not answer";
 
 /// Ready is what a message posted now would find: the schema, room in the queue, and a disk that
 /// takes a commit. So the question goes the way of a message, down to the fsync.
-pub(crate) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     context.reader.check_schema().map_err(|error| match error {
         Error::NotReady(_) => error,
         _ => Error::NotReady(UNREADABLE),

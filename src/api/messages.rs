@@ -3,7 +3,10 @@
 use form_urlencoded::Serializer;
 use serde::Serialize;
 
-use super::{Answer, Context, query::Query};
+use super::{
+    answer::{Answer, Context},
+    query::{Filters, Parameter, Query, parameters},
+};
 use crate::{
     error::Error,
     http::{Request, Response},
@@ -20,11 +23,20 @@ pub(crate) const LINK_BYTES_MAX: usize = 8_192;
 /// message's row, so that the position is exact as long as the message exists.
 const CURSOR_ID_BYTES: usize = 1_000;
 const CURSOR_PREFIX_BYTES: usize = 100;
-/// The parameters that a link repeats; nothing else changes what is listed.
-const LINKED: [&str; 7] = ["limit", "from", "to", "since", "until", "q", "order"];
 /// Messages of one page.
 pub(crate) const LIMIT_MAX: i64 = 100;
 const LIMIT_DEFAULT: i64 = 50;
+
+parameters! {
+    Page {
+        limit: i64 = integer(LIMIT_DEFAULT, 1..=LIMIT_MAX),
+        offset: i64 = integer(0, 0..=i64::MAX),
+        order: Order = choice(&[("asc", Order::Ascending), ("desc", Order::Descending)]),
+        cursor: Option<String> = text(),
+    }
+}
+
+pub(super) const PARAMETERS: &[&[Parameter]] = &[Filters::PARAMETERS, Page::PARAMETERS];
 
 #[derive(Serialize)]
 struct Body {
@@ -34,7 +46,7 @@ struct Body {
     offset: i64,
 }
 
-pub(crate) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let reader = &mut context.reader;
     let (filter, paging) = parse(Query::of(request), |row| reader.place(row))?;
     let Listing { messages: data, total, offset } = reader.list(&filter, &paging)?;
@@ -50,12 +62,9 @@ fn parse(
     mut query: Query<'_>,
     place_of: impl FnOnce(i64) -> Option<Place>,
 ) -> Result<(Filter, Paging), Error> {
-    let filter = query.filter();
-    let limit = query.integer("limit", LIMIT_DEFAULT, 1..=LIMIT_MAX);
-    let offset = query.integer("offset", 0, 0..=i64::MAX);
-    let orders = [("asc", Order::Ascending), ("desc", Order::Descending)];
-    let order = query.choice("order", &orders);
-    let start = match query.text("cursor") {
+    let filter = Filters::read(&mut query).into();
+    let Page { limit, offset, order, cursor } = Page::read(&mut query);
+    let start = match cursor {
         None => Start::Offset(offset),
         Some(cursor) => read_cursor(&cursor, order, place_of).unwrap_or_else(|| {
             let msg = "Input should be the cursor of a Link header";
@@ -63,7 +72,8 @@ fn parse(
             Start::Offset(offset)
         }),
     };
-    query.finish((filter, Paging { limit, start, order }))
+    query.finish()?;
+    Ok((filter, Paging { limit, start, order }))
 }
 
 /// RFC 8288: the same question with a cursor at either end of the page, where there is more.
@@ -79,16 +89,13 @@ fn links(
     let end = offset + i64::try_from(data.len()).unwrap_or(0);
     let link = |side: Side, message: &Message, rel: &str| {
         let mut target = Serializer::new(String::new());
-        for name in LINKED {
-            match query.text(name) {
+        // A cursor takes the place of these two.
+        let names = PARAMETERS.concat().into_iter().map(|parameter| parameter.name);
+        for name in names.filter(|name| !["offset", "cursor"].contains(name)) {
+            if let Some(value) = query.text(name) {
                 // As a number, which is never long.
-                Some(_) if name == "limit" => {
-                    target.append_pair(name, &paging.limit.to_string());
-                }
-                Some(value) => {
-                    target.append_pair(name, &value);
-                }
-                None => {}
+                let value = if name == "limit" { paging.limit.to_string() } else { value };
+                target.append_pair(name, &value);
             }
         }
         target.append_pair("cursor", &cursor(side, message, |id| reader.row(id)));

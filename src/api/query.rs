@@ -1,6 +1,6 @@
-//! What stands behind the question mark: read into values, with every problem told at once.
+//! Query parameters: a table for each endpoint, read into values with every problem reported at once.
 //!
-//! Of a repeated parameter the last counts; an empty filter is none; unknown ones are ignored.
+//! Of a repeated parameter the last one counts; an empty filter is none; unknown ones are ignored.
 
 use std::{borrow::Cow, ops::RangeInclusive};
 
@@ -13,6 +13,60 @@ use crate::{
     store::Filter,
 };
 
+/// A row of an endpoint's table, as documentation states it.
+#[derive(Debug, Clone, Copy)]
+pub struct Parameter {
+    pub name: &'static str,
+    /// Its schema in OpenAPI: the type, the range, the default.
+    pub schema: fn() -> Value,
+}
+
+/// Declares the query parameters of an endpoint as a struct with a field for each. A row says what the
+/// parameter accepts, by the function of [`Query`] that reads it and the one of [`schema`] that describes
+/// it.
+macro_rules! parameters {
+    ($(#[$doc:meta])* $visibility:vis $name:ident {
+        $($field:ident: $type:ty = $kind:ident($($argument:expr),*),)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        $visibility struct $name {
+            $($field: $type,)*
+        }
+
+        impl $name {
+            pub(super) const PARAMETERS: &[$crate::api::query::Parameter] =
+                &[$($crate::api::query::Parameter {
+                    name: stringify!($field),
+                    schema: || $crate::api::query::schema::$kind($($argument),*),
+                }),*];
+
+            /// Reads the parameters in the order of the rows. One that is wrong becomes a problem.
+            pub(super) fn read(query: &mut $crate::api::query::Query<'_>) -> $name {
+                $name { $($field: query.$kind(stringify!($field), $($argument),*)),* }
+            }
+        }
+    };
+}
+pub(super) use parameters;
+
+parameters! {
+    /// The filters of several endpoints.
+    pub(super) Filters {
+        from: Option<String> = msisdn(),
+        to: Option<String> = msisdn(),
+        since: Option<Instant> = timestamp(),
+        until: Option<Instant> = timestamp(),
+        q: Option<String> = text(),
+    }
+}
+
+impl From<Filters> for Filter {
+    fn from(Filters { from, to, since, until, q }: Filters) -> Filter {
+        Filter { from, to, since, until, q: q.map(|q| message::fold_case(&q)) }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Query<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
@@ -24,10 +78,11 @@ impl<'a> Query<'a> {
         Query { pairs: request.query().collect(), problems: Vec::new() }
     }
 
-    /// What was read, if nothing was wrong with it.
-    pub(super) fn finish<T>(self, read: T) -> Result<T, Error> {
+    /// # Errors
+    /// [`Error::Invalid`] with every problem.
+    pub(super) fn finish(self) -> Result<(), Error> {
         match self.problems {
-            problems if problems.is_empty() => Ok(read),
+            problems if problems.is_empty() => Ok(()),
             problems => Err(Error::Invalid { problems, message_id: None }),
         }
     }
@@ -37,27 +92,23 @@ impl<'a> Query<'a> {
         pair.map(|(_, value)| value.clone())
     }
 
-    pub(super) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.last(name).filter(|value| !value.is_empty())
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.last(name).filter(|value| !value.is_empty()).map(Cow::into_owned)
     }
 
-    pub(super) fn filter(&mut self) -> Filter {
-        Filter {
-            from: self.text("from").map(|from| plus(&from)),
-            to: self.text("to").map(|to| plus(&to)),
-            since: self.instant("since"),
-            until: self.instant("until"),
-            q: self.text("q").map(|q| message::fold_case(&q)),
-        }
-    }
-
-    pub(super) fn instant(&mut self, name: &'static str) -> Option<Instant> {
+    /// People type `from=+91…`, and the plus decodes to a space. No number begins with a space.
+    fn msisdn(&self, name: &str) -> Option<String> {
         let text = self.text(name)?;
-        let read = message::check_ts(&text);
-        read.map_err(|(kind, msg, ctx)| self.refuse(kind, name, msg, &text, Some(ctx))).ok()
+        Some(text.strip_prefix(' ').map(|digits| format!("+{digits}")).unwrap_or(text))
     }
 
-    /// One of these words; the first where it is absent.
+    pub(super) fn timestamp(&mut self, name: &'static str) -> Option<Instant> {
+        let text = self.text(name)?;
+        let instant = message::check_ts(&text);
+        instant.map_err(|(kind, msg, ctx)| self.refuse(kind, name, msg, &text, Some(ctx))).ok()
+    }
+
+    /// One of these words; the first one where it is absent.
     pub(super) fn choice<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> T {
         let default = words[0].1;
         let Some(text) = self.text(name) else { return default };
@@ -101,6 +152,7 @@ impl<'a> Query<'a> {
         default
     }
 
+    /// Adds a problem, in the form of FastAPI's.
     pub(super) fn refuse(
         &mut self,
         kind: &'static str,
@@ -114,7 +166,31 @@ impl<'a> Query<'a> {
     }
 }
 
-/// People type `from=+91…`, and the plus decodes to a space: no number begins with one.
-fn plus(msisdn: &str) -> String {
-    msisdn.strip_prefix(' ').map_or_else(|| msisdn.to_owned(), |digits| format!("+{digits}"))
+/// What OpenAPI calls the schema of what the function of the same name in [`Query`] accepts.
+pub(super) mod schema {
+    use std::ops::RangeInclusive;
+
+    use serde_json::{Value, json};
+
+    pub(in crate::api) fn text() -> Value {
+        json!({ "type": "string" })
+    }
+
+    pub(in crate::api) fn msisdn() -> Value {
+        json!({ "type": "string" })
+    }
+
+    pub(in crate::api) fn timestamp() -> Value {
+        json!({ "$ref": "#/components/schemas/Timestamp" })
+    }
+
+    pub(in crate::api) fn choice<T>(words: &[(&str, T)]) -> Value {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        json!({ "type": "string", "enum": words, "default": words[0] })
+    }
+
+    pub(in crate::api) fn integer(default: i64, range: RangeInclusive<i64>) -> Value {
+        let (min, max) = range.into_inner();
+        json!({ "type": "integer", "default": default, "minimum": min, "maximum": max })
+    }
 }

@@ -1,54 +1,127 @@
-//! The whole API on one screen.
+//! The table of endpoints: everything that the rest of the program must know about each of them.
 
+use super::{
+    answer::{Answer, Context},
+    documents, export, feed, health, messages, metrics,
+    query::Parameter,
+    stats, webhook,
+};
 use crate::{
-    api::{Handler, documents, export, feed, health, messages, metrics, stats, webhook},
     error::Error,
-    http::Importance::{self, Delivery, Health, Read},
-    http::Method::{self, Get, Head, Post},
+    http::{
+        Importance,
+        Method::{self, Get, Head, Post},
+        Request,
+    },
 };
 
-/// Who may ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    Anyone,
-    /// A client that shows a read token, if one is set. Under any host name, because a monitoring
-    /// system may use whichever it has been given, and the answer holds no message.
-    Monitor,
-    /// The same for what holds messages: without a token, only under a host name that no outsider's
-    /// DNS can serve.
-    Reader,
+#[derive(Debug)]
+pub struct Route {
+    pub(crate) method: Method,
+    pub path: &'static str,
+    pub(crate) handler: fn(&mut Context, &Request<'_>) -> Result<Answer, Error>,
+    pub authorization: Authorization,
+    /// Which requests are refused first where there are more than the workers can serve.
+    pub(crate) shedding: Importance,
+    pub(crate) rate_limit: RateLimit,
+    /// Its responses are counted by result in webhook_requests_total and logged with it.
+    pub(crate) is_delivery: bool,
+    pub parameters: &'static [&'static [Parameter]],
 }
 
-use Access::{Anyone, Monitor, Reader};
+/// What a request needs besides its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorization {
+    /// Nothing. A delivery has a signature, which its handler checks.
+    None,
+    /// A read token, if one is set. The response holds no message, so any host name will do: a monitoring
+    /// system may use whatever it was given.
+    Token,
+    /// A read token; while none is set, a host name that no attacker's DNS can serve.
+    TokenOrHost,
+}
 
-#[rustfmt::skip]
-pub(crate) const ROUTES: &[(Method, &str, Handler, Importance, Access)] = &[
-    (Post, "/webhook",      webhook::receive,   Delivery, Anyone),
-    (Get,  "/messages",     messages::list,     Read,     Reader),
-    (Get,  "/feed",         feed::follow,       Read,     Reader),
-    (Get,  "/export",       export::start,      Read,     Reader),
-    (Get,  "/stats",        stats::show,        Read,     Reader),
-    (Get,  "/stats/series", stats::series,      Read,     Reader),
-    (Get,  "/health/live",  health::live,       Health,   Anyone),
-    (Get,  "/health/ready", health::ready,      Delivery, Anyone),
-    (Get,  "/metrics",      metrics::show,      Health,   Monitor),
-    (Get,  "/",             documents::page,    Read,     Reader),
-    (Get,  "/docs",         documents::docs,    Read,     Reader),
-    (Get,  "/openapi.json", documents::openapi, Read,     Reader),
+/// Whether REQUESTS_PER_SECOND and REQUESTS_PER_SECOND_PER_ADDRESS apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RateLimit {
+    Applies,
+    /// Not to this machine's own supervisors, which restart what does not answer them.
+    ExceptLoopback,
+    Exempt,
+}
+
+/// What a row does not say: most endpoints read messages.
+const READ: Route = Route {
+    method: Get,
+    path: "",
+    handler: documents::page,
+    authorization: Authorization::TokenOrHost,
+    shedding: Importance::Read,
+    rate_limit: RateLimit::Applies,
+    is_delivery: false,
+    parameters: &[],
+};
+
+/// What an endpoint for supervisors and monitoring is.
+pub(crate) const MONITORING: Route = Route {
+    authorization: Authorization::None,
+    shedding: Importance::Health,
+    rate_limit: RateLimit::Exempt,
+    ..READ
+};
+
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: Post,
+        path: "/webhook",
+        handler: webhook::receive,
+        authorization: Authorization::None,
+        shedding: Importance::Delivery,
+        is_delivery: true,
+        ..READ
+    },
+    Route { path: "/messages", handler: messages::list, parameters: messages::PARAMETERS, ..READ },
+    Route { path: "/feed", handler: feed::follow, parameters: feed::PARAMETERS, ..READ },
+    Route { path: "/export", handler: export::start, parameters: export::PARAMETERS, ..READ },
+    Route { path: "/stats", handler: stats::show, ..READ },
+    Route { path: "/stats/series", handler: stats::series, parameters: stats::PARAMETERS, ..READ },
+    Route { path: "/health/live", handler: health::live, ..MONITORING },
+    Route {
+        path: "/health/ready",
+        handler: health::ready,
+        // It is answered as a delivery would be, so that it says what a delivery would find.
+        shedding: Importance::Delivery,
+        rate_limit: RateLimit::ExceptLoopback,
+        ..MONITORING
+    },
+    Route {
+        path: "/metrics",
+        handler: metrics::show,
+        authorization: Authorization::Token,
+        ..MONITORING
+    },
+    Route { path: "/", handler: documents::page, ..READ },
+    Route { path: "/docs", handler: documents::docs, ..READ },
+    Route { path: "/openapi.json", handler: documents::openapi, ..READ },
 ];
 
-/// What answers a request, how soon it is shed, and who may ask.
-pub(crate) type Route = (Handler, Importance, Access);
+impl Route {
+    /// As in the request line.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method.as_str()
+    }
+}
 
 /// HEAD works where GET does.
-pub(crate) fn find(method: &Method, path: &str) -> Result<Route, Error> {
+pub(crate) fn find(method: &Method, path: &str) -> Result<&'static Route, Error> {
     let asked = if *method == Head { &Get } else { method };
-    let here = || ROUTES.iter().filter(|(_, route, ..)| *route == path);
-    match here().find(|(method, ..)| method == asked) {
-        Some((.., handler, importance, access)) => Ok((*handler, *importance, *access)),
+    let here = || ROUTES.iter().filter(|route| route.path == path);
+    match here().find(|route| route.method == *asked) {
+        Some(route) => Ok(route),
         None if here().next().is_none() => Err(Error::NotFound),
         None => {
-            let allow = here().map(|(method, ..)| match method {
+            let allow = here().map(|route| match &route.method {
                 Get => "GET, HEAD",
                 other => other.as_str(),
             });
@@ -63,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{Answer, Context, Keys},
+        api::answer::{Answer, Context, Keys},
         config::Config,
         http::{Request, path_and_query},
         metrics::Metrics,
@@ -166,7 +239,7 @@ mod tests {
         let mut context = Context {
             keys: Keys::of(&config.unwrap()),
             reader: Reader::open(&path, &Searches::alone(1).into()).unwrap(),
-            metrics: Arc::new(Metrics::new(ROUTES.iter().map(|(_, path, ..)| *path).collect(), 0)),
+            metrics: Arc::new(Metrics::new(ROUTES.iter().map(|route| route.path).collect(), 0)),
         };
         let (mut entries, mut stored) = (Vec::<Entry>::new(), 0);
         for input in 0..inputs {
@@ -187,8 +260,8 @@ mod tests {
             let signature = String::from_utf8_lossy(&signature).into_owned();
             let (path, query) = path_and_query(&target);
             let method = numbers.pick(&[&Get, &Post, &Post, &Head]);
-            let answer = find(method, path).and_then(|(handler, ..)| {
-                handler(&mut context, &Request::new(&body, query, Some(&signature)))
+            let answer = find(method, path).and_then(|route| {
+                (route.handler)(&mut context, &Request::new(&body, query, Some(&signature)))
             });
             let mut described = String::new();
             let _ = write!(

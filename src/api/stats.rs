@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Answer, Context, query::Query};
+use super::{
+    answer::{Answer, Context},
+    query::{Parameter, Query, parameters},
+};
 use crate::{
     error::Error,
     http::{Request, Response},
@@ -18,34 +21,55 @@ const EARLIEST: i64 = -62_135_596_800;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
+/// A length of buckets.
+#[derive(Debug, Clone, Copy)]
+struct Length {
+    name: &'static str,
+    seconds: i64,
+    /// How many of them a series has by default.
+    count: i64,
+}
+
+parameters! {
+    Series {
+        bucket: Length = choice(&[
+            ("hour", Length { name: "hour", seconds: HOUR, count: 24 }),
+            ("day", Length { name: "day", seconds: DAY, count: 30 }),
+        ]),
+        since: Option<Instant> = timestamp(),
+        until: Option<Instant> = timestamp(),
+    }
+}
+
+pub(super) const PARAMETERS: &[&[Parameter]] = &[Series::PARAMETERS];
+
 #[derive(Serialize)]
-struct Series {
+struct Body {
     bucket: &'static str,
     data: Vec<Bucket>,
 }
 
 #[derive(Serialize)]
 struct Bucket {
-    /// When it begins.
+    /// Its beginning.
     ts: String,
     count: i64,
 }
 
-pub(crate) fn show(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn show(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     Ok(Answer::Now(Response::json(&context.reader.stats()?)))
 }
 
 /// How many messages have their `ts` in each hour or day, in UTC.
-pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn series(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let mut query = Query::of(request);
-    let (name, bucket, buckets) =
-        query.choice("bucket", &[("hour", ("hour", HOUR, 24)), ("day", ("day", DAY, 30))]);
-    let (since, until) = (query.instant("since"), query.instant("until"));
+    let Series { bucket, since, until } = Series::read(&mut query);
+    let Length { name, seconds: bucket, count } = bucket;
     let until =
         until.unwrap_or_else(|| Instant::from(start_of(logging::now_seconds(), bucket) + bucket));
     let last = if until.nanoseconds == 0 { until.seconds - 1 } else { until.seconds };
     let since =
-        since.unwrap_or_else(|| Instant::from(start_of(last, bucket) - (buckets - 1) * bucket));
+        since.unwrap_or_else(|| Instant::from(start_of(last, bucket) - (count - 1) * bucket));
     let since = since.max(Instant::from(EARLIEST));
     let first = start_of(since.seconds, bucket);
     let length = (last - first).div_euclid(bucket) + 1;
@@ -54,14 +78,14 @@ pub(crate) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
         let asked = query.text("since").unwrap_or_default();
         query.refuse("value_error", "since", msg, &asked, None);
     }
-    query.finish(())?;
+    query.finish()?;
     let starts: Vec<i64> = (0..length.max(0)).map(|number| first + number * bucket).collect();
     let bounds: Vec<Instant> =
         starts.iter().map(|start| Instant::from(*start).max(since)).chain([until]).collect();
     let counts = if since < until { context.reader.series(&bounds)? } else { Vec::new() };
     let ts = starts.iter().map(|start| Instant::from(*start).text());
     let data = ts.zip(counts).map(|(ts, count)| Bucket { ts, count }).collect();
-    Ok(Answer::Now(Response::json(&Series { bucket: name, data })))
+    Ok(Answer::Now(Response::json(&Body { bucket: name, data })))
 }
 
 fn start_of(seconds: i64, bucket: i64) -> i64 {

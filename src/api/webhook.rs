@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Answer, Context};
+use super::answer::{Answer, Context};
 use crate::{
     error::Error,
     http::{Request, Response},
@@ -11,7 +11,7 @@ use crate::{
     store::{Entry, Outcome, Stored},
 };
 
-pub(crate) fn receive(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
+pub(super) fn receive(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let (body, key) = context.keys.verifier.verify(request.signature(), request.body)?;
     context.metrics.keys_used.increment(KeyIndex(key));
     let message = Message::from_signed(&body)?;

@@ -13,8 +13,8 @@ use super::{
     written,
 };
 use crate::{
-    api::export::Format,
     config::{Config, with_source},
+    format::{FORMATS, Format},
     logging::escaped,
     message::fold_case,
     store::{self, Export, Filter, Reader},
@@ -85,9 +85,6 @@ fn write(
 }
 
 fn format(text: &str) -> Result<Format, Failure> {
-    match text {
-        "ndjson" => Ok(Format::Ndjson),
-        "csv" => Ok(Format::Csv),
-        _ => Err(Failure::Usage(format!("--format {text:?}: expected ndjson or csv"))),
-    }
+    let found = FORMATS.iter().find(|(name, _)| *name == text).map(|(_, format)| *format);
+    found.ok_or_else(|| Failure::Usage(format!("--format {text:?}: expected ndjson or csv")))
 }

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::Mutex};
 use log::{Level, Record, kv::Value};
 
 use crate::{
-    http::{Exchange, Method, Response},
+    api,
+    http::{Exchange, Response},
     logging,
     metrics::{Label, Metrics, WebhookResult, milliseconds},
     threads::lock,
@@ -21,15 +22,16 @@ pub(super) fn record(
     message_id: Option<&str>,
 ) {
     let (method, path, status) = (exchange.method(), exchange.path(), response.status);
+    let is_delivery = api::find(method, path).is_ok_and(|route| route.is_delivery);
+    let result = response.result.filter(|_| is_delivery);
     let latency = exchange.elapsed();
     metrics.responses.increment(path, status);
     metrics.request_latency.observe_duration(latency);
-    let result = response.result.filter(|_| path == "/webhook" && *method == Method::Post);
-    // A browser is told 401 before it asks for a token; a provider never should be.
-    let is_refused = status == 401 && result.is_some();
+    // A browser gets 401 before it asks the user for a token. A provider never should get it.
+    let is_refused = status == 401 && is_delivery;
     let level = if is_refused || status >= 500 {
         Level::Error
-    } else if path == "/health/ready" && is_watchdog(exchange) {
+    } else if is_watchdog(exchange) {
         Level::Debug
     } else {
         Level::Info

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use super::{access_log::record, feed::Feed};
+use super::{feed::Feed, reply::reply};
 use crate::{
     error::Error,
     http::{Exchange, Response},
@@ -54,7 +54,7 @@ pub(super) fn submission(
 /// Who tells requests what became of them: the worker that leads, or a thread beside it.
 #[derive(Clone)]
 pub(super) struct Replier {
-    pub(super) metrics: Arc<Metrics>,
+    metrics: Arc<Metrics>,
     feed: Arc<Feed>,
     /// To that thread.
     answers: Sender<Vec<(Parked, Outcome)>>,
@@ -71,19 +71,6 @@ impl Replier {
             }
         };
         thread::Builder::new().name("replier".into()).spawn(run).map(|_| replier)
-    }
-
-    /// Counts, logs, and sends an answer: in this order, so that whoever has it finds it counted.
-    pub(super) fn reply(
-        &self,
-        mut exchange: Exchange,
-        response: &Response,
-        message_id: Option<&str>,
-    ) {
-        let instead = exchange.make_room(response).map_err(|error| Response::from(&error));
-        let response = instead.as_ref().err().unwrap_or(response);
-        record(&self.metrics, &exchange, response, message_id);
-        exchange.answer(response);
     }
 }
 
@@ -115,7 +102,7 @@ impl Leader<Writer, Parked> for Replier {
             Entry::Message(message) => Some(message.message_id.as_str()),
             Entry::Pack(_) | Entry::Expire(_) | Entry::Probe => None,
         };
-        self.reply(exchange, &response, message_id);
+        reply(&self.metrics, exchange, &response, message_id);
     }
 
     fn hand_over(&self, answers: Vec<(Parked, Outcome)>) {

@@ -9,12 +9,15 @@ use std::{
 
 use rustix::{process::setpriority_process, thread::gettid};
 
+use super::access_log::record;
 use crate::{
-    api::export::{Format, Wanted},
+    api::ExportQuery,
     error::Error,
+    format::Format,
     http::Ended,
     http::{Body, Exchange, Response},
     logging,
+    metrics::Metrics,
     rates::{Place, Places},
     store::{Export, Reader, Searches},
     threads::spawn,
@@ -29,15 +32,20 @@ const NICENESS: i32 = 10;
 pub(crate) struct Exports {
     database: PathBuf,
     searches: Arc<Searches>,
+    metrics: Arc<Metrics>,
     places: Arc<Places>,
 }
 
 impl Exports {
-    pub(crate) fn of(database: PathBuf, searches: Arc<Searches>) -> Exports {
-        Exports { database, searches, places: Places::new(EXPORTS_MAX) }
+    pub(crate) fn new(
+        database: PathBuf,
+        searches: Arc<Searches>,
+        metrics: Arc<Metrics>,
+    ) -> Exports {
+        Exports { database, searches, metrics, places: Places::new(EXPORTS_MAX) }
     }
 
-    /// Starts one for this client. `record` hears of the answer before it begins.
+    /// Starts an export for this client.
     ///
     /// # Errors
     /// Gives the exchange back, and what to answer.
@@ -45,19 +53,22 @@ impl Exports {
         &self,
         exchange: Exchange,
         client: IpAddr,
-        wanted: Wanted,
-        record: impl FnOnce(&Exchange, &Response) + Send + 'static,
+        wanted: ExportQuery,
     ) -> Result<(), (Exchange, Error)> {
         let format = wanted.format;
         let (place, mut reader, export) = match self.prepare(&exchange, client, wanted) {
             Ok(prepared) => prepared,
             Err(error) => return Err((exchange, error)),
         };
+        let metrics = Arc::clone(&self.metrics);
         let run = move || {
             let _place = place;
             let _ = setpriority_process(Some(gettid()), NICENESS);
-            let response = format.response();
-            record(&exchange, &response);
+            let (content_type, name) = format.media_type_and_name();
+            let disposition = format!("attachment; filename=\"{name}\"");
+            let response = Response::text(content_type, String::new())
+                .with([("Content-Disposition", disposition)]);
+            record(&metrics, &exchange, &response, None);
             if let Some(body) = exchange.stream(&response) {
                 send(body, &mut reader, export, format);
             }
@@ -73,7 +84,7 @@ impl Exports {
         &self,
         exchange: &Exchange,
         client: IpAddr,
-        wanted: Wanted,
+        wanted: ExportQuery,
     ) -> Result<(Place, Reader, Export), Error> {
         exchange.check_chunked()?;
         let place = self.places.take(client).ok_or(Error::Unavailable(

@@ -19,8 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::reply::reply;
 use crate::{
-    api::feed::{self, Follow},
+    api::{FeedQuery, feed},
     error::Error,
     http::{Exchange, Response},
     metrics::Metrics,
@@ -66,7 +67,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Event {
-    Asked(Exchange, Follow, Place),
+    Asked(Exchange, FeedQuery, Place),
     Committed,
     /// Nobody is to wait any more.
     Closed,
@@ -74,7 +75,7 @@ enum Event {
 
 struct Waiter {
     exchange: Exchange,
-    follow: Follow,
+    follow: FeedQuery,
     turn: Turn,
     until: Instant,
     place: Place,
@@ -88,10 +89,6 @@ struct Turn {
     catches_up: bool,
     asked: Instant,
 }
-
-/// Sends an answer.
-pub(crate) trait Reply: Fn(Exchange, &Response) + Send + 'static {}
-impl<F: Fn(Exchange, &Response) + Send + 'static> Reply for F {}
 
 /// The thread's end.
 pub(crate) struct Events(Receiver<Event>, Arc<Shared>);
@@ -116,7 +113,7 @@ impl Feed {
         &self,
         exchange: Exchange,
         client: IpAddr,
-        follow: Follow,
+        follow: FeedQuery,
     ) -> Result<(), (Exchange, Error)> {
         let Some(place) = self.shared.places.take(client) else {
             let problem = "too many readers wait, of this client or in all, try again later";
@@ -146,7 +143,7 @@ impl Feed {
 
 impl Events {
     /// Starts the thread.
-    pub(crate) fn serve(self, reader: Reader, reply: impl Reply) -> io::Result<()> {
+    pub(crate) fn serve(self, reader: Reader) -> io::Result<()> {
         let Events(events, shared) = self;
         let now = Instant::now();
         let mut follower = Follower {
@@ -160,7 +157,7 @@ impl Events {
         };
         let run = move || {
             while follower.listen(&events) {
-                follower.round(&reply);
+                follower.round();
             }
         };
         spawn("feed", run).map(drop)
@@ -214,7 +211,7 @@ impl Follower {
 
     /// Answers those for whom there is something, or whose time is over, in the order of their turns
     /// and no more than there is time for. The others come next.
-    fn round(&mut self, reply: &impl Reply) {
+    fn round(&mut self) {
         let started = Instant::now();
         // Before it is read what there is: what is committed later wakes this thread again.
         let committed = self.shared.committed.swap(0, SeqCst);
@@ -229,7 +226,7 @@ impl Follower {
         let is_catching_up = waiters.last().is_some_and(|waiter| waiter.turn.catches_up);
         self.is_behind = false;
         for mut waiter in waiters {
-            let Follow { after, limit, .. } = waiter.follow;
+            let FeedQuery { after, limit, .. } = waiter.follow;
             // Who has gone would keep a place, and its connection's address, for nothing.
             let is_over =
                 self.is_closed || waiter.until <= started || (clears && waiter.exchange.is_over());
@@ -256,8 +253,10 @@ impl Follower {
             // Before the reader has its answer, since it may ask again at once.
             drop(waiter.place);
             // A panic costs one reader.
-            let _ = catch_unwind(AssertUnwindSafe(|| reply(waiter.exchange, response)));
-            self.shared.metrics.feed_waiters.add(-1);
+            let (metrics, exchange) = (&self.shared.metrics, waiter.exchange);
+            let send = || reply(metrics, exchange, response, None);
+            let _ = catch_unwind(AssertUnwindSafe(send));
+            metrics.feed_waiters.add(-1);
         }
         if !self.is_closed {
             thread::sleep(rest(committed, started - self.looked, started.elapsed()));

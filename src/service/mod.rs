@@ -9,6 +9,7 @@ mod committing; // between requests and the group commit
 mod maintenance; // packing and expiring, beside requests
 mod exports; // the threads that send exports
 mod feed; // the thread that answers readers who wait
+mod reply; // counts, logs and sends a response
 mod access_log; // the one log line and the metrics of each request
 
 pub use process::{Failure, serve};

@@ -20,7 +20,7 @@ use super::{
     worker::{Find, Shared, Worker},
 };
 use crate::{
-    api::{Context, Keys, routes},
+    api::{self, Context, Keys, ROUTES},
     config::{Config, Inherited, Key, Limits, weakness},
     http::{self, Ending, Listener},
     logging,
@@ -122,7 +122,7 @@ impl Server {
     /// # Errors
     /// Every reason at once, each a sentence for the operator.
     pub(super) fn start(config: &Config) -> Result<Server, Vec<String>> {
-        Server::start_with(config, routes::find)
+        Server::start_with(config, api::find)
     }
 
     fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
@@ -137,7 +137,7 @@ impl Server {
             }
         };
         let one = |problem: String| vec![problem];
-        let paths = routes::ROUTES.iter().map(|(_, path, ..)| *path).collect();
+        let paths = ROUTES.iter().map(|route| route.path).collect();
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
         let unopened = |error| one(format!("database {}: {error}", config.database.display()));
         let searches = Searches::open(&config.database, config.workers).map_err(unopened)?;
@@ -160,10 +160,9 @@ impl Server {
         let (feed, events) = Feed::new(limits.connections, &metrics);
         let feed = Arc::new(feed);
         let replier = Replier::start(&metrics, &feed).map_err(no_thread)?;
-        let own = replier.clone();
-        let reply = move |exchange, response: &_| own.reply(exchange, response, None);
-        events.serve(follower, reply).map_err(no_thread)?;
-        let exports = Exports::of(config.database.clone(), Arc::clone(&searches));
+        events.serve(follower).map_err(no_thread)?;
+        let (database, searches) = (config.database.clone(), Arc::clone(&searches));
+        let exports = Exports::new(database, searches, Arc::clone(&metrics));
         let (keys, limiter) = (Mutex::new(keys), Limiter::new(config.rates()));
         if !is_begun {
             maintenance::start_beginning(submission(&store, &replier)).map_err(no_thread)?;
@@ -173,8 +172,17 @@ impl Server {
             let submit = submission(&store, &replier);
             maintenance::start_expiring(reader, retention, submit).map_err(no_thread)?;
         }
-        let shared =
-            Arc::new(Shared { find, keys, limiter, listener, feed, exports, store, replier });
+        let shared = Arc::new(Shared {
+            find,
+            keys,
+            limiter,
+            listener,
+            feed,
+            exports,
+            store,
+            replier,
+            metrics,
+        });
         let mut workers = Vec::with_capacity(contexts.len());
         for (number, context) in contexts.into_iter().enumerate() {
             let mut worker = Worker { context, shared: Arc::clone(&shared) };
@@ -265,17 +273,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        api::routes::{Access, Route},
-        error::Error,
-        http::{Importance, Method},
-    };
+    use crate::{api::Route, error::Error, http::Method};
 
-    fn find_or_panic(method: &Method, path: &str) -> Result<Route, Error> {
-        if path == "/panic" {
-            return Ok((|_, _| panic!("asked to"), Importance::Read, Access::Anyone));
-        }
-        routes::find(method, path)
+    fn find_or_panic(method: &Method, path: &str) -> Result<&'static Route, Error> {
+        static PANICS: Route = Route { handler: |_, _| panic!("asked to"), ..api::MONITORING };
+        if path == "/panic" { Ok(&PANICS) } else { api::find(method, path) }
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! A worker: it takes a request up, lets its route answer, and answers; or parks it for the next commit
-//! and takes the next one up. It waits for the disk only.
+//! A request's life: a worker takes it, routes it, checks what its route requires, calls the handler and
+//! sends the response, or hands the request to the thread that will. A worker waits for the disk only,
+//! never for a client.
 
 use std::{
     net::IpAddr,
@@ -9,30 +10,28 @@ use std::{
 };
 
 use super::{
-    access_log::record,
     committing::{Asker, Parked, Replier, Store},
     exports::Exports,
     feed::Feed,
+    reply::{refuse, reply, reply_error},
 };
 use crate::{
-    api::{
-        Answer, Context, Keys,
-        routes::{Access, Route},
-    },
+    api::{Answer, Authorization, Context, Keys, RateLimit, Route},
     error::Error,
-    http::{Arrival, Exchange, Importance, Intake, Listener, Method, Response},
+    http::{Arrival, Exchange, Intake, Listener, Method},
+    metrics::Metrics,
     rates::Limiter,
     store::Leader,
     threads::lock,
 };
 
-/// What answers a method and a path: [`routes::find`], but for the tests.
-pub(super) type Find = fn(&Method, &str) -> Result<Route, Error>;
+/// Finds the route of a method and a path. Only a test uses another function than [`crate::api::find`].
+pub(super) type Find = fn(&Method, &str) -> Result<&'static Route, Error>;
 
 /// What the workers share.
 pub(super) struct Shared {
     pub(super) find: Find,
-    /// Replaced as a whole when they are read again.
+    /// Replaced as a whole by a reload.
     pub(super) keys: Mutex<Arc<Keys>>,
     pub(super) limiter: Limiter,
     pub(super) listener: Arc<Listener>,
@@ -40,6 +39,7 @@ pub(super) struct Shared {
     pub(super) exports: Exports,
     pub(super) store: Arc<Store>,
     pub(super) replier: Replier,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 pub(super) struct Worker {
@@ -48,93 +48,102 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// Until the service stops.
     pub(super) fn run(&mut self) {
-        let mut buffer = Vec::new();
-        while let Some(arrival) = self.shared.listener.next() {
-            // A handler's own panic is answered in `serve`. Any other costs its request too, which
-            // is answered 500 when it is dropped, and not this thread.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.take_up(arrival, &mut buffer)));
+        let mut body = Vec::new();
+        while let Some(incoming) = self.shared.listener.next() {
+            // A panic of a handler is answered in `serve`. Any other panic costs its request, too, which
+            // is answered 500 when it is dropped, but not this thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.take(incoming, &mut body)));
         }
     }
 
-    fn take_up(&mut self, arrival: Arrival, buffer: &mut Vec<u8>) {
-        match Exchange::new(arrival).read_body(buffer) {
-            Intake::Read(exchange) => self.serve(exchange, buffer),
+    fn take(&mut self, incoming: Arrival, body: &mut Vec<u8>) {
+        match Exchange::new(incoming).read_body(body) {
+            Intake::Read(exchange) => self.serve(exchange, body),
+            // The request comes again once its body is complete.
             Intake::Awaited => {}
-            Intake::Refused(exchange, error) => {
-                let response = Response::from(&error);
-                record(&self.shared.replier.metrics, &exchange, &response, None);
-                exchange.refuse(&response);
-            }
+            Intake::Refused(exchange, error) => refuse(&self.shared.metrics, exchange, &error),
         }
     }
 
     fn serve(&mut self, exchange: Exchange, body: &[u8]) {
-        // The panic hook has logged it; a panic costs one request.
-        let answer = catch_unwind(AssertUnwindSafe(|| self.route(&exchange, body)));
-        match answer.unwrap_or(Err(Error::Internal)) {
-            Ok(Answer::Now(response)) => self.shared.replier.reply(exchange, &response, None),
-            Ok(Answer::AfterCommit(entry, then)) => {
-                self.park(Parked { entry, asker: Asker::Client(exchange, then) });
+        // The panic hook has logged a panic.
+        let answer = catch_unwind(AssertUnwindSafe(|| self.handle(&exchange, body)));
+        let unanswered = match answer.unwrap_or(Err(Error::Internal)) {
+            Ok(Answer::Now(response)) => {
+                reply(&self.shared.metrics, exchange, &response, None);
+                return;
             }
-            Ok(Answer::WhenCommitted(follow)) => {
+            Ok(Answer::AfterCommit(entry, respond)) => {
+                self.commit(Parked { entry, asker: Asker::Client(exchange, respond) });
+                return;
+            }
+            Ok(Answer::WhenCommitted(query)) => {
                 let client = self.client(&exchange);
-                if let Err((exchange, error)) = self.shared.feed.wait(exchange, client, follow) {
-                    self.shared.replier.reply(exchange, &Response::from(&error), None);
-                }
+                self.shared.feed.wait(exchange, client, query)
             }
-            Ok(Answer::Export(wanted)) => {
-                let metrics = Arc::clone(&self.shared.replier.metrics);
-                let record =
-                    move |exchange: &_, response: &_| record(&metrics, exchange, response, None);
-                let (client, exports) = (self.client(&exchange), &self.shared.exports);
-                if let Err((exchange, error)) = exports.start(exchange, client, wanted, record) {
-                    self.shared.replier.reply(exchange, &Response::from(&error), None);
-                }
+            Ok(Answer::Export(query)) => {
+                let client = self.client(&exchange);
+                self.shared.exports.start(exchange, client, query)
             }
-            Err(error) => {
-                let response = Response::from(&error);
-                self.shared.replier.reply(exchange, &response, error.message_id());
-            }
+            Err(error) => Err((exchange, error)),
+        };
+        if let Err((exchange, error)) = unanswered {
+            reply_error(&self.shared.metrics, exchange, &error);
         }
     }
 
-    /// The address that limits count by.
+    /// Routes the request, checks what its route requires, and calls its handler.
+    fn handle(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
+        let route = (self.shared.find)(exchange.method(), exchange.path())?;
+        self.limit_rate(route, exchange)?;
+        self.context.keys = Arc::clone(&lock(&self.shared.keys));
+        authorize(route, exchange, &self.context.keys)?;
+        if self.shared.listener.sheds(route.shedding) {
+            self.shared.metrics.requests_shed.increment();
+            return Err(Error::Unavailable("overloaded, try again later"));
+        }
+        (route.handler)(&mut self.context, &exchange.request(body))
+    }
+
+    fn limit_rate(&self, route: &Route, exchange: &Exchange) -> Result<(), Error> {
+        let limiter = &self.shared.limiter;
+        if route.rate_limit == RateLimit::Exempt || limiter.is_idle() {
+            return Ok(());
+        }
+        let client = self.client(exchange);
+        if route.rate_limit == RateLimit::ExceptLoopback && client.is_loopback() {
+            return Ok(());
+        }
+        limiter.admit(client, Instant::now())
+    }
+
+    /// The address by which clients are limited.
     fn client(&self, exchange: &Exchange) -> IpAddr {
         self.shared.limiter.client(exchange.peer(), exchange.forwarded())
     }
 
-    fn route(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
-        let (handler, importance, access) = (self.shared.find)(exchange.method(), exchange.path())?;
-        let limiter = &self.shared.limiter;
-        if importance != Importance::Health && !limiter.is_idle() {
-            let client = self.client(exchange);
-            // Who watches over us must hear from us, however much is asked.
-            if !(client.is_loopback() && exchange.path() == "/health/ready") {
-                limiter.admit(client, Instant::now())?;
-            }
-        }
-        self.context.keys = Arc::clone(&lock(&self.shared.keys));
-        let Keys { tokens, hosts, .. } = &*self.context.keys;
-        if access != Access::Anyone && !tokens.admit(exchange.authorization()) {
-            return Err(Error::NoReadToken { is_script: exchange.is_script() });
-        }
-        let is_open = access == Access::Reader && tokens.is_empty();
-        if is_open && !exchange.hosts().all(|host| hosts.admit(host)) {
-            return Err(Error::ForeignHost);
-        }
-        if self.shared.listener.sheds(importance) {
-            self.shared.replier.metrics.requests_shed.increment();
-            return Err(Error::Unavailable("overloaded, try again later"));
-        }
-        handler(&mut self.context, &exchange.request(body))
-    }
-
-    fn park(&self, parked: Parked) {
-        self.shared.replier.metrics.commit_queue_length.add(1);
+    fn commit(&self, parked: Parked) {
+        self.shared.metrics.commit_queue_length.add(1);
         if let Err(parked) = self.shared.store.submit(parked, &self.shared.replier) {
             let error = Error::Unavailable("too much waits for the disk, try again later");
             self.shared.replier.answer(parked, Err(error));
         }
     }
+}
+
+fn authorize(route: &Route, exchange: &Exchange, keys: &Keys) -> Result<(), Error> {
+    let Keys { tokens, hosts, .. } = keys;
+    if route.authorization == Authorization::None {
+        return Ok(());
+    }
+    if !tokens.admit(exchange.authorization()) {
+        return Err(Error::NoReadToken { is_script: exchange.is_script() });
+    }
+    let needs_host = route.authorization == Authorization::TokenOrHost && tokens.is_empty();
+    if needs_host && !exchange.hosts().all(|host| hosts.admit(host)) {
+        return Err(Error::ForeignHost);
+    }
+    Ok(())
 }

@@ -1,9 +1,10 @@
 //! The pages and the API's document: what they may load, and that the document says what the program
 //! does.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use mailslot::api::{Authorization, Parameter, ROUTES};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -45,78 +46,37 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     }
 }
 
-/// The names between quotes behind each of these words.
-fn names(text: &str, words: &[&str]) -> BTreeSet<String> {
-    let found = words.iter().flat_map(|word| text.split(*word).skip(1));
-    found.map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
-}
-
-/// What a function of the API asks its query for.
-fn asked(file: &str, function: &str) -> BTreeSet<String> {
-    let words = [".text(\"", ".integer(\"", ".instant(\"", ".choice(\""];
-    let text = |path: &str| {
-        fs::read_to_string(path).unwrap().split_whitespace().collect::<Vec<_>>().join("")
-    };
-    let body = |text: &str, name: &str| {
-        let (_, rest) = text.split_once(&format!("fn{name}(")).unwrap_or_else(|| panic!("{name}"));
-        rest.split("fn").next().unwrap().to_owned()
-    };
-    let own = body(&text(file), function);
-    let mut found = names(&own, &words);
-    if own.contains(".filter()") {
-        found.extend(names(&body(&text("src/api/query.rs"), "filter"), &words));
-    }
-    found
-}
-
 #[test]
 fn the_document_has_exactly_the_routes_and_parameters_that_there_are() {
     let document = Inbox::start().get("/openapi.json").json;
-    let routes = fs::read_to_string("src/api/routes.rs").unwrap();
-    let (_, rows) = routes.split_once("ROUTES: &[").unwrap();
-    let rows: BTreeSet<String> = rows
-        .split("];")
-        .next()
-        .unwrap()
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let (method, rest) = line.trim().strip_prefix('(')?.split_once(',')?;
-            Some(format!("{} {}", method.to_lowercase(), rest.split('"').nth(1)?))
-        })
-        .collect();
-    let mut documented = BTreeSet::new();
-    for (path, item) in document["paths"].as_object().unwrap() {
-        let operations =
-            item.as_object().unwrap().keys().filter(|key| ["get", "post"].contains(&key.as_str()));
-        documented.extend(operations.map(|method| format!("{method} {path}")));
-    }
-    assert_eq!(documented, rows);
+    let documented = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
+        let methods = item.as_object().unwrap().keys();
+        let methods = methods.filter(|key| ["get", "post"].contains(&key.as_str()));
+        methods.map(move |method| format!("{} {path}", method.to_uppercase()))
+    });
+    let routes = ROUTES.iter().map(|route| format!("{} {}", route.method(), route.path));
+    assert_eq!(documented.collect::<BTreeSet<_>>(), routes.collect());
+    for route in ROUTES {
+        let path = route.path;
+        let operation = &document["paths"][path][route.method().to_lowercase()];
+        let needs_host = route.authorization == Authorization::TokenOrHost;
+        assert_eq!(!operation["responses"]["421"].is_null(), needs_host, "{path}");
 
-    // Those that need a host name which no outsider's DNS can serve.
-    let (_, table) = routes.split_once("ROUTES: &[").unwrap();
-    let readers = table.lines().filter(|line| line.trim_end().ends_with("Reader),"));
-    let readers: BTreeSet<&str> = readers.map(|line| line.split('"').nth(1).unwrap()).collect();
-    let paths = document["paths"].as_object().unwrap();
-    let refusing = paths.iter().filter(|(_, item)| !item["get"]["responses"]["421"].is_null());
-    assert_eq!(refusing.map(|(path, _)| path.as_str()).collect::<BTreeSet<_>>(), readers);
-
-    for (path, file, function) in [
-        ("/messages", "src/api/messages.rs", "parse"),
-        ("/feed", "src/api/feed.rs", "follow"),
-        ("/export", "src/api/export.rs", "start"),
-        ("/stats/series", "src/api/stats.rs", "series"),
-        ("/stats", "src/api/stats.rs", "show"),
-        ("/metrics", "src/api/metrics.rs", "show"),
-    ] {
-        let operation = &document["paths"][path]["get"];
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
         let parameters = parameters.iter().map(|parameter| resolve(&document, parameter));
-        let named: BTreeSet<String> = parameters
+        let documented: BTreeMap<&str, &Value> = parameters
             .filter(|parameter| parameter["in"] == "query")
-            .map(|parameter| parameter["name"].as_str().unwrap().to_owned())
+            .map(|parameter| (parameter["name"].as_str().unwrap(), &parameter["schema"]))
             .collect();
-        assert_eq!(named, asked(file, function), "{path}");
+        let parameters = route.parameters.concat();
+        let names: BTreeSet<&str> = parameters.iter().map(|parameter| parameter.name).collect();
+        assert_eq!(documented.keys().copied().collect::<BTreeSet<_>>(), names, "{path}");
+        for Parameter { name, schema } in parameters {
+            // The document may say more of it.
+            for (key, value) in schema().as_object().unwrap() {
+                assert_eq!(documented[name][key], *value, "{path} {name}: {key}");
+            }
+        }
     }
 }
 

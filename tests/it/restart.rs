@@ -278,7 +278,7 @@ fn an_upgrade_is_not_lost_in_a_restart_that_clients_cause() {
     inbox.signal("-USR2");
     inbox.wait_for_log(|line| line["msg"] == "listening");
     assert_eq!(running_program(&inbox), program.to_str().unwrap(), "not the one that was replaced");
-    assert_eq!(inbox.metric("restarts_total"), 1);
+    assert_eq!(inbox.metric("mailslot_restarts_total"), 1);
     inbox.stop();
 }
 
@@ -295,7 +295,7 @@ fn a_restart_while_another_process_holds_the_lock_goes_on_when_it_is_released() 
     other.execute_batch("ROLLBACK").unwrap();
     inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("takes commits"));
     assert_eq!(inbox.deliver(&message("m2")).status, 200);
-    assert_eq!((inbox.rows(), inbox.metric("restarts_total")), (2, 1));
+    assert_eq!((inbox.rows(), inbox.metric("mailslot_restarts_total")), (2, 1));
     inbox.stop();
 }
 

@@ -139,13 +139,9 @@ fn table(heading: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_readme_names_exactly_the_routes_settings_and_metrics_there_are() {
-    let routes = fs::read_to_string("src/api/routes.rs").unwrap();
-    let (_, rows) = routes.split_once("ROUTES: &[").unwrap();
-    let rows = rows.split("];").next().unwrap().lines().filter_map(|line| {
-        let (method, rest) = line.trim().strip_prefix('(')?.split_once(',')?;
-        Some(format!("{} {}", method.to_uppercase(), rest.split('"').nth(1)?))
-    });
-    assert_eq!(table("Endpoints"), rows.collect());
+    let routes = mailslot::api::ROUTES.iter();
+    let routes = routes.map(|route| format!("{} {}", route.method(), route.path));
+    assert_eq!(table("Endpoints"), routes.collect());
 
     let settings = mailslot::config::SETTINGS.iter().map(|setting| setting.name.to_owned());
     assert_eq!(table("Configuration"), settings.collect());
