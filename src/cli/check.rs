@@ -1,15 +1,21 @@
-//! `mailslot check`: everything that an operator would look at, a line each.
+//! `mailslot check`: looks for problems in the settings, the database and the machine.
 
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
-use lexopt::{Arg::Long, Parser};
 use rustix::{
     fs::{Access, access, statvfs},
     io::Errno,
     process::{Resource, geteuid, getrlimit},
 };
 
-use super::{Outcome, exposure, healthcheck::HEALTHCHECK_MS_MAX, output::size, report::Report};
+use super::{
+    command::{Arguments, Command, OPTION, Operand, Opt},
+    exposure,
+    healthcheck::HEALTHCHECK_MS_MAX,
+    outcome::Outcome,
+    output::size,
+    report::Report,
+};
 use crate::{
     client::{Answer, ask_ready},
     config::{Config, Settings, with_source},
@@ -17,38 +23,42 @@ use crate::{
     store::{self, check::CommitWatch},
 };
 
-pub(super) const HELP: &str = "\
-Looks at the settings, the database and the machine, as the user and with the environment that it is
-run with. Each line says ok, warning or PROBLEM, and what to do. Exit status: 1 if there is a PROBLEM.
-The database is read through, which takes a while if it is large; the service may run meanwhile.
+pub(super) const COMMAND: Command = Command {
+    name: "check",
+    summary: "look for problems, and say what to do",
+    description: "\
+Checks the settings, the database and the machine, as the user and with the environment with which it is
+run. Each line says ok, warning or PROBLEM, and what to do. Exit status: 1 if there is a PROBLEM. The
+whole database is read, which takes a while if it is large; the service may run meanwhile.
+",
+    options: &[
+        Opt { name: "--full", help: "compare every index with its table, too", ..OPTION },
+        Opt {
+            name: "--json",
+            help: "one JSON object: {\"verdict\": LEVEL, \"findings\": [{\"level\", \"what\", \"message\"}]},\n                        \
+                   where LEVEL is ok, warning or problem, and the verdict is the worst of them",
+            ..OPTION
+        },
+    ],
+    operand: Operand::None,
+    run,
+};
 
-  --full   compare every index with its table, too, which takes longer
-  --json   one JSON object in the end: {\"verdict\": LEVEL, \"findings\": [{\"level\", \"what\", \"message\"}]},
-           where a level is ok, warning or problem, and the verdict is the worst of them
-";
-
-/// Bytes on the disk that should be free, and which part of the database's size.
+/// Bytes that should be free on the disk: this many, and this part of the database's size.
 const FREE_BYTES: u64 = 256 * 1024 * 1024;
 const FREE_PART: u64 = 10;
-/// Descriptors of all that is no connection, amply.
+/// More descriptors than the process needs besides those of connections.
 const OTHER_DESCRIPTORS: u64 = 256;
-/// This program was not there before 2025.
+/// 2025-01-01, before which this program did not exist: an earlier clock is wrong.
 const PAST: i64 = 1_735_689_600;
-/// How far two clocks may be apart.
+/// How far two clocks may differ.
 const SKEW_SECONDS: i64 = 10;
 
-pub(super) fn run(mut parser: Parser) -> Outcome {
-    let (mut is_full, mut as_json) = (false, false);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("full") => is_full = true,
-            Long("json") => as_json = true,
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
+fn run(arguments: &Arguments) -> Outcome {
+    let (is_full, as_json) = (arguments.has("--full"), arguments.has("--json"));
     let mut report = Report::new(as_json);
-    let arguments = [(is_full, " --full"), (as_json, " --json")];
-    let given = arguments.iter().filter(|(is_given, _)| *is_given).map(|(_, text)| *text);
+    let given = [(is_full, " --full"), (as_json, " --json")];
+    let given = given.iter().filter(|(is_given, _)| *is_given).map(|(_, text)| *text);
     exposure::user(&mut report, &given.collect::<String>())?;
     settings(&mut report)?;
     let database = with_source(Config::read_database).ok();
@@ -85,7 +95,7 @@ fn settings(report: &mut Report) -> Outcome {
     Settings::load().map_or(Ok(()), |settings| exposure::files(report, &settings))
 }
 
-/// The service raises its own limit as far as it may.
+/// The service raises its own limit as far as the hard limit.
 fn descriptors(report: &mut Report, connections: usize) -> Outcome {
     let wanted = (service::DESCRIPTORS_PER_CONNECTION * connections) as u64 + OTHER_DESCRIPTORS;
     match getrlimit(Resource::Nofile).maximum {
@@ -97,13 +107,14 @@ fn descriptors(report: &mut Report, connections: usize) -> Outcome {
 }
 
 fn permissions(report: &mut Report, database: &Path) -> Outcome {
-    // The log and the free space are where a symbolic link ends.
+    // The write-ahead log is beside the file to which a symbolic link points.
     let real = fs::canonicalize(database);
     let database = real.as_deref().unwrap_or(database);
     let shown = database.display();
     let folder = exposure::folder(database);
     if fs::metadata(&folder).is_err() {
-        let message = format!("{} is not there, the start makes it", folder.display());
+        let message =
+            format!("{} does not exist yet; the service creates it at its start", folder.display());
         return report.warn("folder", message);
     }
     if let Err(error) = access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
@@ -111,10 +122,11 @@ fn permissions(report: &mut Report, database: &Path) -> Outcome {
     }
     disk(report, &folder, fs::metadata(database).map_or(0, |file| file.len()))?;
     let Ok(file) = fs::metadata(database) else {
-        let message = format!("{shown} is not there yet, the first start makes it");
+        let message =
+            format!("{shown} does not exist yet; the service creates it at its first start");
         return report.ok("database", message);
     };
-    // Which is reported where it is to be opened.
+    // A folder is reported where the database is opened.
     if file.is_dir() {
         return Ok(());
     }
@@ -144,12 +156,12 @@ fn unwritable(path: &Path, error: Errno, advice: &str) -> String {
 
 fn disk(report: &mut Report, folder: &Path, bytes: u64) -> Outcome {
     let Ok(disk) = statvfs(folder) else {
-        return report.warn("disk", "the free space cannot be told");
+        return report.warn("disk", "the free space cannot be determined");
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let text = format!("{} free, the database has {}", size(free), size(bytes));
     if free < FREE_BYTES.max(bytes / FREE_PART) {
-        report.problem("disk", format!("{text}: make room, or nothing will be stored"))
+        report.problem("disk", format!("{text}: free some, or no message can be stored"))
     } else {
         report.ok("disk", text)
     }
@@ -170,7 +182,7 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
         )?;
     }
     if problems.is_empty() {
-        report.ok("database", "whole, and of this version")?;
+        report.ok("database", "intact, and of this version")?;
     }
     if store::erase::is_unfinished(database).unwrap_or(false) {
         let unfinished = "an erasure was interrupted, and bytes of erased messages may be left: run mailslot erase again";
@@ -208,8 +220,8 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
     }
 }
 
-/// Whether it runs is for the operator to know. If it does and is ready, it has just made a commit to
-/// prove that, and this database has seen one unless the service stores in another.
+/// Whether the service should run is for the operator to know. If it is ready, it has just made a commit to
+/// find that out, and this database has seen one, unless the service stores in another database.
 fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) -> Outcome {
     let watch = database.map(|database| (database, CommitWatch::start(database)));
     let timeout = Duration::from_millis(HEALTHCHECK_MS_MAX);
@@ -225,7 +237,7 @@ fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) ->
     let (database, is_this) = match watch {
         Some((database, Ok(watch))) => (database, watch.has_seen_one()),
         Some((database, Err(_))) if !database.exists() => (database, Ok(false)),
-        // It cannot be read, which has been reported.
+        // The database cannot be read, which has been reported.
         _ => return report.ok("service", format!("ready at {address}")),
     };
     match is_this {

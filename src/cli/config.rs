@@ -1,54 +1,59 @@
-//! `mailslot config`: the effective settings, each with where it comes from, and no secret.
+//! `mailslot config`: the effective settings with their sources, and without secrets.
 
-use lexopt::{Arg::Long, Parser};
 use serde_json::{Map, json};
 
-use super::{Outcome, say};
+use super::{
+    command::{Arguments, Command, OPTION, Operand, Opt},
+    outcome::Outcome,
+    output::print,
+};
 use crate::config::{Config, Place, SETTINGS, Setting, Settings, with_source};
 
-pub(super) const HELP: &str = "\
-Prints every setting with the value that a service started now would use, and in brackets where the value
-comes from: default, environment, a line of SETTINGS_FILE, a file or a credential. A secret or a token is
-printed as ***, one for each. Exit status: 2, with all problems on stderr, if settings are wrong.
+pub(super) const COMMAND: Command = Command {
+    name: "config",
+    summary: "print the effective settings and where each comes from",
+    description: "\
+Prints every setting with the value that a service started now would use, and in brackets the source of
+the value: default, environment, a line of SETTINGS_FILE, a file or a credential. Each secret or token is
+printed as ***. Exit status: 2, with all problems on stderr, if settings are wrong.
+",
+    options: &[Opt {
+        name: "--json",
+        help: "one JSON object: {NAME: {\"value\": TEXT or null, \"source\": TEXT}}",
+        ..OPTION
+    }],
+    operand: Operand::None,
+    run,
+};
 
-  --json   one JSON object: {NAME: {\"value\": TEXT or null, \"source\": TEXT}}
-";
-
-/// What stands for a secret.
+/// Printed instead of a secret.
 const MASK: &str = "***";
 
-/// A line of the output; no value where the setting is off.
+/// A line of the output, without a value where the setting has none.
 struct Row {
     name: &'static str,
     value: Option<String>,
     source: String,
 }
 
-pub(super) fn run(mut parser: Parser) -> Outcome {
-    let mut as_json = false;
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("json") => as_json = true,
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
+fn run(arguments: &Arguments) -> Outcome {
     let config = with_source(Config::read)?;
     let settings = Settings::load()?;
     let rows = SETTINGS.iter().map(|setting| row(setting, &config, &settings));
-    if as_json {
+    if arguments.has("--json") {
         let pair =
             |row: Row| (row.name.to_owned(), json!({ "value": row.value, "source": row.source }));
-        return say(&format!("{}\n", json!(rows.map(pair).collect::<Map<_, _>>())));
+        return print(&format!("{}\n", json!(rows.map(pair).collect::<Map<_, _>>())));
     }
     let line = |Row { name, value, source }| {
         format!("{name:<31} {} [{source}]\n", value.as_deref().unwrap_or("none"))
     };
-    say(&rows.map(line).collect::<String>())
+    print(&rows.map(line).collect::<String>())
 }
 
 fn row(setting: &Setting, config: &Config, settings: &Settings) -> Row {
     let name = setting.name;
-    // Config::read has found it to be text.
+    // An error is not possible here: `Config::read` has read the same settings.
     let found = settings.find(name).ok().flatten();
     let source = match &found {
         Some((_, Place::Environment)) => "environment".to_owned(),

@@ -1,42 +1,49 @@
-//! `mailslot erase`: messages that must be gone for good.
+//! `mailslot erase`: deletes messages so that no byte of them is left.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use lexopt::{Arg::Long, Parser, ValueExt};
-
-use super::{Failure, Outcome, instant, output::Progress, say};
+use super::{
+    command::{Arguments, Command, OPTION, Operand, Opt},
+    outcome::{Failure, Outcome},
+    output::{Progress, print},
+};
 use crate::{
     config::{Config, with_source},
     store::erase::{What, count, erase, is_unfinished},
 };
 
-pub(super) const HELP: &str = "\
-Erases messages beside the service, so that no byte of them is left in the database's files. In the end
-the file is rebuilt, and deliveries are told 503 meanwhile. If one of the messages is delivered again, it
-is acknowledged and not stored. It asks before, on the terminal. Backups and exports that were made
-earlier still have the messages: delete those too.
+pub(super) const COMMAND: Command = Command {
+    name: "erase",
+    summary: "erase messages for good",
+    description: "\
+Erases messages beside the service, so that no byte of them is left in the files of the database. At the
+end the database is rebuilt, and deliveries get 503 meanwhile. If an erased message is delivered again,
+it is acknowledged and not stored. The command asks for confirmation on the terminal. Earlier backups and
+exports still contain the messages: delete those, too. Exactly one of --from and --before is needed.
+",
+    options: &[
+        Opt { name: "--from", value: "M", help: "all messages from this sender", ..OPTION },
+        Opt {
+            name: "--before",
+            value: "TS",
+            help: "all messages whose ts is earlier, as 2025-01-15T10:00:00Z",
+            ..OPTION
+        },
+        Opt { name: "--yes", help: "do not ask", ..OPTION },
+    ],
+    operand: Operand::None,
+    run,
+};
 
-  --from M      all messages from this sender
-  --before TS   all messages whose ts is earlier, as 2025-01-15T10:00:00Z
-  --yes         do not ask
-";
-
-pub(super) fn run(mut parser: Parser) -> Outcome {
-    let (mut what, mut is_sure) = (None, false);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("from") if what.is_none() => what = Some(What::From(parser.value()?.string()?)),
-            Long("before") if what.is_none() => {
-                what = Some(What::Before(instant("--before", &parser.value()?.string()?)?));
-            }
-            Long("yes") => is_sure = true,
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
-    let what =
-        what.ok_or_else(|| Failure::Usage("expected one of --from M and --before TS".to_owned()))?;
-    if !is_sure && !io::stdin().is_terminal() {
-        return Err(Failure::Usage("there is no terminal to ask on: say --yes".to_owned()));
+fn run(arguments: &Arguments) -> Outcome {
+    let what = match (arguments.text("--from")?, arguments.instant("--before")?) {
+        (Some(sender), None) => What::From(sender),
+        (None, Some(instant)) => What::Before(instant),
+        _ => return Err(Failure::Usage("expected one of --from M and --before TS".to_owned())),
+    };
+    let is_confirmed = arguments.has("--yes");
+    if !is_confirmed && !io::stdin().is_terminal() {
+        return Err(Failure::Usage("there is no terminal to ask on: add --yes".to_owned()));
     }
     let database = with_source(Config::read_database)?;
     let messages = count(&database, &what)?;
@@ -50,21 +57,21 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
         let problem = format!("no message matches {option} {value}, so nothing was erased");
         return Err(Failure::Usage(problem));
     }
-    if !is_sure && messages > 0 && !agrees(messages)? {
-        return Err(Failure::Failed("nothing was erased".to_owned()));
+    if !is_confirmed && messages > 0 && !confirms(messages)? {
+        return Err(Failure::failed("nothing was erased"));
     }
     let mut progress = Progress::start();
     let gone = erase(&database, &what, &mut |gone| {
-        progress.tell(|| format!("{gone} of {messages} messages erased"));
+        progress.show(|| format!("{gone} of {messages} messages erased"));
     })?;
     drop(progress);
-    say(&format!("messages erased: {gone}\n"))
+    print(&format!("messages erased: {gone}\n"))
 }
 
-fn agrees(messages: i64) -> Result<bool, Failure> {
+fn confirms(messages: i64) -> Result<bool, Failure> {
     let mut answer = String::new();
     let asked = write!(io::stderr(), "Messages to erase for good: {messages}. Go on? [y/N] ")
         .and_then(|()| io::stdin().lock().read_line(&mut answer));
-    asked.map_err(|error| Failure::Failed(format!("the terminal cannot be asked: {error}")))?;
+    asked.map_err(|error| Failure::failed(format!("the terminal cannot be read: {error}")))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

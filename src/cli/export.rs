@@ -1,16 +1,14 @@
-//! `mailslot export`: what `GET /export` gives, from the database itself.
+//! `mailslot export`: what `GET /export` answers, read from the database itself.
 
 use std::{
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::Path,
 };
 
-use lexopt::{Arg::Long, Parser, ValueExt};
-
 use super::{
-    Failure, Outcome, instant,
-    output::{Part, Progress},
-    written,
+    command::{Arguments, Command, OPTION, Operand, Opt},
+    outcome::{Failure, Outcome},
+    output::{Part, Progress, written},
 };
 use crate::{
     config::{Config, with_source},
@@ -20,40 +18,57 @@ use crate::{
     store::{self, Export, Filter, Reader},
 };
 
-pub(super) const HELP: &str = "\
-Writes all messages that the filters mean, in the order of their ts, as GET /export does. It reads the
-database itself, whether the service runs or not, and is of the moment at which it begins. A terminal
-is shown control characters and changes of direction as \\u001b; a file or a pipe gets them as they are.
+pub(super) const COMMAND: Command = Command {
+    name: "export",
+    summary: "write all messages that the filters match",
+    description: "\
+Writes all messages that the filters match, in the order of their ts, as GET /export does. Reads the
+database itself, whether the service runs or not, as it is when the command begins. On a terminal, control
+characters and changes of direction are shown as \\u001b; a file or a pipe gets them as they are.
+",
+    options: &[
+        Opt {
+            name: "--format",
+            value: "ndjson|csv",
+            help: "JSON objects, which mailslot import takes, or RFC 4180; default ndjson",
+            ..OPTION
+        },
+        Opt { name: "--from", value: "M", help: "from this sender", ..OPTION },
+        Opt { name: "--to", value: "M", help: "to this receiver", ..OPTION },
+        Opt {
+            name: "--since",
+            value: "TS",
+            help: "at this time or later, as 2025-01-15T10:00:00Z",
+            ..OPTION
+        },
+        Opt { name: "--until", value: "TS", help: "before this time", ..OPTION },
+        Opt { name: "--q", value: "TEXT", help: "containing this text, in any case", ..OPTION },
+        Opt {
+            name: "--output",
+            value: "FILE",
+            help: "write to a file, which is named FILE.part until it is complete",
+            ..OPTION
+        },
+    ],
+    operand: Operand::None,
+    run,
+};
 
-  --format ndjson|csv   objects a line, which mailslot import takes, or RFC 4180; ndjson by default
-  --from M              from this sender
-  --to M                to this receiver
-  --since TS            at this instant or later, as 2025-01-15T10:00:00Z
-  --until TS            before this instant
-  --q TEXT              with this text in it, in any case
-  --output FILE         into a file, which has its name once it is whole (FILE.part until then)
-";
-
-pub(super) fn run(mut parser: Parser) -> Outcome {
-    let (mut format, mut filter, mut file) = (Format::Ndjson, Filter::default(), None);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("format") => format = self::format(&parser.value()?.string()?)?,
-            Long("from") => filter.from = Some(parser.value()?.string()?),
-            Long("to") => filter.to = Some(parser.value()?.string()?),
-            Long("since") => filter.since = Some(instant("--since", &parser.value()?.string()?)?),
-            Long("until") => filter.until = Some(instant("--until", &parser.value()?.string()?)?),
-            Long("q") => filter.q = Some(fold_case(&parser.value()?.string()?)),
-            Long("output") => file = Some(PathBuf::from(parser.value()?)),
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
+fn run(arguments: &Arguments) -> Outcome {
+    let format = format(arguments.text("--format")?)?;
+    let filter = Filter {
+        from: arguments.text("--from")?,
+        to: arguments.text("--to")?,
+        since: arguments.instant("--since")?,
+        until: arguments.instant("--until")?,
+        q: arguments.text("--q")?.map(|text| fold_case(&text)),
+    };
     let database = with_source(Config::read_database)?;
     let mut reader = store::visit(&database)?;
-    let Some(file) = file else {
+    let Some(file) = arguments.value("--output") else {
         return write(&mut reader, filter, format, &mut io::stdout().lock());
     };
-    let mut part = Part::create(&file, &database)?;
+    let mut part = Part::create(Path::new(file), &database)?;
     write(&mut reader, filter, format, &mut part.file)?;
     Ok(part.finish()?)
 }
@@ -79,12 +94,13 @@ fn write(
         }
         written(output.write_all(&lines))?;
         count += portion.len();
-        progress.tell(|| format!("{count} messages"));
+        progress.show(|| format!("{count} messages"));
     }
     written(output.flush())
 }
 
-fn format(text: &str) -> Result<Format, Failure> {
-    let found = FORMATS.iter().find(|(name, _)| *name == text).map(|(_, format)| *format);
-    found.ok_or_else(|| Failure::Usage(format!("--format {text:?}: expected ndjson or csv")))
+fn format(name: Option<String>) -> Result<Format, Failure> {
+    let Some(name) = name else { return Ok(FORMATS[0].1) };
+    let found = FORMATS.iter().find(|(known, _)| *known == name).map(|(_, format)| *format);
+    found.ok_or_else(|| Failure::Usage(format!("--format {name:?}: expected ndjson or csv")))
 }

@@ -1,4 +1,4 @@
-//! For `mailslot check`: who else can read the secrets, the database and the messages.
+//! For `mailslot check`: which other users and clients can read the secrets, the database and messages.
 
 use std::{
     env,
@@ -10,15 +10,15 @@ use std::{
 
 use rustix::process::geteuid;
 
-use super::{Outcome, report::Report};
+use super::{outcome::Outcome, report::Report};
 use crate::config::{Config, Key, SETTINGS, Settings, weakness};
 
-/// There while systemd is the init system (sd_booted(3)).
+/// Exists while systemd is the init system (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
-/// Where packaging/mailslot.service takes its credentials from.
+/// The folder from which packaging/mailslot.service loads its credentials.
 const CREDENTIALS: &str = "/etc/mailslot";
 
-/// The settings as they are found, whether or not they can be used.
+/// The files and variables that hold secrets, also if the settings are wrong.
 pub(super) fn files(report: &mut Report, settings: &Settings) -> Outcome {
     for setting in SETTINGS {
         let (name, Some(secret)) = (setting.name, setting.secret) else { continue };
@@ -32,7 +32,7 @@ pub(super) fn files(report: &mut Report, settings: &Settings) -> Outcome {
                 (ignored.join(" and "), if ignored.len() > 1 { "are" } else { "is" });
             report.warn(
                 name,
-                format!("{counts} counts, and {ignored} {verb} ignored: remove what is not meant"),
+                format!("{counts} is used, and {ignored} {verb} ignored: remove the wrong one"),
             )?;
         }
     }
@@ -54,24 +54,24 @@ fn file(report: &mut Report, name: &str, path: &Path) -> Outcome {
     }
 }
 
-/// Whether other users may: `as_group` also counts the file's group, which is how a file of root's is
-/// given to a service and to nobody else.
+/// Whether other users may read the file. With `as_group`, members of the file's group count as others;
+/// a group is how a file of root's is made readable for a service only.
 pub(super) fn others_may_read(path: &Path, as_group: bool) -> bool {
-    // Where it is, and not a link to it.
+    // The file itself, and not a link to it.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.mode());
-    // A group gets to the file's r only with the x of its folder, and so do others.
+    // Without the x of the folder, the r of the file is of no use.
     let readable = mode(&path) & (mode(&folder(&path)) << 2);
     readable & if as_group { 0o044 } else { 0o004 } != 0
 }
 
-/// In which a file is.
+/// The folder of a file.
 pub(super) fn folder(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
-/// The settings that are in effect.
+/// The keys and the address that are in effect.
 pub(super) fn values(report: &mut Report, config: &Config) -> Outcome {
     for Key { name, secret, .. } in config.keys() {
         match weakness(secret) {
@@ -82,13 +82,13 @@ pub(super) fn values(report: &mut Report, config: &Config) -> Outcome {
     let is_loopback = config.listen.ip().to_canonical().is_loopback();
     if config.read_tokens.is_empty() && !is_loopback {
         let address = config.listen;
-        report.warn("LISTEN", format!("whoever reaches {address} can read every message: set READ_TOKEN, or listen on 127.0.0.1"))?;
+        report.warn("LISTEN", format!("every client that reaches {address} can read every message: set READ_TOKEN, or listen on 127.0.0.1"))?;
     }
     Ok(())
 }
 
-/// Root may read and write anything, has not the service's credentials, and finds other permissions
-/// right than the service does.
+/// Root may read and write every file and does not have the service's credentials, so the findings are not
+/// those that the service's user would get.
 pub(super) fn user(report: &mut Report, arguments: &str) -> Outcome {
     if !geteuid().is_root() || !Path::new(SYSTEMD).is_dir() {
         return Ok(());

@@ -5,10 +5,15 @@
 
 use std::{io::BufRead, path::Path, time::Instant};
 
-use lexopt::Parser;
 use rustix::process::nice;
 
-use super::{Failure, Outcome, only_file, open, output::Progress, pace::Pace, read_line, reason};
+use super::{
+    command::{Arguments, Command, Operand},
+    input::{open, read_line},
+    outcome::{Failure, Outcome, reason},
+    output::Progress,
+    pace::Pace,
+};
 use crate::{
     config::{Config, with_source},
     message::Message,
@@ -21,24 +26,30 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// How much less of the processor an import gets than the service (nice(1)).
 const NICENESS: i32 = 10;
 
-pub(super) const HELP: &str = "\
-Stores the messages of FILE, one JSON object a line as in a delivery; - is stdin. It may run beside
-the service, and is slower then, so that deliveries come first. Every line that is no message is told
-and left out, and the exit status is then 1. What is stored already stays as it is: run it again to
-resume.
-";
+pub(super) const COMMAND: Command = Command {
+    name: "import",
+    summary: "store the messages of a file",
+    description: "\
+Stores the messages of FILE, one JSON object per line as in a delivery; - reads stdin. It may run beside
+the service, and is slower then, so that deliveries come first. Every line that is not a message is
+reported on stderr and skipped, and the exit status is then 1. Messages that are stored already stay as
+they are, so an import that was interrupted is resumed by running it again.
+",
+    options: &[],
+    operand: Operand::Required("FILE|-"),
+    run,
+};
 
-pub(super) fn run(parser: Parser) -> Outcome {
-    let file = only_file(parser)?;
+fn run(arguments: &Arguments) -> Outcome {
     let database = with_source(Config::read_database)?;
     if database.exists() {
         // Storing migrates what it opens, which is for the service to do.
         drop(store::visit(&database)?);
     }
-    let (mut input, bytes) = open(&file)?;
+    let (mut input, bytes) = open(arguments.file())?;
     let _ = nice(NICENESS);
     let imported = import(&database, &mut *input, bytes)?;
-    if imported.bad == 0 { Ok(()) } else { Err(Failure::Told) }
+    if imported.bad == 0 { Ok(()) } else { Err(Failure::InOutput) }
 }
 
 /// What became of the lines.
@@ -117,7 +128,7 @@ impl Import<'_> {
             self.commit()?;
         }
         let counts = self.counts();
-        self.progress.tell(|| counts);
+        self.progress.show(|| counts);
         Ok(())
     }
 

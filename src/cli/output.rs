@@ -1,4 +1,4 @@
-//! What a verb leaves behind: a file that has its name only when it is whole, and how far it has come.
+//! What a command writes: stdout, files that have their names only when they are complete, progress.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,51 +13,64 @@ use std::{
 
 use rustix::{fs::OFlags, process::geteuid};
 
+use super::outcome::{Failure, Outcome};
 use crate::store::device_and_inode;
 
-/// Messages are nobody else's business.
+/// No other user may read messages.
 const MODE: u32 = 0o600;
-/// What SQLite puts behind the name of a database for the files that belong to it.
+/// The endings of the names of the files that belong to a database of SQLite.
 const DATABASE_ENDS: [&str; 3] = ["-wal", "-shm", "-journal"];
-/// How often progress is told.
+/// How often progress is shown.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// `NAME.part` until it is whole. Dropped before, it is gone.
+/// Writes to stdout.
+pub(super) fn print(text: &str) -> Outcome {
+    written(io::stdout().write_all(text.as_bytes()))
+}
+
+pub(super) fn written(result: io::Result<()>) -> Outcome {
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+        _ => Failure::failed(format!("the output cannot be written: {error}")),
+    })
+}
+
+/// A file that is named `NAME.part` until it is complete. Dropped before, it is removed.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) file: File,
     pub(super) path: PathBuf,
     name: PathBuf,
-    is_whole: bool,
+    is_complete: bool,
 }
 
 impl Part {
-    /// Empty, and nobody else's.
+    /// Creates the file, for this user only.
     ///
     /// # Errors
-    /// A sentence for the operator, also where the name is the database's own.
+    /// What is wrong, also where the name is the database's own.
     pub(super) fn create(name: &Path, database: &Path) -> Result<Part, String> {
         let named = |problem: &str| format!("{}: {problem}", name.display());
         check_name(name, database).map_err(named)?;
         let path = with_end(name, ".part");
         let file = open_part(&path, database)
             .map_err(|problem| format!("{}: {problem}", path.display()))?;
-        // The process that was there first may have given the file its name by now.
+        // A process that was earlier may have renamed the file since it was opened.
         let is_ours = file.try_lock().is_ok()
             && file
                 .metadata()
                 .is_ok_and(|file| Some((file.dev(), file.ino())) == device_and_inode(&path));
         if !is_ours {
-            return Err(named("another mailslot is writing it: wait for its end"));
+            return Err(named("another mailslot is writing this file: wait until it has ended"));
         }
         file.set_len(0).map_err(|error| named(&error.to_string()))?;
-        Ok(Part { file, path, name: name.to_owned(), is_whole: false })
+        Ok(Part { file, path, name: name.to_owned(), is_complete: false })
     }
 
-    /// On disk first, then by its name.
+    /// Syncs the file to disk, then gives it its name.
     ///
     /// # Errors
-    /// A sentence for the operator.
+    /// What is wrong.
     pub(super) fn finish(mut self) -> Result<(), String> {
         let keep = || {
             self.file.sync_all()?;
@@ -66,20 +79,20 @@ impl Part {
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         keep().map_err(|error: io::Error| format!("{}: {error}", self.name.display()))?;
-        self.is_whole = true;
+        self.is_complete = true;
         Ok(())
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if !self.is_whole {
+        if !self.is_complete {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Refuses names under which the file would replace a database, or a file that a database needs.
+/// Refuses names with which the file would replace a database, or a file that a database needs.
 fn check_name(name: &Path, database: &Path) -> Result<(), &'static str> {
     if name == "-" {
         return Err(
@@ -104,17 +117,17 @@ fn check_name(name: &Path, database: &Path) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Opens the file for writing, or creates it. One that is there is kept only if an earlier run can
-/// have left it: another user may have put a link or a file of theirs where the messages would go.
+/// Opens the file for writing, or creates it. An existing one is accepted only if an earlier run can have
+/// left it: another user may have made a link or a file of theirs to get the messages.
 fn open_part(path: &Path, database: &Path) -> Result<File, String> {
-    // Not even opened, since closing it again would drop SQLite's locks.
+    // The file is not even opened, since closing it again would drop SQLite's locks.
     if device_and_inode(path).is_some_and(|file| Some(file) == device_and_inode(database)) {
         return Err("that is the database itself: name another file".to_owned());
     }
-    // Without waiting for the other end, where it is a pipe.
+    // Opening a pipe must not wait for its other end.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let flags = flags.bits().cast_signed();
-    let foreign = "it is there already, and not as mailslot leaves such a file: remove it, or name another file";
+    let foreign = "the file exists, and mailslot has not made it: remove it, or name another file";
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(MODE).custom_flags(flags);
     let file = options.open(path).map_err(|error| {
@@ -135,36 +148,36 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// A line on the terminal, written over once a second. Elsewhere nothing is told.
+/// A line on the terminal, updated once a second. Nothing is shown where stderr is no terminal.
 #[derive(Debug)]
 pub(super) struct Progress {
     started: Instant,
-    told: Option<Instant>,
-    is_seen: bool,
+    shown: Option<Instant>,
+    is_visible: bool,
 }
 
 impl Progress {
-    /// Not among messages that are shown on the same terminal.
+    /// Not visible if messages are written to the same terminal.
     pub(super) fn beside(output: &impl IsTerminal) -> Progress {
         let mut progress = Progress::start();
-        progress.is_seen &= !output.is_terminal();
+        progress.is_visible &= !output.is_terminal();
         progress
     }
 
     pub(super) fn start() -> Progress {
-        Progress { started: Instant::now(), told: None, is_seen: io::stderr().is_terminal() }
+        Progress { started: Instant::now(), shown: None, is_visible: io::stderr().is_terminal() }
     }
 
-    pub(super) fn tell(&mut self, text: impl FnOnce() -> String) {
-        if self.is_seen && self.told.unwrap_or(self.started).elapsed() >= PROGRESS {
+    pub(super) fn show(&mut self, text: impl FnOnce() -> String) {
+        if self.is_visible && self.shown.unwrap_or(self.started).elapsed() >= PROGRESS {
             let _ = write!(io::stderr(), "\r\x1b[K{}", text());
-            self.told = Some(Instant::now());
+            self.shown = Some(Instant::now());
         }
     }
 
-    /// Writes a line that stays, to whatever stderr is.
+    /// Writes a line that stays, also where stderr is no terminal.
     pub(super) fn line(&self, text: &str) {
-        let clear = if self.told.is_some() { "\r\x1b[K" } else { "" };
+        let clear = if self.shown.is_some() { "\r\x1b[K" } else { "" };
         let _ = writeln!(io::stderr(), "{clear}{text}");
     }
 
@@ -175,13 +188,13 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.told.is_some() {
+        if self.shown.is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }
 
-/// As people say it.
+/// A size for people.
 pub(super) fn size(bytes: u64) -> String {
     let (mut unit, mut whole) = ("bytes", bytes);
     for larger in ["kB", "MB", "GB", "TB"] {

@@ -1,9 +1,12 @@
-//! What `mailslot check` has found: a line each as it is found, or one JSON object in the end.
+//! The findings of `mailslot check`: a line each as they are found, or one JSON object at the end.
 
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Failure, Outcome, say};
+use super::{
+    outcome::{Failure, Outcome},
+    output::print,
+};
 
 /// From the least to the worst, so that the verdict is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -53,7 +56,7 @@ impl Report {
                 Level::Warning => "warning",
                 Level::Problem => "PROBLEM",
             };
-            say(&format!("{word:<8} {what}: {message}\n"))?;
+            print(&format!("{word:<8} {what}: {message}\n"))?;
         }
         self.findings.push(Finding { level, what: what.to_owned(), message });
         Ok(())
@@ -64,8 +67,8 @@ impl Report {
     pub(super) fn finish(self) -> Outcome {
         let verdict = self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
         if self.as_json {
-            say(&format!("{}\n", json!({ "verdict": verdict, "findings": self.findings })))?;
+            print(&format!("{}\n", json!({ "verdict": verdict, "findings": self.findings })))?;
         }
-        if verdict == Level::Problem { Err(Failure::Told) } else { Ok(()) }
+        if verdict == Level::Problem { Err(Failure::InOutput) } else { Ok(()) }
     }
 }

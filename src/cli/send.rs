@@ -1,7 +1,6 @@
-//! `mailslot send`: signed messages, posted as a provider would post them.
+//! `mailslot send`: posts signed messages as a provider does.
 
 use std::{
-    ffi::OsString,
     io::{self, BufRead, Write},
     ops::RangeInclusive,
     sync::{Arc, Mutex},
@@ -9,10 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lexopt::{
-    Arg::{Long, Value},
-    Parser, ValueExt,
-};
 use serde_json::json;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -21,7 +16,12 @@ use signal_hook::{
 };
 
 use super::{
-    Failure, Outcome, number, open, output::Progress, read_line, say, tally::Tally, target::Target,
+    command::{Arguments, Command, OPTION, Operand, Opt},
+    input::{open, read_line},
+    load_report::LoadReport,
+    outcome::{Failure, Outcome},
+    output::{Progress, print},
+    target::Target,
 };
 use crate::{
     client::Answer,
@@ -31,103 +31,119 @@ use crate::{
     threads::{lock, spawn},
 };
 
-pub(super) const HELP: &str = "\
-Signs messages with the current secret and posts them: the lines of FILE, - being stdin, or made-up
-ones that are all different. What is told 503 or 429 is sent again after Retry-After, a few times; so is
-what is not answered. Says what was acknowledged, and how fast, also when Ctrl-C interrupts it. Exit status:
-1 if not everything was.
+pub(super) const COMMAND: Command = Command {
+    name: "send",
+    summary: "post signed messages, from a file or generated",
+    description: "\
+Signs messages with the current secret and posts them: the lines of FILE, where - reads stdin, or
+generated ones that are all different. A message that is answered 503 or 429, or not at all, is sent again
+after Retry-After, a few times. Prints how many messages were acknowledged, and how fast, also when Ctrl-C
+interrupts it. Exit status: 1 if a message was not acknowledged.
+",
+    options: &[
+        Opt {
+            name: "--url",
+            value: "URL",
+            help: "http://HOST:PORT/PATH; default /webhook at LISTEN. There is no https:\n                        \
+                   send to mailslot itself, behind the proxy",
+            ..OPTION
+        },
+        Opt {
+            name: "--count",
+            value: "N",
+            help: "number of messages; default all of FILE, or 1",
+            ..OPTION
+        },
+        Opt { name: "--rate", value: "N", help: "messages per second at most", ..OPTION },
+        Opt {
+            name: "--connections",
+            value: "N",
+            help: "connections at once; default 1",
+            ..OPTION
+        },
+        Opt { name: "--json", help: "print the report as one JSON object", ..OPTION },
+    ],
+    operand: Operand::Optional("FILE|-"),
+    run,
+};
 
-  --url URL          http://HOST:PORT/PATH; by default /webhook at LISTEN. https is not spoken: send
-                     to mailslot itself, behind the proxy
-  --count N          so many messages; all of FILE, or 1, by default
-  --rate N           so many a second at most
-  --connections N    so many at once, 1 by default
-  --json             the report as one JSON object
-";
-
-/// How often one message is sent.
+/// How many times a message is sent at most.
 const TRIES: u32 = 5;
-/// Where the answer says nothing about it, and the longest that is waited for one.
+/// The pause before a message is sent again, where the answer does not say, and the longest one.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
-/// Connections at once: each is a thread.
+/// Each connection has a thread.
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000;
 const RATES: RangeInclusive<f64> = 0.001..=1e9;
 
-struct Arguments {
-    url: Option<String>,
-    count: Option<u64>,
-    rate: Option<f64>,
-    connections: usize,
-    as_json: bool,
-    file: Option<OsString>,
-}
-
-/// The bodies, one after the other, each when its time has come.
+/// The bodies in order, each with the time at which it is due.
 struct Queue {
     source: Source,
     left: u64,
     number: u64,
-    /// Between two messages.
+    /// The time between two messages.
     every: Duration,
     next: Instant,
 }
 
-/// What became of the messages so far; none once that is reported.
-type Shared = Mutex<Option<(Tally, Progress)>>;
+/// The report on the messages so far; `None` once it is printed.
+type Shared = Mutex<Option<(LoadReport, Progress)>>;
 
 enum Source {
     File(Box<dyn BufRead + Send>),
-    /// What the ids begin with.
-    MadeUp(String),
+    /// Generated messages, whose ids begin with this.
+    Generated(String),
 }
 
-pub(super) fn run(parser: Parser) -> Outcome {
-    let arguments = parse(parser)?;
+fn run(arguments: &Arguments) -> Outcome {
+    let url = arguments.text("--url")?;
+    let count = arguments.number("--count", 0..=u64::MAX)?;
+    let rate = arguments.number("--rate", RATES)?;
+    let connections = arguments.number("--connections", CONNECTIONS)?.unwrap_or(1);
+    let as_json = arguments.has("--json");
     let config = with_source(Config::read)?;
-    let url = arguments
-        .url
-        .unwrap_or_else(|| format!("http://{}/webhook", http::reachable(config.listen)));
+    let url = url.unwrap_or_else(|| format!("http://{}/webhook", http::reachable(config.listen)));
     let target = Target::parse(&url).map_err(Failure::Usage)?;
-    let source = match &arguments.file {
-        Some(file) => Source::File(open(file)?.0),
-        None => Source::MadeUp(format!("send-{}-{}", logging::now(), std::process::id())),
+    let (source, default_count) = if let Some(file) = arguments.operand() {
+        (Source::File(open(file)?.0), u64::MAX)
+    } else {
+        let name = format!("send-{}-{}", logging::now(), std::process::id());
+        (Source::Generated(name), 1)
     };
-    let every = arguments.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
-    let default = if arguments.file.is_some() { u64::MAX } else { 1 };
-    let left = arguments.count.unwrap_or(default);
+    let every = rate.map_or(Duration::ZERO, |rate: f64| Duration::from_secs_f64(1.0 / rate));
+    let left = count.unwrap_or(default_count);
     let queue = Mutex::new(Queue { source, left, number: 0, every, next: Instant::now() });
-    let shared = Arc::new(Mutex::new(Some((Tally::start(), Progress::start()))));
-    report_when_interrupted(&shared, arguments.as_json)
-        .map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))?;
+    let shared = Arc::new(Mutex::new(Some((LoadReport::start(), Progress::start()))));
+    report_when_interrupted(&shared, as_json)
+        .map_err(|error| Failure::failed(format!("signals cannot be received: {error}")))?;
     let verifier = Verifier::new(&config.webhook_secrets);
     let sent = thread::scope(|scope| {
         let send = || send_all(&queue, &target, &verifier, &shared);
-        let senders: Vec<_> = (0..arguments.connections).map(|_| scope.spawn(send)).collect();
+        let senders: Vec<_> = (0..connections).map(|_| scope.spawn(send)).collect();
         senders.into_iter().try_for_each(|sender| sender.join().unwrap_or(Ok(())))
     });
-    let is_clean = report(&mut lock(&shared), arguments.as_json)?;
-    sent.map_err(Failure::Failed)?;
-    if is_clean { Ok(()) } else { Err(Failure::Told) }
+    let is_clean = report(&mut lock(&shared), as_json)?;
+    sent.map_err(Failure::failed)?;
+    if is_clean { Ok(()) } else { Err(Failure::InOutput) }
 }
 
-/// Prints what became of the messages, once, and says whether all were acknowledged.
-fn report(shared: &mut Option<(Tally, Progress)>, as_json: bool) -> Result<bool, Failure> {
-    let Some((tally, progress)) = shared.take() else { return Ok(false) };
+/// Prints the report, once. True if all messages were acknowledged.
+fn report(shared: &mut Option<(LoadReport, Progress)>, as_json: bool) -> Result<bool, Failure> {
+    let Some((load_report, progress)) = shared.take() else { return Ok(false) };
     drop(progress);
-    let is_clean = tally.is_clean();
-    say(&tally.report(as_json))?;
+    let is_clean = load_report.is_clean();
+    print(&load_report.render(as_json))?;
     Ok(is_clean)
 }
 
-/// On SIGINT or SIGTERM, prints the report at once, since a sender may be waiting for an answer or for
-/// a line of stdin, and then ends as a process without a handler would.
+/// On SIGINT or SIGTERM, prints the report at once, since a sender may be waiting for an answer or for a
+/// line of stdin. The process then ends as it would without a handler.
 fn report_when_interrupted(shared: &Arc<Shared>, as_json: bool) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let shared = Arc::clone(shared);
     let wait = move || {
         let Some(signal) = signals.forever().next() else { return };
-        // Kept locked until the process ends, so that the main thread does not end it before.
+        // The lock is held until the process ends, so that the main thread does not end it earlier.
         let mut shared = lock(&shared);
         if shared.is_some() {
             let _ = report(&mut shared, as_json);
@@ -137,31 +153,6 @@ fn report_when_interrupted(shared: &Arc<Shared>, as_json: bool) -> io::Result<()
         let _ = emulate_default_handler(signal);
     };
     spawn("signals", wait).map(drop)
-}
-
-fn parse(mut parser: Parser) -> Result<Arguments, Failure> {
-    let mut arguments = Arguments {
-        url: None,
-        count: None,
-        rate: None,
-        connections: 1,
-        as_json: false,
-        file: None,
-    };
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("url") => arguments.url = Some(parser.value()?.string()?),
-            Long("count") => arguments.count = Some(number(&mut parser, "--count", 0..=u64::MAX)?),
-            Long("rate") => arguments.rate = Some(number(&mut parser, "--rate", RATES)?),
-            Long("connections") => {
-                arguments.connections = number(&mut parser, "--connections", CONNECTIONS)?;
-            }
-            Long("json") => arguments.as_json = true,
-            Value(value) if arguments.file.is_none() => arguments.file = Some(value),
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
-    Ok(arguments)
 }
 
 fn send_all(
@@ -177,8 +168,8 @@ fn send_all(
         let signature = verifier.sign(&body);
         let post = || client.post(&target.path, &body, &signature);
         send(post, shared);
-        if let Some((tally, progress)) = &mut *lock(shared) {
-            progress.tell(|| tally.progress());
+        if let Some((load_report, progress)) = &mut *lock(shared) {
+            progress.show(|| load_report.progress());
         }
     }
 }
@@ -191,18 +182,18 @@ fn send(mut post: impl FnMut() -> io::Result<Answer>, shared: &Shared) {
         let is_last = attempt == TRIES;
         let pause = {
             let mut shared = lock(shared);
-            let Some((tally, _)) = &mut *shared else { return };
+            let Some((load_report, _)) = &mut *shared else { return };
             match &answered {
-                Ok(answer) if answer.status == 200 => return tally.acknowledge(latency),
+                Ok(answer) if answer.status == 200 => return load_report.acknowledge(latency),
                 Ok(answer) if is_last || ![429, 503].contains(&answer.status) => {
-                    return tally.refuse(answer.status);
+                    return load_report.refuse(answer.status);
                 }
-                Err(error) if is_last => return tally.lose(error.to_string()),
-                _ => tally.retries += 1,
+                Err(error) if is_last => return load_report.leave_unanswered(error.to_string()),
+                _ => load_report.retries += 1,
             }
             match answered {
                 Ok(answer) => answer.retry_after.unwrap_or(RETRY),
-                // An idle connection may have been closed by the other side: at once on a new one.
+                // The server may have closed an idle connection: try again at once on a new one.
                 Err(_) if attempt == 1 => Duration::ZERO,
                 Err(_) => RETRY,
             }
@@ -229,7 +220,7 @@ impl Queue {
             self.number += 1;
             let number = self.number;
             let input = match &mut self.source {
-                Source::MadeUp(name) => return Ok(Some(made_up(name, number))),
+                Source::Generated(name) => return Ok(Some(generated(name, number))),
                 Source::File(input) => input,
             };
             let mut line = Vec::new();
@@ -244,7 +235,7 @@ impl Queue {
     }
 }
 
-fn made_up(name: &str, number: u64) -> Vec<u8> {
+fn generated(name: &str, number: u64) -> Vec<u8> {
     let message = json!({
         "message_id": format!("{name}-{number}"),
         "from": format!("+9198765432{:02}", number % 100),

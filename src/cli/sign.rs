@@ -1,57 +1,68 @@
-//! `mailslot sign` and `mailslot verify`: the signature of a body, made and checked.
+//! `mailslot sign` and `mailslot verify`: the signature of a body.
 
-use lexopt::{
-    Arg::{Long, Value},
-    Parser, ValueExt,
+use super::{
+    command::{Arguments, Command, OPTION, Operand, Opt},
+    diagnosis::diagnose,
+    input::read,
+    outcome::{Failure, Outcome},
+    output::print,
 };
-
-use super::{Failure, Outcome, diagnosis::diagnose, only_file, read, required, say};
 use crate::{
     config::{Config, with_source},
     signature::Verifier,
 };
 
-pub(super) const SIGN_HELP: &str = "\
-Prints the X-Signature that a sender with the current secret sends with these bytes, which - takes
-from stdin. A newline at the end is signed too.
-";
+pub(super) const SIGN: Command = Command {
+    name: "sign",
+    summary: "print the X-Signature of a body",
+    description: "\
+Prints the X-Signature that a sender with the current secret sends with the bytes of FILE; - reads stdin.
+A newline at the end is signed, too.
+",
+    options: &[],
+    operand: Operand::Required("FILE|-"),
+    run: sign,
+};
 
-pub(super) const VERIFY_HELP: &str = "\
-Checks that a signature is of these bytes, which - takes from stdin, under one of the secrets, as the
-service does: says which secret it was, or \"not valid\" with exit status 1.
+pub(super) const VERIFY: Command = Command {
+    name: "verify",
+    summary: "check the signature of a body, and explain why it is not valid",
+    description: "\
+Checks, as the service does, that a signature belongs to the bytes of FILE under one of the secrets;
+- reads stdin. Prints which secret it was, or \"not valid\" with exit status 1.
+",
+    options: &[
+        Opt {
+            name: "--signature",
+            value: "HEX",
+            is_required: true,
+            help: "the value of the X-Signature header",
+            ..OPTION
+        },
+        Opt { name: "--explain", help: "print why it is not valid, and what to do", ..OPTION },
+    ],
+    operand: Operand::Required("FILE|-"),
+    run: verify,
+};
 
-  --signature HEX   the value of the X-Signature header
-  --explain         why it is not valid, and what to do
-";
-
-pub(super) fn sign(parser: Parser) -> Outcome {
-    let body = read(&only_file(parser)?)?;
+fn sign(arguments: &Arguments) -> Outcome {
+    let body = read(arguments.file())?;
     let config = with_source(Config::read)?;
-    say(&format!("{}\n", Verifier::new(&config.webhook_secrets).sign(&body)))
+    print(&format!("{}\n", Verifier::new(&config.webhook_secrets).sign(&body)))
 }
 
-pub(super) fn verify(mut parser: Parser) -> Outcome {
-    let (mut file, mut signature, mut explains) = (None, None, false);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("signature") => signature = Some(parser.value()?.string()?),
-            Long("explain") => explains = true,
-            Value(value) if file.is_none() => file = Some(value),
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
-    let signature =
-        signature.ok_or_else(|| Failure::Usage("--signature HEX is missing".to_owned()))?;
-    let body = read(&required(file)?)?;
+fn verify(arguments: &Arguments) -> Outcome {
+    let signature = arguments.text("--signature")?.unwrap_or_default();
+    let body = read(arguments.file())?;
     let secrets = with_source(Config::read)?.webhook_secrets;
-    if let Ok((_, slot)) = Verifier::new(&secrets).verify(Some(&signature), &body) {
-        return say(&format!("ok (secret {})\n", slot + 1));
+    if let Ok((_, key)) = Verifier::new(&secrets).verify(Some(&signature), &body) {
+        return print(&format!("ok (secret {})\n", key + 1));
     }
-    say("not valid\n")?;
-    if explains {
+    print("not valid\n")?;
+    if arguments.has("--explain") {
         for sentence in diagnose(&signature, &body, &secrets) {
-            say(&format!("{sentence}\n"))?;
+            print(&format!("{sentence}\n"))?;
         }
     }
-    Err(Failure::Told)
+    Err(Failure::InOutput)
 }

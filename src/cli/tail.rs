@@ -1,49 +1,57 @@
-//! `mailslot tail`: the last messages, and those to come, in the order of their commits.
+//! `mailslot tail`: the last messages, and new ones, in the order of their commits.
 
 use std::{
     io::{self, IsTerminal, Write},
     time::Duration,
 };
 
-use lexopt::{
-    Arg::{Long, Short},
-    Parser,
-};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
 
-use super::{Failure, Outcome, number, written};
+use super::{
+    command::{Arguments, Command, OPTION, Operand, Opt},
+    outcome::{Failure, Outcome},
+    output::written,
+};
 use crate::{
     config::{Config, with_source},
     logging::escaped,
     store::{self, Reader, device_and_inode},
 };
 
-pub(super) const HELP: &str = "\
-Prints the last messages in the order in which they were stored, one JSON object a line, with the
-fields of GET /feed. It reads the database itself, whether the service runs or not. A terminal is shown
-control characters and changes of direction as \\u009b; a file or a pipe gets them as they are.
+pub(super) const COMMAND: Command = Command {
+    name: "tail",
+    summary: "print the last messages, and follow new ones",
+    description: "\
+Prints the last messages in the order in which they were stored, one JSON object per line, with the
+fields of GET /feed. Reads the database itself, whether the service runs or not. On a terminal, control
+characters and changes of direction are shown as \\u009b; a file or a pipe gets them as they are.
+",
+    options: &[
+        Opt { name: "-n", value: "N", help: "number of messages; default 10", ..OPTION },
+        Opt {
+            name: "--follow",
+            short: Some('f'),
+            help: "go on with new messages, until Ctrl-C or until the output is closed",
+            ..OPTION
+        },
+    ],
+    operand: Operand::None,
+    run,
+};
 
-  -n N            so many messages, 10 by default
-  -f, --follow    go on with what comes, until Ctrl-C or until nobody reads
-";
-
-/// How often it looks for more.
-const LOOK: Duration = Duration::from_millis(200);
-/// Messages that are read at a time.
+/// How often `--follow` asks for new messages.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// Messages of one read.
 const PORTION: i64 = 100;
+/// Messages without `-n`.
+const COUNT: u32 = 10;
 
-pub(super) fn run(mut parser: Parser) -> Outcome {
-    let (mut count, mut follows) = (10_u32, false);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('n') => count = number(&mut parser, "-n", 0..=u32::MAX)?,
-            Short('f') | Long("follow") => follows = true,
-            _ => return Err(argument.unexpected().into()),
-        }
-    }
+fn run(arguments: &Arguments) -> Outcome {
+    let count = arguments.number("-n", 0..=u32::MAX)?.unwrap_or(COUNT);
+    let follows = arguments.has("--follow");
     let database = with_source(Config::read_database)?;
     let mut reader = store::visit(&database)?;
     let file = device_and_inode(&database);
@@ -53,11 +61,11 @@ pub(super) fn run(mut parser: Parser) -> Outcome {
         if !follows {
             return Ok(());
         }
-        rest()?;
+        pause()?;
         // The open file would never grow again.
         if device_and_inode(&database) != file {
             let problem = "the database was replaced: run mailslot tail again";
-            return Err(Failure::Failed(problem.to_owned()));
+            return Err(Failure::failed(problem));
         }
     }
 }
@@ -81,13 +89,13 @@ fn print_after(reader: &mut Reader, cursor: &mut i64) -> Outcome {
     }
 }
 
-/// Until the next look, or until nobody reads what is written.
-fn rest() -> Outcome {
+/// Until it is time to look for more, or the reader of the output has closed it.
+fn pause() -> Outcome {
     let output = io::stdout();
     let mut watched = [PollFd::new(&output, PollFlags::empty())];
-    let pause = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
-    match poll(&mut watched, Some(&pause)) {
+    let interval = Timespec { tv_sec: 0, tv_nsec: i64::from(INTERVAL.subsec_nanos()) };
+    match poll(&mut watched, Some(&interval)) {
         Ok(0) | Err(Errno::INTR) => Ok(()),
-        _ => Err(Failure::NobodyReads),
+        _ => Err(Failure::OutputClosed),
     }
 }

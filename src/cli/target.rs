@@ -23,7 +23,7 @@ impl Target {
     pub(super) fn parse(url: &str) -> Result<Target, String> {
         let Some(rest) = url.strip_prefix("http://") else {
             return Err(format!(
-                "--url {url:?}: expected http://HOST:PORT/PATH; https is not spoken here: send to mailslot itself, behind the proxy"
+                "--url {url:?}: expected http://HOST:PORT/PATH; there is no https: send to mailslot itself, behind the proxy"
             ));
         };
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

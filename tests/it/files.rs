@@ -163,7 +163,7 @@ fn an_unfinished_export_goes_into_a_private_file_of_its_own_and_nowhere_else() {
     for lay in foreign {
         lay();
         for arguments in [&["export", "--output", "out"][..], &["backup", "out"]] {
-            refused_output(folder, arguments, "out.part: it is there already");
+            refused_output(folder, arguments, "out.part: the file exists");
         }
         assert!(fs::symlink_metadata(&part).is_ok() && !folder.join("out").exists());
         fs::remove_file(&part).unwrap();

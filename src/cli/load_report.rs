@@ -1,4 +1,4 @@
-//! What became of the messages that were sent, and how long it took.
+//! The load report of `mailslot send`: what became of the messages, and how long it took.
 
 use std::{
     collections::BTreeMap,
@@ -9,26 +9,26 @@ use std::{
 use serde_json::json;
 
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct LoadReport {
     started: Instant,
-    /// From the first byte of a request to the whole answer that acknowledged it.
+    /// From the first byte of a request to the last byte of the answer that acknowledged it.
     latencies: Vec<Duration>,
     pub(super) retries: u64,
-    /// By status.
+    /// Messages by the status that refused them.
     refused: BTreeMap<u16, u64>,
-    /// Without any answer, and why the last of them.
-    lost: u64,
+    /// Messages without an answer, and the reason for the last of them.
+    unanswered: u64,
     last_error: Option<String>,
 }
 
-impl Tally {
-    pub(super) fn start() -> Tally {
-        Tally {
+impl LoadReport {
+    pub(super) fn start() -> LoadReport {
+        LoadReport {
             started: Instant::now(),
             latencies: Vec::new(),
             retries: 0,
             refused: BTreeMap::new(),
-            lost: 0,
+            unanswered: 0,
             last_error: None,
         }
     }
@@ -41,24 +41,24 @@ impl Tally {
         *self.refused.entry(status).or_default() += 1;
     }
 
-    pub(super) fn lose(&mut self, error: String) {
-        self.lost += 1;
+    pub(super) fn leave_unanswered(&mut self, error: String) {
+        self.unanswered += 1;
         self.last_error = Some(error);
     }
 
     pub(super) fn is_clean(&self) -> bool {
-        self.refused.is_empty() && self.lost == 0
+        self.refused.is_empty() && self.unanswered == 0
     }
 
     pub(super) fn progress(&self) -> String {
-        let not: u64 = self.refused.values().sum::<u64>() + self.lost;
+        let not: u64 = self.refused.values().sum::<u64>() + self.unanswered;
         let seconds = self.started.elapsed().as_secs_f64();
         let count = self.latencies.len();
         format!("{count} acknowledged, {not} not, {:.0}/s", rate(count, seconds))
     }
 
-    /// In the end, for people or as JSON.
-    pub(super) fn report(mut self, as_json: bool) -> String {
+    /// For people, or as JSON.
+    pub(super) fn render(mut self, as_json: bool) -> String {
         let seconds = self.started.elapsed().as_secs_f64();
         let count = self.latencies.len();
         self.latencies.sort_unstable();
@@ -71,7 +71,7 @@ impl Tally {
             let refused: BTreeMap<String, u64> =
                 self.refused.iter().map(|(status, n)| (status.to_string(), *n)).collect();
             let report = json!({
-                "acknowledged": count, "refused": refused, "unanswered": self.lost,
+                "acknowledged": count, "refused": refused, "unanswered": self.unanswered,
                 "error": self.last_error, "retries": self.retries, "seconds": seconds,
                 "latency_ms": { "p50": p50, "p99": p99, "max": max },
             });
@@ -83,7 +83,7 @@ impl Tally {
             let _ = writeln!(text, "{n} refused with {status}");
         }
         if let Some(error) = &self.last_error {
-            let _ = writeln!(text, "{} without an answer: {error}", self.lost);
+            let _ = writeln!(text, "{} without an answer: {error}", self.unanswered);
         }
         if self.retries > 0 {
             let _ = writeln!(text, "{} sent again", self.retries);

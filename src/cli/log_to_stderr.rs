@@ -1,4 +1,4 @@
-//! What the rest of the program logs while a verb runs, told on stderr in plain words.
+//! Writes what the rest of the program logs while a command runs to stderr, as text.
 
 use std::{
     fmt::Write as _,
@@ -14,8 +14,8 @@ struct Stderr;
 
 struct Fields(String);
 
-pub(super) fn to_stderr() {
-    // Fails only if there is one already.
+pub(super) fn start() {
+    // Fails only if there is a logger already.
     if log::set_logger(&Stderr).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
