@@ -94,9 +94,9 @@ fn every_verb_explains_itself_and_its_flags() {
         command
     };
     let all = stdout(&run(&mut bare(), &["--help"]));
-    let readme = fs::read_to_string("README.md").unwrap();
+    let readme = fs::read_to_string("docs/REFERENCE.md").unwrap();
     for (verb, flags) in VERBS {
-        assert!(readme.contains(&format!("\n| `{verb}")), "README lacks {verb}");
+        assert!(readme.contains(&format!("\n| `{verb}")), "REFERENCE.md lacks {verb}");
         let help = run(&mut bare(), &[verb, "--help"]);
         assert_eq!((help.status.code(), stderr(&help)), (Some(0), String::new()), "{verb}");
         for flag in flags {

@@ -397,15 +397,15 @@ fn whoever_keeps_the_cursor_gets_every_message_once_whatever_is_killed() {
     assert_eq!(inbox.rows(), i64::try_from(seen.len()).unwrap());
 }
 
-/// The program that README shows, word for word.
+/// The program that docs/API.md shows, word for word.
 #[test]
-fn the_readme_s_consumer_handles_each_message_once() {
-    let readme = std::fs::read_to_string("README.md").unwrap();
-    let script = readme.split("```sh\n").find(|block| block.starts_with("touch cursor")).unwrap();
+fn the_consumer_in_the_api_document_handles_each_message_once() {
+    let document = std::fs::read_to_string("docs/API.md").unwrap();
+    let script = document.split("```sh\n").find(|block| block.starts_with("touch cursor")).unwrap();
     let script = script.split("```").next().unwrap();
     let is_there = Command::new("sh").args(["-c", "command -v jq && command -v curl"]).output();
     if !is_there.unwrap().status.success() {
-        eprintln!("curl or jq is not installed: README's consumer was not tried");
+        eprintln!("curl or jq is not installed: the consumer of docs/API.md was not tried");
         return;
     }
     let inbox = Inbox::start();

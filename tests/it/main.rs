@@ -8,6 +8,7 @@ mod harness;
 mod client;
 mod webhook;
 mod access;
+mod docs;
 mod documents;
 mod feed;
 mod export;

@@ -128,7 +128,8 @@ fn no_async_runtime_is_anywhere_in_the_tree() {
 
 /// The first column of the README's table under `heading`, without backticks.
 fn table(heading: &str) -> BTreeSet<String> {
-    let readme = fs::read_to_string("README.md").unwrap();
+    let readme =
+        ["README.md", "docs/REFERENCE.md"].map(|path| fs::read_to_string(path).unwrap()).concat();
     let (_, section) = readme
         .split_once(&format!("\n## {heading}\n"))
         .unwrap_or_else(|| panic!("README has no {heading}"));
@@ -162,7 +163,7 @@ fn the_readme_states_the_kind_and_the_labels_of_every_metric() {
 
 #[test]
 fn the_readme_states_every_limit_with_its_value() {
-    let readme = fs::read_to_string("README.md").unwrap();
+    let readme = fs::read_to_string("docs/REFERENCE.md").unwrap();
     let mut found = BTreeSet::new();
     for (path, text) in sources() {
         for line in text.lines() {
