@@ -160,7 +160,7 @@ check "the watchdog replaces a process that does not answer" within 90 is_anothe
 check "its log says so" within 5 sh -c 'journalctl -u mailslot -o cat | grep -q "Watchdog timeout"'
 check "it is ready again" within 10 mailslot healthcheck
 
-# The command line as the service's user, as README shows it.
+# The command line as the service's user, as docs/OPERATIONS.md shows it.
 check "mailslot check as the service's user, with its secret and its database" \
     systemd-run --quiet --pipe --wait -p DynamicUser=yes -p User=mailslot -p StateDirectory=mailslot \
     -p LoadCredential=webhook_secret:/etc/mailslot/webhook_secret \
