@@ -152,12 +152,12 @@ fn the_readme_names_exactly_the_routes_settings_and_metrics_there_are() {
 }
 
 #[test]
-fn the_readme_states_the_kind_and_the_labels_of_every_metric() {
-    let readme = fs::read_to_string("README.md").unwrap();
+fn the_reference_states_the_kind_and_the_labels_of_every_metric() {
+    let readme = fs::read_to_string("docs/REFERENCE.md").unwrap();
     for mailslot::metrics::Family { name, kind, labels, .. } in mailslot::metrics::FAMILIES {
         let labels: Vec<String> = labels.iter().map(|label| format!("`{label}` ")).collect();
         let row = format!("| `{name}` | {kind} | {}| ", labels.join("").replace("` `", "`, `"));
-        assert!(readme.contains(&row), "README's metrics lack {row}");
+        assert!(readme.contains(&row), "REFERENCE's metrics lack {row}");
     }
 }
 
