@@ -25,4 +25,5 @@ mod framing;
 mod restart;
 mod search;
 mod cli;
+mod source;
 mod tidy;

@@ -1,76 +1,244 @@
 //! The rules that a compiler cannot keep.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
-fn sources() -> Vec<(String, String)> {
-    fn visit(folder: &Path, found: &mut Vec<(String, String)>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                visit(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push((path.to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
-            }
+use crate::source::{self, Arrow, File, Kind, Tree};
+
+/// Lines of a file without its tests.
+const FILE_LINES_MAX: usize = 400;
+/// Lines of a function, its signature included: what a screen shows at once.
+const FUNCTION_LINES_MAX: usize = 70;
+/// A line may be longer only for the sake of a word this long, which no line break can divide.
+const WORD_CHARS_MIN: usize = 60;
+
+/// Names that only people who worked on mailslot understood, and the term that replaces each.
+#[rustfmt::skip]
+const PRIVATE_WORDS: &[(&str, &str)] = &[
+    ("acquit", "clear"), ("anew", "restart"), ("arrival", "incoming request"), ("certain", "unique"),
+    ("chore", "maintenance"), ("chores", "maintenance"), ("cut", "disconnect or close"), ("doubt", "backpressure check"),
+    ("exactness", "model test"), ("leader", "committer"), ("look", "scan"), ("looks", "scans"),
+    ("milestone", "rank index"), ("milestones", "rank index"), ("nobody", "what is missing"), ("nudge", "wake"),
+    ("pack", "segment"), ("packed", "segmented"), ("packer", "segment builder"), ("packs", "segments"),
+    ("park", "enqueue"), ("parked", "queued"), ("piece", "page"), ("pieces", "pages"), ("place", "position"),
+    ("question", "predicate"), ("recall", "get"), ("remember", "put"), ("room", "buffer reservation"),
+    ("stranger", "external writer"), ("strangers", "external writers"), ("tally", "load report"), ("told", "reported"),
+    ("trouble", "errors"), ("turn", "connection slot"), ("turns", "connection slots"), ("twin", "duplicate address"),
+    ("twins", "duplicate addresses"), ("unasked", "unchecked"), ("visit", "open read-only"), ("who", "the subject"),
+    ("whoever", "the subject"), ("whom", "the object"),
+];
+
+/// What issue 17 has still to mend, to be emptied as its branches land: nothing may be added. Of a rule
+/// and the beginning of a path, how many findings there may be at most.
+#[rustfmt::skip]
+const PENDING: &[(&str, &str, usize)] = &[
+    ("upward", "src/api/", 7), ("upward", "src/cli/", 2), ("upward", "src/http/", 5), ("upward", "src/store/", 31),
+    ("entangled", "src/api/", 2), ("entangled", "src/cli/", 12),
+    ("file", "src/config/", 1), ("file", "src/http/", 4), ("file", "src/store/", 3), ("file", "src/logging.rs", 1),
+    ("file", "src/metrics.rs", 1),
+    ("comment", "src/api/", 10), ("comment", "src/cli/", 19), ("comment", "src/store/", 20),
+    ("width", "src/api/", 9), ("width", "src/cli/", 51), ("width", "src/config/", 7), ("width", "src/http/", 34),
+    ("width", "src/service/", 26), ("width", "src/store/", 75), ("width", "src/", 12),
+    ("word", "src/api/", 5), ("word", "src/cli/", 27), ("word", "src/config/", 2), ("word", "src/http/", 59),
+    ("word", "src/service/", 41), ("word", "src/store/", 89), ("word", "src/", 20),
+];
+
+/// Fails with every finding of a rule for whose path more are found than [`PENDING`] allows.
+fn expect_none(rule: &str, findings: &[String]) {
+    let mut left: Vec<&String> = findings.iter().collect();
+    for (_, path, most) in PENDING.iter().filter(|(pending, ..)| *pending == rule) {
+        let (here, others): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|finding| finding.starts_with(path));
+        left = others;
+        if here.len() > *most {
+            left.extend(here);
         }
     }
-    let mut found = Vec::new();
-    visit(Path::new("src"), &mut found);
-    assert!(found.len() > 10);
-    found
+    let found: Vec<String> = left.iter().map(|finding| format!("\n  {finding}")).collect();
+    assert!(found.is_empty(), "{rule}: {} findings{}", found.len(), found.concat());
 }
 
 /// The modules of lib.rs, outermost first.
 fn layers() -> Vec<String> {
-    let lib = fs::read_to_string("src/lib.rs").unwrap();
-    let name = |line: &str| {
-        Some(line.trim_start_matches("pub ").strip_prefix("mod ")?.split(';').next()?.to_owned())
-    };
-    lib.lines().filter_map(name).collect()
+    File::new("src/lib.rs", &fs::read_to_string("src/lib.rs").unwrap()).children
 }
 
-/// The first name of every path in `use crate::..;`, `use crate::{.., ..};` and `crate::..`.
-fn imports(text: &str) -> Vec<String> {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let mut modules = Vec::new();
-    for rest in text.split("crate::").skip(1) {
-        let Some(group) = rest.strip_prefix('{') else {
-            modules.push(rest.split(|c| !is_word(c)).next().unwrap().to_owned());
-            continue;
-        };
-        let (mut depth, mut is_first) = (0, true);
-        for word in group.split_inclusive(|c| !is_word(c)) {
-            let name = word.trim_end_matches(|c| !is_word(c));
-            if depth == 0 && is_first && !name.is_empty() {
-                modules.push(name.to_owned());
-                is_first = false;
-            }
-            match word.chars().last() {
-                Some('{') => depth += 1,
-                Some('}') if depth == 0 => break,
-                Some('}') => depth -= 1,
-                Some(',') if depth == 0 => is_first = true,
-                _ => {}
-            }
-        }
+/// One line for each pair of files, with the names by which the one uses the other.
+fn arrows(tree: &Tree, arrows: &[&Arrow]) -> Vec<String> {
+    let mut pairs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for Arrow { from, to, name, .. } in arrows.iter().copied() {
+        let pair = format!("{} -> {}", tree.path(from), tree.path(to));
+        pairs.entry(pair).or_default().push(name);
     }
-    modules
+    pairs.iter().map(|(pair, names)| format!("{pair} ({})", names.join(", "))).collect()
 }
 
 #[test]
-fn dependencies_point_down() {
-    let layers = layers();
-    for (path, text) in sources() {
-        let module = path.trim_start_matches("src/").split(['/', '.']).next().unwrap().to_owned();
-        let Some(own) = layers.iter().position(|layer| *layer == module) else { continue };
-        let upward = imports(&text).into_iter().find(|module| layers[..own].contains(module));
-        assert_eq!(upward, None, "{path} reaches up");
+fn no_module_uses_one_that_is_declared_above_it() {
+    let tree = Tree::new(source::files());
+    // The rule is empty if the paths were not read.
+    assert!(tree.arrows.len() > 200, "{}", tree.arrows.len());
+    expect_none("upward", &arrows(&tree, &tree.upward()));
+}
+
+#[test]
+fn no_module_uses_its_parent_that_uses_it() {
+    let tree = Tree::new(source::files());
+    expect_none("entangled", &arrows(&tree, &tree.entangled()));
+}
+
+#[test]
+fn the_reading_of_modules_finds_every_way_to_name_one() {
+    let tree = |files: &[(&str, &str)]| {
+        Tree::new(files.iter().map(|(path, text)| File::new(path, text)).collect())
+    };
+    let reads = |lower: &str| {
+        let tree = tree(&[
+            ("src/lib.rs", "mod a; mod b { mod no_file {} } mod low;"),
+            ("src/a.rs", "pub fn f() {}"),
+            ("src/low/mod.rs", "mod top; mod face; mod bottom; pub use face::{Face as Seen, g};"),
+            ("src/low/top.rs", "pub struct Top; impl Top {}"),
+            ("src/low/face/mod.rs", "mod deep; pub use deep::*; pub struct Face; pub fn g() {}"),
+            ("src/low/face/deep.rs", "pub const DEEP: u8 = 1;"),
+            ("src/low/bottom.rs", lower),
+        ]);
+        let upward = tree.upward().into_iter();
+        upward.map(|arrow| tree.path(&arrow.to).to_owned()).collect::<Vec<_>>()
+    };
+    for (code, found) in [
+        ("use super::top::Top;", &["src/low/top.rs"][..]),
+        ("use crate::{low::{self, top::{Top}}};", &["src/low/top.rs"]),
+        ("fn f() -> super::top::Top { crate::a::f() }", &["src/a.rs", "src/low/top.rs"]),
+        ("use super::Seen;", &["src/low/face/mod.rs"]),
+        ("use super::*; fn f(_: Seen) { g() }", &["src/low/face/mod.rs", "src/low/face/mod.rs"]),
+        ("use crate::low as l; fn f() -> u8 { l::face::DEEP }", &["src/low/face/deep.rs"]),
+        ("mod tests { use super::super::top; }", &["src/low/top.rs"]),
+        ("mod tests { use super::*; }", &[]),
+        ("// use super::top;\nconst A: &str = \"super::top::X\"; pub(super) fn f<'a>() {}", &[]),
+        ("use std::{fs, io}; use self::inner::X; mod inner { pub struct X; }", &[]),
+    ] {
+        assert_eq!(reads(code), found, "{code}");
     }
-    assert_eq!(imports("use crate::{a::{b, c}, d}; crate::e::f"), ["a", "d", "e"]);
+    let face = |text: &str| {
+        let tree = tree(&[
+            ("src/lib.rs", "mod a;"),
+            ("src/a/mod.rs", text),
+            ("src/a/b.rs", "use super::A;"),
+        ]);
+        tree.entangled().len()
+    };
+    assert_eq!(face("mod b; pub struct A(b::B);"), 1);
+    assert_eq!(face("mod b; use b::B; pub struct A(B);"), 1);
+    assert_eq!(face("mod b; pub use b::B; pub struct A;"), 0);
+    assert_eq!(face("mod b; pub struct A; #[cfg(test)] mod tests { fn f() { super::b::g() } }"), 0);
+}
+
+#[test]
+fn no_file_is_longer_than_can_be_read_at_once() {
+    let tree = Tree::new(source::files());
+    let files = source::files().into_iter().filter(|file| !tree.is_test(&file.module));
+    let long = files.filter_map(|file| {
+        let lines = file.lines_without_tests();
+        (lines > FILE_LINES_MAX).then(|| format!("{} has {lines} lines", file.path))
+    });
+    expect_none("file", &long.collect::<Vec<_>>());
+}
+
+#[test]
+fn every_function_fits_a_screen() {
+    let mut long = Vec::new();
+    let mut count = 0;
+    for file in source::files() {
+        for (name, line, lines) in file.functions() {
+            count += 1;
+            if lines > FUNCTION_LINES_MAX {
+                long.push(format!("{}:{line} {name} has {lines} lines", file.path));
+            }
+        }
+    }
+    assert!(count > 500, "{count}");
+    expect_none("function", &long);
+    let wrapped = "fn a(\n    b: [u8; 2],\n) -> u8\nwhere\n    X: Y,\n{\n    1\n}\nfn c();";
+    assert_eq!(File::new("src/a.rs", wrapped).functions(), [("a".to_owned(), 1, 8)]);
+}
+
+#[test]
+fn every_line_fits_the_width_that_rustfmt_keeps() {
+    let format = fs::read_to_string("rustfmt.toml").unwrap();
+    let width = format.lines().find_map(|line| line.strip_prefix("max_width = ")).unwrap();
+    let width: usize = width.parse().unwrap();
+    let mut long = Vec::new();
+    for file in source::files() {
+        for (number, line) in file.text.lines().enumerate() {
+            let chars = line.chars().count();
+            let longest = line.split(' ').map(|word| word.chars().count()).max().unwrap();
+            if chars > width && longest < WORD_CHARS_MIN {
+                long.push(format!("{}:{} has {chars} characters", file.path, number + 1));
+            }
+        }
+    }
+    expect_none("width", &long);
+}
+
+#[test]
+fn every_module_says_what_it_owns_where_it_is_declared_and_where_it_begins() {
+    let mut silent = Vec::new();
+    for file in source::files() {
+        assert!(file.text.starts_with("//! "), "{} says nothing of itself", file.path);
+        for line in file.text.lines().filter(|line| !line.starts_with(' ')) {
+            let declared = line.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ");
+            let declared = declared.trim_start_matches("pub ").strip_prefix("mod ");
+            let Some((name, rest)) = declared.and_then(|line| line.split_once(';')) else {
+                continue;
+            };
+            if !rest.starts_with(" // ") {
+                silent.push(format!("{} declares {name} without a comment", file.path));
+            }
+        }
+    }
+    expect_none("comment", &silent);
+}
+
+#[test]
+fn names_are_terms_that_other_engineers_use() {
+    let mut found = BTreeSet::new();
+    for file in source::files() {
+        for token in file.tokens.iter().filter(|token| token.kind == Kind::Word) {
+            let words = words(&token.text);
+            for (word, term) in PRIVATE_WORDS {
+                if words.iter().any(|other| other == word) {
+                    let (path, name) = (&file.path, &token.text);
+                    found.insert(format!("{path} names {name}: {word} is {term}"));
+                }
+            }
+        }
+    }
+    expect_none("word", &found.into_iter().collect::<Vec<_>>());
+    assert_eq!(words("READ_Tokens_ofHTTPPeers"), ["read", "tokens", "of", "httppeers"]);
+}
+
+/// `GroupCommit` and `group_commit` are both group and commit.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut is_after_capital = true;
+    for c in name.chars() {
+        if c == '_' || c.is_uppercase() && !is_after_capital {
+            words.push(String::new());
+        }
+        if c != '_' {
+            words.last_mut().unwrap().extend(c.to_lowercase());
+        }
+        is_after_capital = c.is_uppercase() || c == '_';
+    }
+    words.retain(|word| !word.is_empty());
+    words
 }
 
 #[test]
 fn what_belongs_to_one_module_stays_there() {
-    for (path, text) in sources() {
+    for File { path, text, .. } in source::files() {
         let only = |words: &[&str], places: &[&str]| {
             let is_comment = |line: &&str| line.trim_start().starts_with("//");
             let code: String = text.lines().filter(|line| !is_comment(line)).collect();
@@ -88,32 +256,6 @@ fn what_belongs_to_one_module_stays_there() {
         only(&["File::", "OpenOptions", "fs::read(", "fs::copy", "fs::write"], &files);
         for unfinished in ["todo!", "unimplemented!", "FIXME", "XXX"] {
             assert!(!text.contains(unfinished), "{path} has {unfinished}");
-        }
-    }
-}
-
-#[test]
-fn every_module_says_what_it_owns_and_every_line_and_function_fits() {
-    for (path, text) in sources() {
-        assert!(text.starts_with("//! "), "{path} says nothing of itself");
-        let mut start = None;
-        for (number, line) in text.lines().enumerate() {
-            let indent = line.len() - line.trim_start().len();
-            let body = line
-                .trim_start()
-                .trim_start_matches("pub(crate) ")
-                .trim_start_matches("pub(super) ")
-                .trim_start_matches("pub ");
-            if body.starts_with("fn ") && line.ends_with('{') {
-                start = Some((number, indent));
-            }
-            if let Some((from, at)) = start
-                && line.trim_start() == "}"
-                && indent == at
-            {
-                assert!(number - from <= 70, "{path}:{from} is longer than a screen");
-                start = None;
-            }
         }
     }
 }
@@ -165,7 +307,7 @@ fn the_reference_states_the_kind_and_the_labels_of_every_metric() {
 fn the_readme_states_every_limit_with_its_value() {
     let readme = fs::read_to_string("docs/REFERENCE.md").unwrap();
     let mut found = BTreeSet::new();
-    for (path, text) in sources() {
+    for File { path, text, .. } in source::files() {
         for line in text.lines() {
             // `const NAME_MAX: type = 2 * 1024;`
             let Some((_, rest)) = line.split_once("const ") else { continue };
