@@ -166,7 +166,7 @@ fn closing(tokens: &[Token], open: usize) -> usize {
         depth -= i32::from(["}", ")", "]"].iter().any(|sign| token.is(sign)));
         depth == 0
     });
-    open + end.expect("brackets are balanced")
+    open + end.unwrap_or_else(|| panic!("line {} opens what nothing closes", tokens[open].line))
 }
 
 /// Marks the items behind `#[cfg(test)]` and `#[cfg(any(test, …))]`, their attribute included.
@@ -251,7 +251,7 @@ fn use_tree(tokens: &[Token], at: &mut usize, prefix: &[String], found: &mut Vec
         if token.is(":") {
             continue;
         }
-        if !(token.is("self") && !path.is_empty()) {
+        if !token.is("self") || path.is_empty() {
             path.push(token.text.clone());
         }
         if tokens[*at].is(":") {
@@ -307,7 +307,7 @@ impl Tree {
             if used.name == "*" {
                 for token in file.tokens.iter().filter(|token| token.kind == Kind::Word) {
                     let mut path = used.path.clone();
-                    *path.last_mut().unwrap() = token.text.clone();
+                    path.last_mut().unwrap().clone_from(&token.text);
                     if self.is_brought_by(&file.module, &path, used.depth) {
                         add(&path, used.depth, token.line, used.is_test);
                     }
@@ -357,9 +357,8 @@ impl Tree {
             name if self.files[from].children.iter().any(|child| child == name) => rest = path,
             name => {
                 // A module that a `use` has brought.
-                let uses = self.files[from].uses.iter();
-                let brought =
-                    uses.filter(|used| used.name == name && used.path != [name]).next()?;
+                let mut uses = self.files[from].uses.iter();
+                let brought = uses.find(|used| used.name == name && used.path != [name])?;
                 let at = self.resolve(from, &brought.path, brought.depth, steps + 1)?;
                 let is_module = at.last() == brought.path.last();
                 return if is_module { self.walk(&at, rest, steps) } else { Some(at) };
