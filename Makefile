@@ -11,7 +11,7 @@ SAMPLE := {"message_id":"sample-%s","from":"+919876543210","to":"+14155550100","
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help tools run test test-page browser test-api test-systemd lint bench bench-overload bench-scale static up down logs image
+.PHONY: help tools run test snapshots test-page browser test-api test-systemd lint bench bench-overload bench-scale static up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,6 +49,9 @@ test: tools ## Run every test: units, and the real binary from outside
 browser: ## Install Chromium for the page's tests, where it is missing (Debian, as root)
 	@command -v chromium chromedriver > /dev/null || { apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium chromium-driver; } > /dev/null
+
+snapshots: ## Write the texts of tests/it/snapshots again, where a change of them is meant
+	RENEW_SNAPSHOTS=1 cargo test --locked --test it snapshots
 
 test-page: browser ## Test the page in Chromium
 	cargo test --locked --test page -- --ignored

@@ -5,6 +5,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::too_many_lines)]
 
 mod harness;
+mod numbers;
 mod client;
 mod webhook;
 mod access;
@@ -26,4 +27,6 @@ mod restart;
 mod search;
 mod cli;
 mod source;
+mod properties;
+mod snapshots;
 mod tidy;
