@@ -25,6 +25,7 @@ mod packaging;
 mod framing;
 mod restart;
 mod search;
+mod shedding;
 mod cli;
 mod source;
 mod properties;

@@ -41,9 +41,13 @@ fn ts(numbers: &mut Numbers) -> String {
 /// A folder with these messages in its database, by the program's own import.
 fn imported(lines: &[Value]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    import(folder.path(), text.as_bytes());
+    import(folder.path(), joined(lines).as_bytes());
     folder
+}
+
+/// An object a line.
+fn joined(lines: &[Value]) -> String {
+    lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn import(folder: &Path, text: &[u8]) {
@@ -281,8 +285,7 @@ fn an_export_in_either_format_gives_back_every_row_and_imports_as_the_same_rows(
         assert_eq!(fs::read_to_string(&path).unwrap(), served, "{format}");
         fs::remove_file(path).unwrap();
     }
-    let from_csv: String = records.iter().map(|record| format!("{record}\n")).collect();
-    for text in [lines, from_csv] {
+    for text in [lines, joined(&records)] {
         let other = tempfile::tempdir().unwrap();
         import(other.path(), text.as_bytes());
         // An export is in the order of time, and an import stores in the order of the lines.
