@@ -5,13 +5,14 @@ RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # For trying things out on this machine only.
 DEVELOPMENT_SECRET := testsecret
 LISTEN ?= 127.0.0.1:8000
+FUZZ_SECONDS ?= 60
 # A format of date(1): a message that is sent now.
 SAMPLE := {"message_id":"sample-%s","from":"+919876543210","to":"+14155550100","ts":"%Y-%m-%dT%H:%M:%SZ","text":"Hello"}
 
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help tools run test snapshots test-page browser test-api test-systemd lint bench bench-overload bench-scale static up down logs image
+.PHONY: help tools run test snapshots test-page browser test-api test-systemd fuzz lint bench bench-overload bench-scale static up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -62,6 +63,16 @@ test-api: ## Hold the API against its own document, by schemathesis (from PyPI)
 
 test-systemd: static ## Boot a small Debian with the unit files of packaging/ and check them (Debian, as root)
 	tests/systemd/run.sh target/$(HOST)/release/mailslot
+
+fuzz: ## Try each target of fuzz/ for a minute (FUZZ_SECONDS=600: longer)
+	@command -v cargo-fuzz > /dev/null || { echo "cargo-fuzz is not installed: cargo install --locked cargo-fuzz" >&2; exit 2; }
+	@command -v c++ > /dev/null || { echo "libFuzzer needs a C++ compiler: apt-get install g++" >&2; exit 2; }
+	@# RUSTC_BOOTSTRAP: sanitizers are in the stable toolchain, and reserved for nightly.
+	for target in $$(cargo fuzz list); do \
+		mkdir -p fuzz/corpus/$$target && \
+		RUSTFLAGS= RUSTC_BOOTSTRAP=1 cargo fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+			-- -max_total_time=$(FUZZ_SECONDS) -timeout=10 || exit 1; \
+	done
 
 lint: ## Check formatting and lints, warnings denied
 	cargo fmt --check

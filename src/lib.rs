@@ -3,6 +3,9 @@
 //! The modules, outermost first: each uses only what stands below it, and
 //! `tests/it/tidy.rs` holds them to it. docs/ARCHITECTURE.md is the map.
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod properties; // what holds for every input: fuzz targets, and a test
 pub mod cli; // the commands of the command line
 pub mod service; // the process that serves: its threads, its signals, a request's life
 pub mod api; // the table of routes, and one file per endpoint

@@ -110,14 +110,18 @@ fn links(
 
 /// On which side of the cursor's message a page is.
 #[derive(Debug, Clone, Copy)]
-enum Side {
+pub(crate) enum Side {
     After,
     Before,
 }
 
 /// Opaque to clients: a side, an instant and a `message_id`; of a long id, its row and its beginning.
 /// `row_of` finds that row, which no longer exists where the message was deleted meanwhile.
-fn cursor(side: Side, message: &Message, row_of: impl FnOnce(&str) -> Option<i64>) -> String {
+pub(crate) fn cursor(
+    side: Side,
+    message: &Message,
+    row_of: impl FnOnce(&str) -> Option<i64>,
+) -> String {
     let Message { message_id, instant: Instant { seconds, nanoseconds }, .. } = message;
     if message_id.len() <= CURSOR_ID_BYTES {
         let side = if matches!(side, Side::After) { 'a' } else { 'b' };
@@ -129,7 +133,7 @@ fn cursor(side: Side, message: &Message, row_of: impl FnOnce(&str) -> Option<i64
     hex::encode(format!("{side} {seconds} {nanoseconds} {row} {prefix}"))
 }
 
-fn read_cursor(
+pub(crate) fn read_cursor(
     text: &str,
     order: Order,
     place_of: impl FnOnce(i64) -> Option<Place>,

@@ -62,7 +62,7 @@ impl Settings {
 
     /// `NAME=value` lines, as systemd's EnvironmentFile= and Docker's --env-file have them; `#` begins
     /// a line that is none.
-    fn parse(path: &str, text: &str) -> Settings {
+    pub(crate) fn parse(path: &str, text: &str) -> Settings {
         let mut settings = Settings::default();
         for (line, number) in text.lines().map(str::trim).zip(1..) {
             if line.is_empty() || line.starts_with('#') {

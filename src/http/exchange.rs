@@ -184,8 +184,7 @@ impl Exchange {
     }
 
     fn headers<'a>(&'a self, name: &'static str) -> impl DoubleEndedIterator<Item = &'a str> {
-        let headers = self.arrival.request.headers().iter();
-        headers.filter(move |header| header.field.equiv(name)).map(|header| header.value.as_str())
+        headers(&self.arrival.request, name)
     }
 
     /// The client waits no longer, or has at least said all that it will.
@@ -229,7 +228,7 @@ impl Exchange {
             Some(Err(missing)) => return Intake::Refused(self, Error::from(missing)),
             None => {}
         }
-        let length = match self.content_length() {
+        let length = match content_length(&self.arrival.request) {
             Err(error) => return Intake::Refused(self, error),
             Ok(0) => return Intake::Read(self),
             Ok(length) if length > BODY_BYTES_MAX => {
@@ -250,28 +249,6 @@ impl Exchange {
         // In memory: tiny_http has it whole, or the request would not be here.
         let _ = self.arrival.request.as_reader().read_to_end(buffer);
         Intake::Read(self)
-    }
-
-    /// RFC 9112 §6 in a head that RFC 9112 allows, without what a webhook does not need: no
-    /// Transfer-Encoding at all, at most one Content-Length, in plain digits.
-    fn content_length(&self) -> Result<usize, Error> {
-        check_head(&self.arrival.request)?;
-        if self.headers("Transfer-Encoding").next().is_some() {
-            return Err(Error::Framing("Transfer-Encoding is not supported, send Content-Length"));
-        }
-        if self.headers("Connection").any(|value| value.to_ascii_lowercase().contains("upgrade")) {
-            return Err(Error::Framing("Connection: upgrade is not supported"));
-        }
-        let mut lengths = self.headers("Content-Length");
-        match (lengths.next(), lengths.next()) {
-            (None, _) => Ok(0),
-            (Some(_), Some(_)) => Err(Error::Framing("more than one Content-Length")),
-            (Some(digits), None) if is_digits(digits) => {
-                // More digits than a usize holds are more bytes than any limit.
-                Ok(digits.parse().unwrap_or(usize::MAX))
-            }
-            _ => Err(Error::Framing("Content-Length is not a number")),
-        }
     }
 
     /// Sends the answer; the connection goes on.
@@ -401,6 +378,36 @@ impl Body {
     /// It is not, and never will be: the client is to see that.
     pub(crate) fn cut(self, why: Ended) {
         self.stream.cut(why);
+    }
+}
+
+fn headers<'a>(
+    request: &'a tiny_http::Request,
+    name: &'static str,
+) -> impl DoubleEndedIterator<Item = &'a str> {
+    let headers = request.headers().iter();
+    headers.filter(move |header| header.field.equiv(name)).map(|header| header.value.as_str())
+}
+
+/// RFC 9112 §6 in a head that RFC 9112 allows, without what a webhook does not need: no
+/// Transfer-Encoding at all, at most one Content-Length, in plain digits.
+pub(crate) fn content_length(request: &tiny_http::Request) -> Result<usize, Error> {
+    check_head(request)?;
+    if headers(request, "Transfer-Encoding").next().is_some() {
+        return Err(Error::Framing("Transfer-Encoding is not supported, send Content-Length"));
+    }
+    if headers(request, "Connection").any(|value| value.to_ascii_lowercase().contains("upgrade")) {
+        return Err(Error::Framing("Connection: upgrade is not supported"));
+    }
+    let mut lengths = headers(request, "Content-Length");
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(0),
+        (Some(_), Some(_)) => Err(Error::Framing("more than one Content-Length")),
+        (Some(digits), None) if is_digits(digits) => {
+            // More digits than a usize holds are more bytes than any limit.
+            Ok(digits.parse().unwrap_or(usize::MAX))
+        }
+        _ => Err(Error::Framing("Content-Length is not a number")),
     }
 }
 

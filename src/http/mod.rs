@@ -13,9 +13,9 @@ mod listener; // the socket, tiny_http, one request in hand per connection
 mod shedding; // sheds what is too much, in proportion
 mod socket; // options, and finding a connection's socket from outside tiny_http
 
-#[cfg(test)]
-pub(crate) use exchange::path_and_query;
 pub(crate) use exchange::{BODY_BYTES_MAX, Body, Exchange, Intake, Method, Request, Response};
+#[cfg(any(test, fuzzing))]
+pub(crate) use exchange::{HEADERS_MAX, content_length, path_and_query};
 pub(crate) use incoming::Arrival;
 pub(crate) use listener::{Ending, Listener};
 pub(crate) use shedding::Importance;

@@ -28,6 +28,8 @@ pub(crate) use connection::{READ_ONLY, device_and_inode};
 pub(crate) use counts::Place;
 pub(crate) use export::Export;
 pub(crate) use feed::Committed;
+#[cfg(any(test, fuzzing))]
+pub(crate) use packs::Piece;
 pub(crate) use packs::{Pack, Packer};
 pub(crate) use reader::{Filter, Listing, Order, Paging, Reader, Received, Start};
 pub(crate) use search::Searches;

@@ -60,18 +60,18 @@ const HEAD_BYTES: usize = 2;
 /// A piece as it is stored: for `n` messages, the ends of their texts, their `ts_s`, their senders,
 /// their ids within the block, their receivers, and then the texts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Piece<'a> {
+pub(crate) struct Piece<'a> {
     ends: &'a [[u8; 4]],
     ts_s: &'a [[u8; 8]],
     senders: &'a [[u8; 4]],
     numbers: &'a [[u8; 2]],
     receivers: &'a [[u8; 2]],
-    pub(super) texts: &'a [u8],
+    pub(crate) texts: &'a [u8],
 }
 
 impl<'a> Piece<'a> {
     /// `None` if these bytes are no piece.
-    pub(super) fn parse(bytes: &'a [u8]) -> Option<Piece<'a>> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Piece<'a>> {
         let (n, rest) = bytes.split_first_chunk()?;
         let n = usize::from(u16::from_le_bytes(*n));
         let (ends, rest) = rest.split_at_checked(4 * n)?;
@@ -87,34 +87,36 @@ impl<'a> Piece<'a> {
             receivers: receivers.as_chunks().0,
             texts,
         };
-        (n > 0 && piece.end(n - 1) == texts.len()).then_some(piece)
+        // A damaged page must not lead outside of the texts.
+        let ascends = (1..n).all(|row| piece.end(row - 1) <= piece.end(row));
+        (n > 0 && ascends && piece.end(n - 1) == texts.len()).then_some(piece)
     }
 
     /// How many messages it has.
-    pub(super) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.ends.len()
     }
 
     /// Where the text of a message ends.
-    pub(super) fn end(&self, row: usize) -> usize {
+    pub(crate) fn end(&self, row: usize) -> usize {
         u32::from_le_bytes(self.ends[row]) as usize
     }
 
-    pub(super) fn ts_s(&self, row: usize) -> i64 {
+    pub(crate) fn ts_s(&self, row: usize) -> i64 {
         i64::from_le_bytes(self.ts_s[row])
     }
 
-    pub(super) fn sender_id(&self, row: usize) -> i64 {
+    pub(crate) fn sender_id(&self, row: usize) -> i64 {
         i64::from(u32::from_le_bytes(self.senders[row]))
     }
 
     /// The id within the block.
-    pub(super) fn number(&self, row: usize) -> i64 {
+    pub(crate) fn number(&self, row: usize) -> i64 {
         i64::from(u16::from_le_bytes(self.numbers[row]))
     }
 
     /// Which of the block's receivers.
-    pub(super) fn receiver(&self, row: usize) -> usize {
+    pub(crate) fn receiver(&self, row: usize) -> usize {
         usize::from(u16::from_le_bytes(self.receivers[row]))
     }
 

@@ -1,0 +1,254 @@
+//! What holds for every input of the functions that read what clients, operators and files give.
+//!
+//! Each function takes any bytes and panics where its property does not hold. `make fuzz` calls
+//! each with inputs that libFuzzer searches for; the test below calls each with the inputs of
+//! `fuzz/seeds` and with random changes of them, on every run of the tests.
+
+use std::{cell::RefCell, collections::HashMap, str};
+
+use tiny_http::{Header, TestRequest};
+
+use crate::{
+    api::messages::{Side, cursor, read_cursor},
+    config::{Config, Settings, Source, WORKERS_MAX},
+    http::{HEADERS_MAX, content_length, path_and_query},
+    message::{Instant, Message},
+    store::{Order, Piece, Place, Start},
+};
+
+pub type Property = fn(&[u8]);
+
+/// A function for each target of `fuzz/`, by its name.
+pub const PROPERTIES: [(&str, Property); 6] = [
+    ("framing", framing),
+    ("target", target),
+    ("timestamp", timestamp),
+    ("cursor", cursors),
+    ("segment", segment),
+    ("settings", settings),
+];
+
+/// Bytes that tiny_http finds behind a head, whatever length the head gives.
+const BODY: &str = match str::from_utf8(&[b' '; 1024]) {
+    Ok(body) => body,
+    Err(_) => "",
+};
+
+/// Lines of `Name: value`: a length is that of the one Content-Length, and there is no
+/// Transfer-Encoding beside it.
+pub fn framing(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let headers = text.split('\n').filter_map(|line| line.parse::<Header>().ok());
+    // Those that tiny_http refuses itself never come so far.
+    let headers: Vec<_> = headers.filter(|header| !header.field.equiv("Expect")).collect();
+    let values = |name: &'static str| {
+        let named = headers.iter().filter(move |header| header.field.equiv(name));
+        named.map(|header| header.value.as_str()).collect::<Vec<_>>()
+    };
+    let lengths = values("Content-Length");
+    // To drop a request, tiny_http allocates as much as its head promises.
+    if lengths.iter().any(|digits| digits.parse().is_ok_and(|length: u128| length > 65_536)) {
+        return;
+    }
+    let request = headers.iter().cloned().fold(TestRequest::new(), TestRequest::with_header);
+    // Where the head has no length, a TestRequest says that of its body.
+    let body = if lengths.is_empty() { "" } else { BODY };
+    let Ok(length) = content_length(&request.with_body(body).into()) else { return };
+    assert!(values("Transfer-Encoding").is_empty() && values("Host").len() <= 1);
+    assert!(headers.len() <= HEADERS_MAX);
+    match lengths.as_slice() {
+        [] => assert_eq!(length, 0),
+        [digits] => {
+            assert!(digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.is_empty());
+            let number = digits.bytes().fold(0_usize, |number, digit| {
+                number.saturating_mul(10).saturating_add(usize::from(digit - b'0'))
+            });
+            assert_eq!(length, number);
+        }
+        several => panic!("{length} of {several:?}"),
+    }
+}
+
+/// The two parts of a request's target are what stands on either side of the first `?`, without a
+/// fragment; of a target in absolute form, what stands behind the authority.
+pub fn target(data: &[u8]) {
+    let Ok(target) = str::from_utf8(data) else { return };
+    let (path, query) = path_and_query(target);
+    assert!(!path.contains(['?', '#']) && !query.contains('#'));
+    let target = target.split('#').next().unwrap_or_default();
+    if target.starts_with('/') {
+        let whole = target.split_once('?').unwrap_or((target, ""));
+        assert_eq!((path, query), whole);
+    }
+    let lower = target.to_ascii_lowercase();
+    if lower.starts_with("http://") || lower.starts_with("https://") {
+        assert!(path.starts_with('/'));
+    }
+}
+
+/// Lines of timestamps: each reads as the instant that it writes, and a later text in the order of
+/// their digits is the later instant.
+pub fn timestamp(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let mut before: Option<(String, Instant)> = None;
+    for line in text.lines() {
+        let Some(instant) = Instant::parse(line) else { continue };
+        assert!((20..=30).contains(&line.len()) && line.is_ascii() && line.ends_with('Z'));
+        // To the second, a text is what was read.
+        assert_eq!(instant.text(), format!("{}Z", &line[..19]));
+        assert_eq!(Instant::parse(&instant.text()), Some(Instant::from(instant.seconds)));
+        let fraction = line[19..].trim_start_matches('.').trim_end_matches('Z');
+        let digits = format!("{}{fraction:0<9}", &line[..19]);
+        assert_eq!(format!("{:09}", instant.nanoseconds), digits[19..]);
+        if let Some((other, earlier)) = &before {
+            assert_eq!(digits.cmp(other), instant.cmp(earlier), "{line}");
+        }
+        before = Some((digits, instant));
+    }
+}
+
+/// A position that is read from a cursor, written as a cursor and read again is the same position,
+/// and so is one of any instant and id.
+pub fn cursors(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let (text, order) = match text.strip_prefix('-') {
+        Some(text) => (text, Order::Descending),
+        None => (text, Order::Ascending),
+    };
+    let write = |side, place: &Place, row| {
+        let Place { instant, message_id } = place.clone();
+        let [from, to, ts] = [(); 3].map(|()| String::new());
+        cursor(side, &Message { message_id, from, to, ts, text: None, instant }, |_| row)
+    };
+    if let Some(start) = read_cursor(text, order, |_| None) {
+        let (side, place) = match &start {
+            Start::After(place) => (Side::After, place),
+            Start::Before(place) => (Side::Before, place),
+            Start::Offset(offset) => panic!("a cursor is no offset: {offset}"),
+        };
+        let again = read_cursor(&write(side, place, Some(1)), order, |_| Some(place.clone()));
+        assert_eq!(again, Some(start));
+    }
+    let (number, id) = text.split_at_checked(8).unwrap_or((text, text));
+    let number = number.bytes().fold(0_i64, |number, byte| number << 8 | i64::from(byte));
+    let nanoseconds = u32::try_from(number.rem_euclid(1_000_000_000)).unwrap_or_default();
+    let place = Place {
+        instant: Instant { seconds: number >> 32, nanoseconds },
+        message_id: id.to_owned(),
+    };
+    let written = write(Side::After, &place, Some(7));
+    let read = read_cursor(&written, order, |row| (row == 7).then(|| place.clone()));
+    assert_eq!(read, Some(Start::After(place)));
+}
+
+/// What a stored page of a segment holds lies inside of it.
+pub fn segment(data: &[u8]) {
+    let Some(piece) = Piece::parse(data) else { return };
+    let mut start = 0;
+    for row in 0..piece.length() {
+        let end = piece.end(row);
+        assert!(start <= end && end <= piece.texts.len(), "{row}: {start} to {end}");
+        let _ = (piece.ts_s(row), piece.sender_id(row), piece.number(row), piece.receiver(row));
+        start = end;
+    }
+    assert_eq!(start, piece.texts.len());
+}
+
+/// Lines of a file of settings: each problem names a setting, accepted values are within their
+/// bounds, and no secret is printed.
+pub fn settings(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let file = Settings::parse("file", text);
+    let values: HashMap<&str, &str> =
+        text.lines().filter_map(|line| line.trim().split_once('=')).collect();
+    let asked = RefCell::new(Vec::new());
+    let source = Source {
+        variable: &|name| {
+            asked.borrow_mut().push(name.to_owned());
+            Ok(values.get(name).map(|value| value.trim().to_owned()))
+        },
+        credential: &|_| Ok(None),
+        file: &|path| Ok(path.as_bytes().to_vec()),
+    };
+    match Config::read(&source) {
+        Ok(config) => {
+            assert!((1..=WORKERS_MAX).contains(&config.workers));
+            assert!(!config.webhook_secrets.is_empty());
+            let secret = values.get("WEBHOOK_SECRET").map_or("", |secret| secret.trim());
+            let is_long = secret.len() > 20;
+            assert!(!is_long || !format!("{:?}", config.webhook_secrets).contains(secret));
+        }
+        Err(error) => {
+            let is_named = |problem: &String| {
+                asked.borrow().iter().any(|name| problem.contains(name.as_str()))
+                    || problem.contains("webhook_secret")
+            };
+            assert!(!error.0.is_empty() && error.0.iter().all(is_named), "{error}");
+        }
+    }
+    drop(file);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// Changed seeds of each target. `make fuzz` tries some thousand times as many.
+    const INPUTS: usize = 20_000;
+
+    /// By xorshift64.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 >> 33).unwrap() % end
+        }
+
+        /// Some bytes replaced, removed, doubled, or taken from another seed.
+        fn change(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
+            let mut bytes = seeds[self.below(seeds.len())].clone();
+            for _ in 0..=self.below(4) {
+                let at = self.below(bytes.len() + 1);
+                let end = (at + self.below(9)).min(bytes.len());
+                let other = &seeds[self.below(seeds.len())];
+                let from = self.below(other.len() + 1);
+                let new: Vec<u8> = match self.below(5) {
+                    0 => vec![u8::try_from(self.below(256)).unwrap()],
+                    1 => Vec::new(),
+                    2 => bytes[at..end].repeat(2),
+                    3 => other[from..].iter().take(12).copied().collect(),
+                    _ => bytes[at..end].iter().map(|byte| byte.wrapping_add(1)).collect(),
+                };
+                bytes.splice(at..end, new);
+            }
+            bytes
+        }
+    }
+
+    fn seeds(target: &str) -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+        let mut paths: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        assert!(paths.len() >= 3, "{target} has {} seeds", paths.len());
+        paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_property_holds_for_the_seeds_and_for_thousands_of_changes_of_them() {
+        for (target, property) in PROPERTIES {
+            let seeds = seeds(target);
+            let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
+            let changed = (0..INPUTS).map(|_| numbers.change(&seeds)).collect::<Vec<_>>();
+            for input in seeds.iter().chain(&changed) {
+                let held = std::panic::catch_unwind(|| property(input));
+                assert!(held.is_ok(), "{target} of {:?}", String::from_utf8_lossy(input));
+            }
+        }
+    }
+}
