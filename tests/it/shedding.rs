@@ -1,4 +1,4 @@
-//! More reads than can be answered: who is refused, with which answer, and who is not.
+//! More reads than the service can answer: which requests it refuses, and with which response.
 
 use std::{
     fmt::Write as _,
@@ -114,7 +114,7 @@ fn reads_beyond_what_can_be_answered_are_refused_while_deliveries_and_health_are
     // Over when the load is.
     let calm = Instant::now() + PATIENCE;
     while !(0..10).all(|_| inbox.get("/messages?limit=1").status == 200) {
-        assert!(Instant::now() < calm, "reads are refused although nobody else reads");
+        assert!(Instant::now() < calm, "reads are still refused although the load is over");
     }
 }
 

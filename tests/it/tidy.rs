@@ -22,11 +22,11 @@ const PRIVATE_WORDS: &[(&str, &str)] = &[
     ("exactness", "model test"), ("leader", "committer"), ("look", "scan"), ("looks", "scans"),
     ("milestone", "rank index"), ("milestones", "rank index"), ("nobody", "what is missing"), ("nudge", "wake"),
     ("pack", "segment"), ("packed", "segmented"), ("packer", "segment builder"), ("packs", "segments"),
-    ("park", "enqueue"), ("parked", "queued"), ("piece", "page"), ("pieces", "pages"), ("place", "position"),
+    ("park", "enqueue"), ("parked", "queued"), ("place", "position"),
     ("question", "predicate"), ("recall", "get"), ("remember", "put"), ("room", "buffer reservation"),
     ("stranger", "external writer"), ("strangers", "external writers"), ("tally", "load report"), ("told", "reported"),
     ("trouble", "errors"), ("turn", "connection slot"), ("turns", "connection slots"), ("twin", "duplicate address"),
-    ("twins", "duplicate addresses"), ("unasked", "unchecked"), ("visit", "open read-only"), ("who", "the subject"),
+    ("twins", "duplicate addresses"), ("unasked", "unchecked"), ("who", "the subject"),
     ("whoever", "the subject"), ("whom", "the object"),
 ];
 
