@@ -2,7 +2,7 @@
 
 mod routes; // the table of endpoints
 mod webhook; // POST /webhook
-mod messages; // GET /messages
+pub(crate) mod messages; // GET /messages
 pub(crate) mod feed; // GET /feed
 mod export; // GET /export
 mod stats; // GET /stats and GET /stats/series

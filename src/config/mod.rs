@@ -14,5 +14,7 @@ pub use secret::Secret;
 pub(crate) use secret::weakness;
 pub use source::with_source;
 pub(crate) use source::{Place, Settings};
+#[cfg(any(test, fuzzing))]
+pub(crate) use table::WORKERS_MAX;
 pub use table::{Config, SETTINGS};
 pub(crate) use table::{Key, Limits, Rates, SECRETS_MAX};
