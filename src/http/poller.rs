@@ -1,433 +1,371 @@
-//! One thread that waits for all slow clients at once: for bodies to arrive, for answers to be read,
-//! for refused senders to notice.
+//! One thread that runs jobs for slow clients: each waits for its socket, moves some bytes, and
+//! waits again.
 //!
-//! Each has its own deadline, which is total: one byte now and then gains nothing. What they hold of
-//! our memory is bounded, whatever their number.
+//! Each job has its own deadline, which is total: one byte now and then extends nothing. While
+//! others find no more of the [`Budget`], jobs that move too little have to go.
 
 use std::{
-    collections::{HashMap, HashSet},
     io::{self, Read, Write},
-    net::{IpAddr, TcpStream},
+    net::TcpStream,
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
-    thread,
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{
-    incoming::{Arrival, Body, Missing},
-    listener::lock,
-    socket::{discard_now, is_not_yet, reset, send_now},
-};
-use crate::{metrics::Disconnect, rates};
+use super::budget::{Budget, Reservation};
+use crate::threads::{lock, spawn};
 
-/// Clients that are waited for; with one more a body is told 503, an answer or a refusal is cut off.
-pub(crate) const WAITING_MAX: usize = 512;
-/// Bytes of bodies and large answers that wait for clients or for a worker; beyond, 503.
-pub(crate) const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// The clients of one address, or of one /64 of IPv6, get one in so many of both.
-const ADDRESS_DIVISOR: usize = 4;
-/// From the end of a head to the end of its body.
-const BODY_MS_MAX: u64 = 10_000;
-/// From the first byte of a large answer to its last.
-const ANSWER_MS_MAX: u64 = 10_000;
-/// How long a client may go on sending what was refused, so that it reads the refusal: with a
-/// pause, and in all.
-const LINGER_PAUSE_MS_MAX: u64 = 1_000;
-const LINGER_MS_MAX: u64 = 10_000;
-/// How much of it is read, at most.
-const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// While others find no room, a client must go on moving this much a second. It is judged by what it
-/// has moved since one of the marks that are set this far apart: in the last half to whole second.
+/// While others find no more of the budget, a job must go on moving this much a second. It is
+/// judged by what it has moved since one of the marks, which are set this far apart: in the last
+/// half to whole second.
 const SHORT_MS_MAX: u64 = 500;
 const SHORT_BYTES_PER_SECOND: u128 = 16 * 1024;
 /// How long a process that is about to end waits for clients.
 const DRAIN_CLIENT_MS_MAX: u64 = 1_000;
-/// How often deadlines are looked at.
+/// How often deadlines are checked.
 const TICK_MS: i64 = 100;
-/// What is read or written for one client before the next has its turn.
+/// Bytes that one job reads or writes before the next one runs.
 const ROUND_BYTES: usize = 64 * 1024;
 
-pub(super) struct Waiting {
-    incoming: Mutex<Vec<Item>>,
-    /// A byte here makes the thread look.
-    bell: UnixStream,
-    pool: Arc<Pool>,
-}
-
-/// How much of [`WAITING_MAX`] and [`WAITING_BYTES_MAX`] is in use.
-#[derive(Default)]
-struct Pool(Mutex<Usage>);
-
-#[derive(Default)]
-struct Usage {
-    all: Share,
-    /// Of addresses that use anything.
-    by_address: HashMap<IpAddr, Share>,
-    /// Who has found no room since the clients were last looked at.
-    shortage: Shortage,
-}
-
-#[derive(Default, Clone, Copy, PartialEq)]
-struct Share {
-    clients: usize,
-    bytes: usize,
-}
-
-const ONE_CLIENT: Share = Share { clients: 1, bytes: 0 };
-
-#[derive(Default)]
-struct Shortage {
-    is_general: bool,
-    /// Those that use all that an address may.
-    addresses: HashSet<IpAddr>,
-}
-
-/// A part of [`WAITING_BYTES_MAX`], given back when it is dropped.
-pub(super) struct Reserved {
-    bytes: usize,
-    address: IpAddr,
-    pool: Arc<Pool>,
-}
-
-/// A client that is waited for.
-pub(super) struct Item {
-    pub(super) arrival: Arrival,
+/// For what a job waits, and for how long.
+pub(super) struct Wait {
     pub(super) stream: TcpStream,
-    work: Work,
-    /// When the wait began, and when something last came of it.
-    since: Instant,
+    /// Whether the stream must be readable or writable.
+    pub(super) readiness: PollFlags,
+    /// How long the job may take: in all, and without moving a byte.
+    pub(super) total_ms: u64,
+    pub(super) pause_ms: u64,
+    /// The client has its response, so that the job can be given up any time.
+    pub(super) is_answered: bool,
+}
+
+impl Wait {
+    pub(super) fn total(stream: TcpStream, readiness: PollFlags, total_ms: u64) -> Wait {
+        Wait { stream, readiness, total_ms, pause_ms: total_ms, is_answered: false }
+    }
+}
+
+/// Work for a client.
+pub(super) trait Job: Send {
+    /// Moves as many bytes as it can without waiting, at most `buffer`'s length. If it is late, it
+    /// ends.
+    fn run(
+        self: Box<Self>,
+        stream: &TcpStream,
+        buffer: &mut [u8],
+        lateness: Option<Late>,
+    ) -> Progress;
+}
+
+/// Why a job has to end now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Late {
+    /// It is past its deadline.
+    Deadline,
+    /// Others need what it holds, or the process is about to end.
+    Evicted,
+}
+
+pub(super) enum Progress {
+    /// It goes on, and has moved so many bytes: none where it would have to wait.
+    Moved(Box<dyn Job>, usize),
+    Done,
+}
+
+pub(super) struct Poller {
+    submitted: Mutex<Vec<Entry>>,
+    /// A byte here wakes the thread.
+    waker: UnixStream,
+    pub(super) budget: Arc<Budget>,
+    draining: OnceLock<Instant>,
+}
+
+/// A job that waits.
+struct Entry {
+    job: Box<dyn Job>,
+    wait: Wait,
+    client: Reservation,
+    started: Instant,
+    moved_bytes: usize,
+    /// When it last moved a byte.
     moved: Instant,
     /// When the last two marks were set, the older one first, and the bytes moved by then.
     marks: [(Instant, usize); 2],
 }
 
-pub(super) enum Work {
-    Body { bytes: Vec<u8>, length: usize, memory: Reserved },
-    Answer { bytes: Vec<u8>, sent: usize, is_last: bool, _memory: Reserved },
-    Refusal { discarded: usize },
-}
-
-/// What a look at a client has come to.
-enum Step {
-    Waits(Item),
-    Done,
-}
-
-impl Waiting {
-    pub(super) fn start() -> io::Result<Arc<Waiting>> {
-        let (bell, rung) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        rung.set_nonblocking(true)?;
-        let waiting = Arc::new(Waiting { incoming: Mutex::default(), bell, pool: Arc::default() });
-        let own = Arc::clone(&waiting);
-        thread::Builder::new().name("waiting".into()).spawn(move || own.run(rung))?;
-        Ok(waiting)
+impl Poller {
+    pub(super) fn start() -> io::Result<Arc<Poller>> {
+        let (waker, woken) = UnixStream::pair()?;
+        waker.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let (submitted, budget, draining) = (Mutex::default(), Arc::default(), OnceLock::new());
+        let poller = Arc::new(Poller { submitted, waker, budget, draining });
+        let own = Arc::clone(&poller);
+        spawn("slow-clients", move || own.serve(woken))?;
+        Ok(poller)
     }
 
-    /// # Errors
-    /// Gives the item back when [`WAITING_MAX`] wait already, or too many of its address.
-    pub(super) fn add(&self, item: Item) -> Result<(), Item> {
-        if !self.pool.take(item.address(), ONE_CLIENT) {
-            return Err(item);
-        }
-        lock(&self.incoming).push(item);
-        // A full bell rings already.
-        let _ = (&self.bell).write(&[0]);
-        Ok(())
+    /// Runs a job whose client has been reserved.
+    pub(super) fn submit(&self, client: Reservation, wait: Wait, job: impl Job + 'static) {
+        let (job, now) = (Box::new(job), Instant::now());
+        let (started, moved, marks) = (now, now, [(now, 0); 2]);
+        let entry = Entry { job, wait, client, started, moved_bytes: 0, moved, marks };
+        lock(&self.submitted).push(entry);
+        // If the socket is full, the thread wakes anyway.
+        let _ = (&self.waker).write(&[0]);
     }
 
-    /// No memory yet for a client of this address, to be grown as it is needed.
-    pub(super) fn memory(&self, address: IpAddr) -> Reserved {
-        Reserved { bytes: 0, address: accounted(address), pool: Arc::clone(&self.pool) }
+    /// The process is about to end: from now on every job has little time.
+    pub(super) fn drain(&self) {
+        let _ = self.draining.set(Instant::now());
     }
 
-    fn run(&self, mut rung: UnixStream) {
-        let mut items: Vec<Item> = Vec::new();
+    fn serve(&self, mut woken: UnixStream) {
+        let mut entries: Vec<Entry> = Vec::new();
         let mut buffer = vec![0; ROUND_BYTES];
         loop {
-            let ready = wait(&rung, &items);
-            while rung.read(&mut buffer).is_ok_and(|length| length == buffer.len()) {}
-            let mut waits = Vec::with_capacity(items.len());
-            let known = items.len();
-            let shortage = self.pool.take_shortage();
-            items.append(&mut lock(&self.incoming));
-            for (number, mut item) in items.drain(..).enumerate() {
-                item.mark();
-                let address = item.address();
-                let is_short = shortage.is_general || shortage.addresses.contains(&address);
-                if number < known
-                    && !ready[number]
-                    && !item.is_late()
-                    && !item.is_in_the_way(is_short)
-                {
-                    waits.push(item);
-                    continue;
-                }
-                // A panic costs one client.
-                let stepped = catch_unwind(AssertUnwindSafe(|| item.step(&mut buffer, is_short)));
-                match stepped {
-                    Ok(Step::Waits(item)) => waits.push(item),
-                    Ok(Step::Done) | Err(_) => self.pool.give_back(address, ONE_CLIENT),
+            let ready = wait(&woken, &entries);
+            while woken.read(&mut buffer).is_ok_and(|length| length == buffer.len()) {}
+            let shortage = self.budget.take_shortage();
+            let mut waiting = Vec::with_capacity(entries.len());
+            let submitted = std::mem::take(&mut *lock(&self.submitted));
+            // What is new may be ready, too.
+            let is_ready = ready.into_iter().chain(std::iter::repeat(true));
+            for (mut entry, is_ready) in entries.drain(..).chain(submitted).zip(is_ready) {
+                entry.mark();
+                let lateness = self.lateness(&entry, shortage.affects(&entry.client));
+                if is_ready || lateness.is_some() {
+                    waiting.extend(entry.run(&mut buffer, lateness));
+                } else {
+                    waiting.push(entry);
                 }
             }
-            items = waits;
+            entries = waiting;
+        }
+    }
+
+    fn lateness(&self, entry: &Entry, is_short: bool) -> Option<Late> {
+        let Wait { total_ms, pause_ms, is_answered, .. } = entry.wait;
+        let elapsed = entry.started.elapsed();
+        let draining = self.draining.get().map(Instant::elapsed);
+        // A client that has its response already gets no time of its own.
+        let draining = draining.map(|since| if is_answered { since } else { since.min(elapsed) });
+        if draining.is_some_and(|since| since > Duration::from_millis(DRAIN_CLIENT_MS_MAX))
+            || is_short && (is_answered || entry.is_slow())
+        {
+            Some(Late::Evicted)
+        } else {
+            let is_late = elapsed > Duration::from_millis(total_ms)
+                || entry.moved.elapsed() > Duration::from_millis(pause_ms);
+            is_late.then_some(Late::Deadline)
         }
     }
 }
 
-/// Blocks until a client is ready, the bell rings, or it is time to look at deadlines; says which
-/// clients are ready.
-fn wait(rung: &UnixStream, items: &[Item]) -> Vec<bool> {
-    let mut polled = Vec::with_capacity(items.len() + 1);
-    polled.extend(items.iter().map(|item| PollFd::new(&item.stream, item.awaited())));
-    polled.push(PollFd::new(rung, PollFlags::IN));
+/// Blocks until a job is ready, a job is submitted, or deadlines are due. Returns which jobs are
+/// ready.
+fn wait(woken: &UnixStream, entries: &[Entry]) -> Vec<bool> {
+    let mut polled = Vec::with_capacity(entries.len() + 1);
+    let waits = entries.iter().map(|entry| &entry.wait);
+    polled.extend(waits.map(|wait| PollFd::new(&wait.stream, wait.readiness)));
+    polled.push(PollFd::new(woken, PollFlags::IN));
     let tick = Timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
-    let until = if items.is_empty() { None } else { Some(&tick) };
+    let until = if entries.is_empty() { None } else { Some(&tick) };
     let _ = poll(&mut polled, until);
-    polled.iter().take(items.len()).map(|polled| !polled.revents().is_empty()).collect()
+    polled.iter().take(entries.len()).map(|polled| !polled.revents().is_empty()).collect()
 }
 
-impl Item {
-    pub(super) fn new(arrival: Arrival, stream: TcpStream, work: Work) -> Item {
-        let now = Instant::now();
-        Item { arrival, stream, work, since: now, moved: now, marks: [(now, 0); 2] }
-    }
-
-    fn address(&self) -> IpAddr {
-        accounted(self.arrival.turn.peer.ip())
-    }
-
-    fn awaited(&self) -> PollFlags {
-        match self.work {
-            Work::Body { .. } | Work::Refusal { .. } => PollFlags::IN,
-            Work::Answer { .. } => PollFlags::OUT,
+impl Entry {
+    /// `None` if the job is done.
+    fn run(mut self, buffer: &mut [u8], lateness: Option<Late>) -> Option<Entry> {
+        let (job, stream) = (self.job, &self.wait.stream);
+        // A panic costs one job.
+        let progress = catch_unwind(AssertUnwindSafe(|| job.run(stream, buffer, lateness)));
+        let Ok(Progress::Moved(job, bytes)) = progress else { return None };
+        self.job = job;
+        if bytes > 0 {
+            self.moved_bytes += bytes;
+            self.moved = Instant::now();
         }
+        Some(self)
     }
 
-    /// Past its deadline.
-    fn is_late(&self) -> bool {
-        let (total_ms, pause_ms) = match self.work {
-            Work::Body { .. } => (BODY_MS_MAX, BODY_MS_MAX),
-            Work::Answer { .. } => (ANSWER_MS_MAX, ANSWER_MS_MAX),
-            Work::Refusal { .. } => (LINGER_MS_MAX, LINGER_PAUSE_MS_MAX),
-        };
-        self.since.elapsed() > Duration::from_millis(total_ms)
-            || self.moved.elapsed() > Duration::from_millis(pause_ms)
-    }
-
-    /// Has to go for our reasons: the process is to end, or others find no room and this one is slow.
-    fn is_in_the_way(&self, is_short: bool) -> bool {
-        let patience = |since: Duration, ms| since > Duration::from_millis(ms);
-        let elapsed = self.since.elapsed();
-        let is_refused = matches!(self.work, Work::Refusal { .. });
-        let draining = self.arrival.turn.listener.draining();
-        // What has been answered gets no time of its own.
-        let draining = draining.map(|since| if is_refused { since } else { since.min(elapsed) });
-        if draining.is_some_and(|since| patience(since, DRAIN_CLIENT_MS_MAX)) {
-            return true;
-        }
-        // What has been refused has been answered.
-        is_short && (is_refused || self.is_slow())
-    }
-
-    /// The bytes that have been read of a body, or sent of an answer.
-    fn moved_bytes(&self) -> usize {
-        match &self.work {
-            Work::Body { bytes, .. } => bytes.len(),
-            Work::Answer { sent, .. } => *sent,
-            Work::Refusal { discarded } => *discarded,
-        }
-    }
-
-    /// To be called at every look.
+    /// To be called in every round.
     fn mark(&mut self) {
-        let [_, (newer, _)] = self.marks;
-        if newer.elapsed() >= Duration::from_millis(SHORT_MS_MAX) {
-            self.marks = [self.marks[1], (Instant::now(), self.moved_bytes())];
+        let [_, newer] = self.marks;
+        if newer.0.elapsed() >= Duration::from_millis(SHORT_MS_MAX) {
+            self.marks = [newer, (Instant::now(), self.moved_bytes)];
         }
     }
 
-    /// An average since the beginning would let a client that has sent much hold its memory for long.
+    /// Since the older mark: by an average since the start, a client that has sent much could then
+    /// hold its memory for long.
     fn is_slow(&self) -> bool {
         let [(since, before), _] = self.marks;
-        let (elapsed, moved) = (since.elapsed(), self.moved_bytes() - before);
+        let (elapsed, moved) = (since.elapsed(), self.moved_bytes - before);
         elapsed >= Duration::from_millis(SHORT_MS_MAX)
             && (moved as u128) < elapsed.as_millis() * SHORT_BYTES_PER_SECOND / 1000
     }
+}
 
-    /// As far as it goes without waiting, but for one round only.
-    fn step(self, buffer: &mut [u8], is_short: bool) -> Step {
-        let is_in_the_way = self.is_in_the_way(is_short);
-        let is_late = is_in_the_way || self.is_late();
-        match self.work {
-            // The sender is not to blame, and is to send again.
-            Work::Body { .. } if is_in_the_way => self.read(buffer, Some(Missing::NoRoom)),
-            Work::Body { .. } => self.read(buffer, is_late.then_some(Missing::Late)),
-            Work::Answer { .. } => self.write(is_late),
-            Work::Refusal { .. } => self.linger(buffer, is_late),
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{Ipv4Addr, TcpListener},
+        sync::mpsc,
+    };
+
+    use super::*;
+    use crate::http::budget::{SLOW_CLIENT_BYTES_MAX, SLOW_CLIENTS_MAX};
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    /// Reads until the end of the stream, and reports how it ended.
+    struct Reading {
+        read: usize,
+        ended: mpsc::Sender<(usize, Option<Late>)>,
+    }
+
+    impl Job for Reading {
+        fn run(
+            mut self: Box<Self>,
+            mut stream: &TcpStream,
+            buffer: &mut [u8],
+            lateness: Option<Late>,
+        ) -> Progress {
+            match stream.read(buffer) {
+                Ok(0) => {}
+                Ok(length) if lateness.is_none() => {
+                    self.read += length;
+                    return Progress::Moved(self, length);
+                }
+                Err(_) if lateness.is_none() => return Progress::Moved(self, 0),
+                _ => {}
+            }
+            self.ended.send((self.read, lateness)).unwrap();
+            Progress::Done
         }
     }
 
-    fn read(mut self, buffer: &mut [u8], late: Option<Missing>) -> Step {
-        let Work::Body { mut bytes, length, mut memory } = self.work else { return Step::Done };
-        let round = (length - bytes.len()).min(buffer.len());
-        let body = match self.arrival.read(&mut buffer[..round]) {
-            Ok(0) => Err(Missing::Short),
-            Ok(read) if memory.grow(read) => {
-                bytes.reserve_exact(read);
-                bytes.extend_from_slice(&buffer[..read]);
-                if bytes.len() == length {
-                    Ok(Body { bytes, _memory: memory })
-                } else if let Some(missing) = late {
-                    Err(missing)
-                } else {
-                    self.work = Work::Body { bytes, length, memory };
-                    return self.goes_on();
-                }
-            }
-            Ok(_) => Err(Missing::NoRoom),
-            Err(error) if is_not_yet(&error) => {
-                if let Some(missing) = late {
-                    Err(missing)
-                } else {
-                    self.work = Work::Body { bytes, length, memory };
-                    return Step::Waits(self);
-                }
-            }
-            Err(_) => {
-                self.arrival.abandon(&self.stream);
-                return Step::Done;
+    struct Panicking;
+
+    impl Job for Panicking {
+        fn run(self: Box<Self>, _: &TcpStream, _: &mut [u8], _: Option<Late>) -> Progress {
+            panic!("asked to");
+        }
+    }
+
+    /// A poller, and a listener for its clients. The channel tells how jobs end.
+    struct Test {
+        poller: Arc<Poller>,
+        listener: TcpListener,
+        ended: mpsc::Receiver<(usize, Option<Late>)>,
+        sender: mpsc::Sender<(usize, Option<Late>)>,
+    }
+
+    impl Test {
+        fn new() -> Test {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let (sender, ended) = mpsc::channel();
+            Test { poller: Poller::start().unwrap(), listener, ended, sender }
+        }
+
+        /// Returns the client's end of the connection on which the job waits.
+        fn submit(&self, total_ms: u64, is_answered: bool, job: impl Job + 'static) -> TcpStream {
+            let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+            let (stream, _) = self.listener.accept().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let (readiness, pause_ms) = (PollFlags::IN, 60_000);
+            let wait = Wait { stream, readiness, total_ms, pause_ms, is_answered };
+            self.poller.submit(self.reserve_client().unwrap(), wait, job);
+            client
+        }
+
+        fn reading(&self) -> Reading {
+            Reading { read: 0, ended: self.sender.clone() }
+        }
+
+        fn reserve_client(&self) -> Option<Reservation> {
+            self.poller.budget.reserve_client(Ipv4Addr::LOCALHOST.into())
+        }
+
+        fn end(&self) -> (usize, Option<Late>) {
+            self.ended.recv_timeout(LONG).unwrap()
+        }
+    }
+
+    #[test]
+    fn jobs_run_side_by_side_until_their_ends_and_give_their_reservations_back() {
+        let test = Test::new();
+        let mut clients: Vec<_> =
+            (0..100).map(|_| test.submit(60_000, false, test.reading())).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.write_all(&vec![0; number * 1000]).unwrap();
+        }
+        drop(clients);
+        let mut lengths: Vec<_> = (0..100).map(|_| test.end()).collect();
+        lengths.sort_unstable_by_key(|(length, _)| *length);
+        assert_eq!(lengths, (0..100).map(|n| (n * 1000, None)).collect::<Vec<_>>());
+        let started = Instant::now();
+        let all = || (0..SLOW_CLIENTS_MAX).map_while(|_| test.reserve_client()).collect::<Vec<_>>();
+        while all().len() < SLOW_CLIENTS_MAX {
+            assert!(started.elapsed() < LONG, "a reservation is not given back");
+        }
+    }
+
+    #[test]
+    fn a_deadline_is_total_whatever_moves() {
+        let test = Test::new();
+        let mut client = test.submit(50, false, test.reading());
+        let started = Instant::now();
+        let lateness = loop {
+            assert!(started.elapsed() < LONG, "the bytes extend the deadline");
+            let _ = client.write(&[0]);
+            if let Ok((_, lateness)) = test.ended.recv_timeout(Duration::from_millis(5)) {
+                break lateness;
             }
         };
-        self.arrival.come_back(&self.stream, body);
-        Step::Done
+        assert_eq!(lateness, Some(Late::Deadline));
     }
 
-    fn write(mut self, is_late: bool) -> Step {
-        let Work::Answer { bytes, sent, is_last, .. } = &mut self.work else { return Step::Done };
-        let end = bytes.len().min(*sent + ROUND_BYTES);
-        match send_now(&self.stream, &bytes[*sent..end]) {
-            Ok(length) => {
-                *sent += length;
-                if *sent == bytes.len() {
-                    self.arrival.sent(&self.stream, *is_last);
-                    return Step::Done;
-                }
-                if !is_late {
-                    return self.goes_on();
-                }
-            }
-            Err(error) if is_not_yet(&error) => {
-                if !is_late {
-                    return Step::Waits(self);
-                }
-            }
-            Err(_) => {
-                self.arrival.abandon(&self.stream);
-                return Step::Done;
-            }
+    #[test]
+    fn a_panic_costs_one_job() {
+        let test = Test::new();
+        let panicking = test.submit(60_000, false, Panicking);
+        let other = test.submit(60_000, false, test.reading());
+        drop((panicking, other));
+        assert_eq!(test.end(), (0, None));
+    }
+
+    #[test]
+    fn without_budget_slow_and_answered_clients_have_to_go() {
+        let test = Test::new();
+        let _answered = test.submit(60_000, true, test.reading());
+        let mut fast = test.submit(60_000, false, test.reading());
+        let mut all = test.poller.budget.reserve_nothing(Ipv4Addr::LOCALHOST.into());
+        assert!(all.grow(SLOW_CLIENT_BYTES_MAX));
+        let _slow = test.submit(60_000, false, test.reading());
+        let mut ends = Vec::new();
+        while ends.len() < 2 {
+            assert!(!all.grow(1), "a client finds nothing left");
+            fast.write_all(&[0; 16 * 1024]).unwrap();
+            ends.extend(test.ended.recv_timeout(Duration::from_millis(20)));
         }
-        self.arrival.cut(&self.stream, Disconnect::Answer);
-        Step::Done
+        assert_eq!(ends, [(0, Some(Late::Evicted)); 2]);
+        drop(fast);
+        let (read, late) = test.end();
+        assert!(read > 0);
+        assert_eq!(late, None, "the fast one has reached its end");
     }
 
-    fn linger(mut self, buffer: &mut [u8], is_late: bool) -> Step {
-        let Work::Refusal { discarded } = &mut self.work else { return Step::Done };
-        match discard_now(&self.stream, buffer) {
-            Ok(0) => {}
-            Ok(length) if !is_late && *discarded + length < LINGER_BYTES_MAX => {
-                *discarded += length;
-                return self.goes_on();
-            }
-            Err(error) if !is_late && is_not_yet(&error) => return Step::Waits(self),
-            _ => reset(&self.stream),
-        }
-        self.arrival.abandon(&self.stream);
-        Step::Done
-    }
-
-    fn goes_on(mut self) -> Step {
-        self.moved = Instant::now();
-        Step::Waits(self)
-    }
-}
-
-/// The address that a client's use is accounted to: of IPv6, its /64.
-fn accounted(address: IpAddr) -> IpAddr {
-    let address = address.to_canonical();
-    if address.is_loopback() { address } else { rates::block(address) }
-}
-
-impl Pool {
-    /// Takes as much more for this address, if that much is free.
-    fn take(&self, address: IpAddr, more: Share) -> bool {
-        let mut usage = lock(&self.0);
-        let own = usage.by_address.get(&address).copied().unwrap_or_default();
-        if !usage.all.has_room(more, 1) {
-            usage.shortage.is_general = true;
-            return false;
-        }
-        // A proxy on this machine speaks for everybody.
-        if !address.is_loopback() && !own.has_room(more, ADDRESS_DIVISOR) {
-            usage.shortage.addresses.insert(address);
-            return false;
-        }
-        usage.all = usage.all.plus(more);
-        usage.by_address.insert(address, own.plus(more));
-        true
-    }
-
-    fn give_back(&self, address: IpAddr, share: Share) {
-        let mut usage = lock(&self.0);
-        usage.all = usage.all.minus(share);
-        let own = usage.by_address.get(&address).copied().unwrap_or_default().minus(share);
-        if own == Share::default() {
-            usage.by_address.remove(&address);
-        } else {
-            usage.by_address.insert(address, own);
-        }
-    }
-
-    fn take_shortage(&self) -> Shortage {
-        let mut usage = lock(&self.0);
-        let mut shortage = std::mem::take(&mut usage.shortage);
-        shortage.is_general |= usage.all.clients >= WAITING_MAX;
-        shortage
-    }
-}
-
-impl Share {
-    fn has_room(self, more: Share, divisor: usize) -> bool {
-        self.clients + more.clients <= WAITING_MAX / divisor
-            && self.bytes + more.bytes <= WAITING_BYTES_MAX / divisor
-    }
-
-    fn plus(self, more: Share) -> Share {
-        Share { clients: self.clients + more.clients, bytes: self.bytes + more.bytes }
-    }
-
-    fn minus(self, less: Share) -> Share {
-        Share { clients: self.clients - less.clients, bytes: self.bytes - less.bytes }
-    }
-}
-
-impl Reserved {
-    /// Takes as much more, if that much is free.
-    pub(super) fn grow(&mut self, bytes: usize) -> bool {
-        let found = self.pool.take(self.address, Share { clients: 0, bytes });
-        if found {
-            self.bytes += bytes;
-        }
-        found
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.pool.give_back(self.address, Share { clients: 0, bytes: self.bytes });
+    #[test]
+    fn a_process_that_ends_waits_a_second_for_a_job_at_most() {
+        let test = Test::new();
+        let _client = test.submit(60_000, false, test.reading());
+        test.poller.drain();
+        assert_eq!(test.end(), (0, Some(Late::Evicted)));
     }
 }

@@ -1,53 +1,56 @@
-//! Overload is shed early and in proportion.
+//! Load shedding: under overload, a share of the requests is answered 503 at once.
 //!
-//! What is measured is how long a request waits for a worker; what is controlled is the share of
-//! requests that are told 503 at once, so that the wait of the others stays near a target. The
-//! controller is PIE's (RFC 8033): it adds to the share by how far the wait is from the target and
-//! by how fast it grows, so that the share settles where the rest is just what the workers can do.
-//! Shedding all or nothing would throw away most of that.
+//! Measured is how long a request waits for a worker. Controlled is the share of requests that are
+//! shed, so that the wait of the others stays near a target. The controller is PIE's (RFC 8033): it
+//! changes the share by how far the wait is from the target and by how fast it grows, so that the
+//! share settles where the rest is just what the workers can serve. Shedding everything or nothing
+//! would lose most of that.
 //!
-//! Reads go first. Deliveries are shed only when every read is and that is not enough.
+//! Reads go first. Deliveries are shed only when shedding every read is not enough.
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-/// The wait that is aimed at.
+use crate::threads::lock;
+
+/// The target of the wait.
 const TARGET_MS: f64 = 100.0;
-/// Measurements in a row over the target before anything is shed: a stall is not an overload.
+/// Consecutive measurements over the target before anything is shed: a stall is not an overload.
 const PATIENCE: u32 = 3;
-/// What the share gains, at each measurement, for each second over the target, and for each second
-/// by which the wait has grown since the last one.
+/// What each measurement adds to the share: for each second over the target, and for each second by
+/// which the wait has grown since the last measurement.
 const GAIN: f64 = 0.05;
 const GAIN_OF_GROWTH: f64 = 0.5;
-/// What remains of the share at each measurement that finds no queue worth the name.
+/// The factor of the share at each measurement of a wait below a tenth of the target.
 const DECAY: f64 = 0.5;
-/// Some deliveries get through whatever happens: shedding all would not make requests fewer that cost
-/// little to answer and are not shed.
+/// Some deliveries always get through: shedding all of them would not reduce the requests that are
+/// not shed.
 const LARGEST_SHARE: f64 = 1.9;
-/// A share of 1, as it is stored: in thousandths.
+/// A share of 1 as it is stored: in thousandths.
 const ALL: u32 = 1000;
 
 /// How soon a request is shed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Importance {
-    /// Shed first: who reads can read later.
+    /// Shed first: a reader can read later.
     Read,
-    /// Shed when no read is left to shed: the sender has to send again.
+    /// Shed when every read is shed: the sender has to send again.
     Delivery,
-    /// Never shed: cheap, and asked for when something is wrong.
+    /// Never shed: cheap, and needed when something is wrong.
     Health,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Overload {
-    /// In thousandths, from 0 to 1900: up to 1000 of the reads, what is beyond of the deliveries.
+    /// In thousandths, from 0 to 1900: of the reads up to 1000, and the rest of the deliveries.
     share: AtomicU32,
-    /// What has added up of the share since the last request that was shed, of each kind.
+    /// The share added up over the requests, of reads and of deliveries: at each multiple of 1000
+    /// one is shed.
     due: [AtomicU32; 2],
     controller: Mutex<Controller>,
 }
@@ -55,17 +58,18 @@ pub(crate) struct Overload {
 #[derive(Debug, Default)]
 struct Controller {
     share: f64,
-    /// Seconds that a request had to wait, when this was last acted on.
+    /// The wait at the last measurement, in seconds.
     wait: f64,
+    /// Consecutive measurements over the target.
     over: u32,
-    /// A measurement on its way through the queue, since then; and one that has arrived.
+    /// When the probe that is in the queue now was sent; and what the last one has measured, once.
     pending: Option<Instant>,
     measured: Option<Duration>,
     last: Duration,
 }
 
 impl Overload {
-    /// True where this request has to go, so that the others do not wait too long.
+    /// True where this request is to be shed.
     pub(crate) fn sheds(&self, importance: Importance) -> bool {
         let share = self.share.load(Relaxed);
         let (due, share) = match importance {
@@ -77,23 +81,24 @@ impl Overload {
         share > 0 && before.wrapping_add(share) / ALL != before / ALL
     }
 
-    /// What goes through the queue with the requests has taken this long.
+    /// A probe has taken this long through the queue.
     pub(super) fn measured(&self, wait: Duration) {
-        let mut controller = self.controller();
+        let mut controller = lock(&self.controller);
         (controller.measured, controller.last) = (Some(wait), wait);
         controller.pending = None;
     }
 
-    /// The last measurement, or the one on its way if that takes longer already.
+    /// How long a request that is queued now waits for a worker: by the last probe, or by the one
+    /// in the queue if that takes longer already.
     pub(super) fn wait(&self) -> Duration {
-        let controller = self.controller();
+        let controller = lock(&self.controller);
         controller.last.max(controller.pending.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
-    /// To be called at regular intervals. True if a measurement is to be sent through the queue.
+    /// To be called at regular intervals. True if a probe is to be sent through the queue.
     pub(super) fn adjust(&self) -> bool {
-        let mut controller = self.controller();
-        // One that has not come through yet has waited at least as long as it is on its way.
+        let mut controller = lock(&self.controller);
+        // A probe that is in the queue has waited for at least as long as it is there.
         let pending = controller.pending.map(|since| since.elapsed());
         if let Some(wait) = controller.measured.take().max(pending) {
             controller.adjust(wait.as_secs_f64());
@@ -109,10 +114,6 @@ impl Overload {
             controller.pending = Some(Instant::now());
         }
         is_next
-    }
-
-    fn controller(&self) -> std::sync::MutexGuard<'_, Controller> {
-        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,8 +140,9 @@ impl Controller {
 mod tests {
     use super::*;
 
-    /// A queue that gets `load` times what it can serve, for a minute of tenths of a second: the
-    /// longest wait after the first ten seconds, and the share of the capacity that was used.
+    /// Simulates a queue that gets `load` times what it can serve, for a minute in steps of a tenth
+    /// of a second. Returns the longest wait after the first ten seconds, and the share of the
+    /// capacity that was used.
     fn run(load: f64) -> (f64, f64) {
         let mut controller = Controller::default();
         let (mut queue, mut longest, mut served): (f64, f64, f64) = (0.0, 0.0, 0.0);

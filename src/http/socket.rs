@@ -1,11 +1,10 @@
-//! Sockets as tiny_http does not show them: the listening one with its options, and the accepted
-//! ones, found from outside by their descriptors' numbers.
+//! Sockets below what std and tiny_http show: options, what the kernel knows of a connection, and
+//! descriptors by their numbers.
 //!
-//! The one module with `unsafe`, in two lines: a descriptor is borrowed by its number to ask for its
-//! inode or to duplicate it, and the kernel is asked how much a connection has received.
+//! The one module with `unsafe`, in two lines: a descriptor is borrowed by its number to ask for
+//! its inode or to duplicate it, and the kernel is asked how much a connection has received.
 
 use std::{
-    collections::HashMap,
     io::{self, ErrorKind},
     mem::{ManuallyDrop, MaybeUninit},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -26,24 +25,24 @@ use rustix::{
 
 /// Connections that the kernel holds until tiny_http accepts them.
 pub(crate) const BACKLOG_MAX: i32 = 1024;
-/// How long one write of whoever answers a batch may wait for a client that does not read. It never
-/// does, since answers go elsewhere while a client is behind; this is for when that fails.
+/// How long the write of a small response may block because the client does not read. The
+/// backpressure check prevents that; this bounds it where the check was wrong.
 pub(crate) const SEND_MS_MAX: u64 = 250;
-/// What the kernel holds of answers that a client has not read. An answer of up to half of it never
-/// makes its writer wait for a client that reads.
+/// Bytes of responses that the kernel holds for a client. A response of up to half of it never
+/// blocks its writer, if the client reads.
 pub(super) const SEND_BUFFER_BYTES: usize = 256 * 1024;
-/// What the kernel holds of requests that nobody has read. Small, because tiny_http makes kilobytes
-/// of each pipelined request of 20 bytes (H6).
+/// Bytes of requests that the kernel holds until tiny_http reads them. Small, because tiny_http
+/// makes kilobytes of each pipelined request of 20 bytes (H6).
 const RECEIVE_BUFFER_BYTES: usize = 16 * 1024;
-/// A peer that vanished without a word is noticed after about a minute: 30 s of silence, then
-/// three probes 10 s apart.
+/// A peer that vanished without closing the connection is noticed after about a minute: 30 s
+/// without a packet, then three probes 10 s apart.
 const KEEPALIVE_IDLE_MS: u64 = 30_000;
 const KEEPALIVE_INTERVAL_MS: u64 = 10_000;
 const KEEPALIVE_PROBES: u32 = 3;
-/// How long a connection to ourselves may take: the backlog is full only under attack.
+/// How long a connection to the own listener may take: the backlog is full only under attack.
 pub(crate) const CONNECT_MS_MAX: u64 = 50;
 
-/// A listening socket of our own.
+/// Binds a new listening socket to this address.
 pub(crate) fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -52,9 +51,10 @@ pub(crate) fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     prepare(socket)
 }
 
-/// The listening socket that systemd, or this process before it started itself anew, left open.
+/// Takes over the listening socket that systemd, or this process before it restarted in place, left
+/// open.
 pub(crate) fn inherit(number: RawFd) -> io::Result<TcpListener> {
-    let wrong = || io::Error::other(format!("descriptor {number} is no listening TCP socket"));
+    let wrong = || io::Error::other(format!("descriptor {number} is not a listening TCP socket"));
     let socket = duplicate(number).map_err(|_| wrong())?;
     let is_internet = sockopt::socket_domain(&socket)
         .is_ok_and(|domain| domain == AddressFamily::INET || domain == AddressFamily::INET6);
@@ -66,7 +66,7 @@ pub(crate) fn inherit(number: RawFd) -> io::Result<TcpListener> {
 /// Sets the options that every accepted connection inherits on Linux, and listens.
 /// No receive timeout: that would end tiny_http's accept loop.
 fn prepare(socket: OwnedFd) -> io::Result<TcpListener> {
-    // Without it an answer in two segments waits 40 ms for the client's delayed ACK (H12).
+    // Without it a response in two segments waits 40 ms for the client's delayed ACK (H12).
     sockopt::set_tcp_nodelay(&socket, true)?;
     let send_max = Duration::from_millis(SEND_MS_MAX);
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(send_max))?;
@@ -79,26 +79,26 @@ fn prepare(socket: OwnedFd) -> io::Result<TcpListener> {
     sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
     listen(&socket, BACKLOG_MAX)?;
     let listener = TcpListener::from(socket);
-    // Whoever had it before may have left it so.
+    // The process that passed it on may have changed that.
     listener.set_nonblocking(false)?;
     Ok(listener)
 }
 
-/// Refuses whoever connects from now on, and makes a blocked `accept` of ours return.
+/// Refuses connections from now on, and makes a blocked `accept` of this process return.
 pub(super) fn stop_listening(listener: &TcpListener) -> io::Result<()> {
     rustix::net::shutdown(listener, rustix::net::Shutdown::Read).map_err(io::Error::from)
 }
 
-/// Ends tiny_http's accept loop once it has taken what the kernel holds. The socket goes on taking
-/// connections, for whoever accepts on it next.
+/// Ends tiny_http's accept loop once it has accepted what the kernel holds. The socket goes on
+/// listening, for the process that accepts on it next.
 pub(super) fn stop_accepting(listener: &TcpListener) -> io::Result<()> {
     // The next `accept` that finds nothing fails, and that ends the loop...
     listener.set_nonblocking(true)?;
-    // ...but one that waits already needs something to find.
+    // ...but an `accept` that blocks already needs a connection to return.
     connect_to_self(listener.local_addr()?).map(|_| ())
 }
 
-/// Lets a process that this one becomes by `exec` find the listener, by the number.
+/// Keeps the listener open across an `exec`, under the number that this returns.
 pub(super) fn pass_on(listener: &TcpListener) -> io::Result<RawFd> {
     fcntl_setfd(listener, FdFlags::empty())?;
     Ok(listener.as_raw_fd())
@@ -108,7 +108,7 @@ pub(super) fn connect_to_self(address: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&reachable(address), Duration::from_millis(CONNECT_MS_MAX))
 }
 
-/// Where to connect to reach what listens on `address`.
+/// The address to connect to for a listener on `address`: an unspecified one becomes loopback.
 pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -118,7 +118,7 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Allows this process as many descriptors as it may have, and says how many these are.
+/// Raises the limit on descriptors to the hard limit, and returns it.
 pub(crate) fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -126,53 +126,54 @@ pub(crate) fn raise_descriptor_limit() -> usize {
     current.and_then(|current| usize::try_from(current).ok()).unwrap_or(usize::MAX)
 }
 
-/// Ends a connection at once, and with it what the kernel holds of it: a plain shutdown would let
-/// tiny_http read on, and leave a client that goes on sending hanging for a minute.
+/// Resets a connection, with what the kernel holds of it: after a plain shutdown tiny_http would
+/// read on, and a client that goes on sending would hang for a minute.
 pub(super) fn reset(stream: &TcpStream) {
     let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
     let _ = stream.shutdown(Shutdown::Both);
     let _ = connect_unspec(stream);
 }
 
-/// Sends what the kernel takes without waiting.
+/// Sends what the kernel takes without blocking.
 pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map_err(io::Error::from)
 }
 
-/// Drops up to `buffer`'s length of what has arrived; 0 is the end of the stream.
+/// Drops up to `buffer`'s length of what has arrived. 0 is the end of the stream.
 pub(super) fn discard_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     recv(stream, buffer, RecvFlags::DONTWAIT).map(|(_, length)| length).map_err(io::Error::from)
 }
 
-/// The client has read most of what was sent to it.
-pub(super) fn has_room(stream: &TcpStream) -> bool {
+/// The backpressure check: whether the client has read most of what was sent to it.
+pub(super) fn is_writable(stream: &TcpStream) -> bool {
     let mut polled = [PollFd::new(stream, PollFlags::OUT)];
     poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
-/// The client has ended the connection, or its half of it. Not by POLLRDHUP: that also tells of our
-/// own shutdown, and tiny_http shuts the reading half after `Connection: close`.
-pub(super) fn is_over(stream: &TcpStream) -> bool {
+/// Whether the client has closed the connection, or its half of it. POLLRDHUP would not do: it is
+/// also set by this side's shutdown, and tiny_http shuts the reading half down after `Connection:
+/// close`.
+pub(super) fn is_closed_by_peer(stream: &TcpStream) -> bool {
     const ESTABLISHED: u8 = 1; // TCP_ESTABLISHED of the kernel's tcp_states.h
     info(stream).tcpi_state != ESTABLISHED
 }
 
-/// Bytes that have arrived and that nobody has read.
-pub(super) fn unread(stream: &TcpStream) -> u64 {
+/// Bytes that the kernel holds because they have not been read.
+pub(super) fn unread_bytes(stream: &TcpStream) -> u64 {
     ioctl_fionread(stream).unwrap_or(0)
 }
 
 /// Bytes that have arrived since the connection was opened.
-pub(super) fn received(stream: &TcpStream) -> u64 {
+pub(super) fn received_bytes(stream: &TcpStream) -> u64 {
     info(stream).tcpi_bytes_received
 }
 
 fn info(stream: &TcpStream) -> libc::tcp_info {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = u32::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
-    // SAFETY: `info` has `length` bytes, which the kernel fills in part. Zeros, which stand for what
-    // it does not know, are a valid `tcp_info`: it is made of integers.
-    #[expect(unsafe_code, reason = "no crate that is well kept asks for TCP_INFO")]
+    // SAFETY: `info` has `length` bytes, of which the kernel fills a part. The rest stays zero,
+    // which is valid, since `tcp_info` consists of integers.
+    #[expect(unsafe_code, reason = "no maintained crate offers TCP_INFO")]
     unsafe {
         let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
         libc::getsockopt(
@@ -186,109 +187,22 @@ fn info(stream: &TcpStream) -> libc::tcp_info {
     }
 }
 
-/// An accepted connection, found from outside.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Socket {
-    /// One of its descriptors, which tiny_http may close at any time.
-    number: RawFd,
-    /// The kernel's name for it, unique while it is open.
-    pub(super) inode: u64,
-    /// `None` if the connection was over before it was found.
-    pub(super) peer: Option<SocketAddr>,
+/// The inode of the socket that has this descriptor. `None`: it is not open, or not a socket.
+pub(super) fn socket_inode(number: RawFd) -> Option<u64> {
+    let stat = fstat(borrow(number)).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::Socket).then_some(stat.st_ino)
 }
 
-impl Socket {
-    /// A handle, if the socket is still open by this number. It keeps the connection from being
-    /// closed, not from being shut.
-    pub(super) fn open(&self) -> Option<TcpStream> {
-        self.try_open().ok()
-    }
-
-    /// The same, if the connection is not over.
-    pub(super) fn open_alive(&self) -> Option<TcpStream> {
-        // A dead one may linger beside a new one with the same address.
-        self.open().filter(|stream| stream.peer_addr().ok() == self.peer)
-    }
-
-    fn try_open(&self) -> io::Result<TcpStream> {
-        let descriptor = duplicate(self.number)?;
-        let is_same = fstat(&descriptor)?.st_ino == self.inode;
-        if is_same { Ok(descriptor.into()) } else { Err(ErrorKind::NotFound.into()) }
-    }
+/// The inode of a listening socket.
+pub(super) fn inode(listener: &TcpListener) -> io::Result<u64> {
+    Ok(fstat(listener)?.st_ino)
 }
 
-/// The accepted connections of one listening port, as a scan of all descriptors finds them.
-#[derive(Debug)]
-pub(super) struct Sockets {
-    port: u16,
-    /// By inode, so that a socket is asked only once whose it is: `None` is none of ours.
-    known: HashMap<u64, Option<Socket>>,
-}
-
-impl Sockets {
-    pub(super) fn of(listener: &TcpListener) -> io::Result<Sockets> {
-        // It has the same port, and once it listens no more it looks like any other socket.
-        let own = fstat(listener)?.st_ino;
-        let port = listener.local_addr()?.port();
-        Ok(Sockets { port, known: HashMap::from([(own, None)]) })
-    }
-
-    /// Asks the kernel for every descriptor's inode by its number, which takes a tenth of the time
-    /// that a walk through /proc/self/fd takes.
-    ///
-    /// # Errors
-    /// When no descriptor is free to scan with: that nothing was found would then mean nothing.
-    pub(super) fn scan(&mut self) -> io::Result<Vec<Socket>> {
-        let mut known = HashMap::with_capacity(self.known.len());
-        for number in 0..descriptor_table_size()? {
-            // Most of those that are not open; or it was closed meanwhile.
-            let Ok(stat) = fstat(borrow(number)) else { continue };
-            let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
-            let inode = stat.st_ino;
-            // tiny_http has two descriptors of each socket.
-            if !is_socket || known.contains_key(&inode) {
-                continue;
-            }
-            let socket = match self.known.get(&inode) {
-                Some(Some(socket)) => Ok(Some(Socket { number, ..*socket })),
-                Some(None) => Ok(None),
-                None => self.identify(number, inode),
-            };
-            match socket {
-                Ok(socket) => drop(known.insert(inode, socket)),
-                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => return Err(error),
-                // Closed meanwhile; its other descriptor may still be there.
-                Err(_) => {}
-            }
-        }
-        self.known = known;
-        Ok(self.known.values().flatten().copied().collect())
-    }
-
-    fn identify(&self, number: RawFd, inode: u64) -> io::Result<Option<Socket>> {
-        let socket = Socket { number, inode, peer: None };
-        let stream = socket.try_open()?;
-        let is_ours = stream.local_addr()?.port() == self.port;
-        Ok(is_ours.then(|| Socket { peer: stream.peer_addr().ok(), ..socket }))
-    }
-}
-
-/// No descriptor's number is as large as this.
-fn descriptor_table_size() -> io::Result<RawFd> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
-    size.ok_or_else(|| io::Error::other("/proc/self/status has no FDSize"))
-}
-
-/// A descriptor of another thread, by its number, which must not be negative.
-fn borrow(number: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: the number is not -1. Should its owner have closed it meanwhile, `dup` and `fstat` fail,
-    // or are about whatever has the number now; their callers look at what they got. Nothing is
-    // read, written or closed by number.
-    #[expect(unsafe_code, reason = "std has no safe way to ask for a descriptor by number")]
-    unsafe {
-        BorrowedFd::borrow_raw(number)
-    }
+/// Another descriptor of the socket with this inode, if `number` is one of its descriptors.
+pub(super) fn open_socket(number: RawFd, inode: u64) -> io::Result<TcpStream> {
+    let descriptor = duplicate(number)?;
+    let is_same = fstat(&descriptor)?.st_ino == inode;
+    if is_same { Ok(descriptor.into()) } else { Err(ErrorKind::NotFound.into()) }
 }
 
 /// A duplicate of `number`, if that is a socket.
@@ -297,13 +211,24 @@ fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
         return Err(ErrorKind::InvalidInput.into());
     }
     // Closing any descriptor of the database file would drop SQLite's locks on it
-    // (docs/ARCHITECTURE.md), so what is not surely a socket is never closed.
+    // (docs/ARCHITECTURE.md), so a duplicate that is not known to be a socket is never closed.
     let duplicate = ManuallyDrop::new(borrow(number).try_clone_to_owned()?);
     sockopt::socket_type(duplicate.as_fd())?;
     Ok(ManuallyDrop::into_inner(duplicate))
 }
 
-/// True for errors that say no more than "not now".
+/// A descriptor that another thread owns, by its number, which must not be negative.
+fn borrow(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the number is not -1. If its owner has closed it meanwhile, `dup` and `fstat` fail,
+    // or are about what has the number now; their callers check what they got. Nothing is read,
+    // written or closed by number.
+    #[expect(unsafe_code, reason = "std has no safe way to borrow a descriptor by its number")]
+    unsafe {
+        BorrowedFd::borrow_raw(number)
+    }
+}
+
+/// True for errors that mean "not now".
 pub(super) fn is_not_yet(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

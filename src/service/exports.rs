@@ -14,8 +14,7 @@ use crate::{
     api::ExportQuery,
     error::Error,
     format::Format,
-    http::Ended,
-    http::{Body, Exchange, Response},
+    http::{ChunkedResponse, Exchange, Incomplete, Response},
     logging,
     metrics::Metrics,
     rates::{Place, Places},
@@ -96,15 +95,15 @@ impl Exports {
     }
 }
 
-fn send(mut body: Body, reader: &mut Reader, mut export: Export, format: Format) {
+fn send(mut body: ChunkedResponse, reader: &mut Reader, mut export: Export, format: Format) {
     let mut lines = format.head().as_bytes().to_vec();
     loop {
-        if let Err(ended) = body.send(&lines) {
-            return body.cut(ended);
+        if let Err(why) = body.send(&lines) {
+            return body.abort(why);
         }
         // What cannot be read, or panics, is an answer that is not whole.
         let Ok(Ok(portion)) = catch_unwind(AssertUnwindSafe(|| export.next(reader))) else {
-            return body.cut(Ended::Stopped);
+            return body.abort(Incomplete::Stopped);
         };
         let Some(portion) = portion else { return body.finish() };
         lines.clear();

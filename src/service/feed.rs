@@ -228,8 +228,9 @@ impl Follower {
         for mut waiter in waiters {
             let FeedQuery { after, limit, .. } = waiter.follow;
             // Who has gone would keep a place, and its connection's address, for nothing.
-            let is_over =
-                self.is_closed || waiter.until <= started || (clears && waiter.exchange.is_over());
+            let is_over = self.is_closed
+                || waiter.until <= started
+                || (clears && waiter.exchange.is_closed_by_peer());
             if !is_over && last == Ok(after) {
                 waiter.turn.catches_up = false;
                 self.waiters.push(waiter);

@@ -15,7 +15,7 @@ pub(super) fn reply(
     response: &Response,
     message_id: Option<&str>,
 ) {
-    let no_memory = exchange.make_room(response).map_err(|error| Response::from(&error)).err();
+    let no_memory = exchange.reserve_buffer(response).map_err(|error| Response::from(&error)).err();
     let response = no_memory.as_ref().unwrap_or(response);
     record(metrics, &exchange, response, message_id);
     exchange.answer(response);

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::{self, Context, Keys, ROUTES},
     config::{Config, Inherited, Key, Limits, weakness},
-    http::{self, Ending, Listener},
+    http::{self, Ending},
     logging,
     metrics::{Metrics, milliseconds},
     rates::Limiter,
@@ -153,8 +153,8 @@ impl Server {
         let expirer = config.retention.map(|days| reader().map(|reader| (reader, days)));
         let expirer = expirer.transpose()?;
         let no_thread = |error: std::io::Error| one(error.to_string());
-        let listener = Listener::new(socket, Arc::clone(&metrics)).map_err(no_thread)?;
-        http::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
+        let listener =
+            http::Server::new(socket, limits, Arc::clone(&metrics)).map_err(no_thread)?;
         let is_begun = writer.not_begun().is_none();
         let store = Arc::new(Store::new(writer));
         let (feed, events) = Feed::new(limits.connections, &metrics);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{Answer, Authorization, Context, Keys, RateLimit, Route},
     error::Error,
-    http::{Arrival, Exchange, Intake, Listener, Method},
+    http::{self, Exchange, Intake, Method},
     metrics::Metrics,
     rates::Limiter,
     store::Leader,
@@ -34,7 +34,7 @@ pub(super) struct Shared {
     /// Replaced as a whole by a reload.
     pub(super) keys: Mutex<Arc<Keys>>,
     pub(super) limiter: Limiter,
-    pub(super) listener: Arc<Listener>,
+    pub(super) listener: http::Server,
     pub(super) feed: Arc<Feed>,
     pub(super) exports: Exports,
     pub(super) store: Arc<Store>,
@@ -51,15 +51,15 @@ impl Worker {
     /// Until the service stops.
     pub(super) fn run(&mut self) {
         let mut body = Vec::new();
-        while let Some(incoming) = self.shared.listener.next() {
+        while let Some(exchange) = self.shared.listener.next() {
             // A panic of a handler is answered in `serve`. Any other panic costs its request, too, which
             // is answered 500 when it is dropped, but not this thread.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.take(incoming, &mut body)));
+            let _ = catch_unwind(AssertUnwindSafe(|| self.take(exchange, &mut body)));
         }
     }
 
-    fn take(&mut self, incoming: Arrival, body: &mut Vec<u8>) {
-        match Exchange::new(incoming).read_body(body) {
+    fn take(&mut self, exchange: Exchange, body: &mut Vec<u8>) {
+        match exchange.read_body(body) {
             Intake::Read(exchange) => self.serve(exchange, body),
             // The request comes again once its body is complete.
             Intake::Awaited => {}

@@ -18,7 +18,7 @@ fn post(id: &str) -> String {
 }
 
 #[test]
-fn framing_that_can_be_read_in_two_ways_is_400_and_nothing_more_is_processed() {
+fn ambiguous_framing_is_400_and_nothing_more_is_processed() {
     let inbox = Inbox::start();
     for header in [
         "Transfer-Encoding: chunked",
@@ -137,7 +137,7 @@ fn a_body_cut_short_is_never_processed() {
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
-        // tiny_http closes by itself what it has not got whole and would have buffered.
+        // tiny_http closes the connection itself if the body is one that it would have buffered.
         let expected = if length > 1024 { "HTTP/1.1 400 " } else { "" };
         assert!(answer.starts_with(expected) && !answer.contains("200 OK"), "{answer}");
     }
@@ -145,7 +145,7 @@ fn a_body_cut_short_is_never_processed() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order_and_deadlock_nobody() {
+fn pipelined_requests_are_answered_in_order_and_deadlock_no_worker() {
     let inbox = Inbox::start();
     let connections = at_once(12, |connection| {
         let mut bytes = String::new();
@@ -164,7 +164,7 @@ fn pipelined_requests_are_answered_in_order_and_deadlock_nobody() {
     assert_eq!(inbox.rows(), 96);
 }
 
-/// Connections that announce a body and send a little of it.
+/// Connections that declare a body and send a little of it.
 fn stalled_bodies(inbox: &Inbox, count: usize) -> Vec<TcpStream> {
     let stall = |_| {
         let mut stream = inbox.connect();
@@ -176,7 +176,7 @@ fn stalled_bodies(inbox: &Inbox, count: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn slow_bodies_hold_up_nobody_and_are_given_up_in_time() {
+fn slow_bodies_delay_no_other_client_and_are_given_up_in_time() {
     let inbox = Inbox::start();
     let stalled = stalled_bodies(&inbox, 64);
     let mut large = message("large").to_string().into_bytes();
@@ -187,7 +187,7 @@ fn slow_bodies_hold_up_nobody_and_are_given_up_in_time() {
         assert_eq!(inbox.deliver_raw(&large).status, 200, "large bodies need no free thread");
     }
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    // Every byte comes in time for a deadline of one read; the deadline is one of the whole body.
+    // Each byte would be in time for a deadline of one read, but the deadline is the whole body's.
     let mut answers = at_once(64, |number| {
         let mut stream = &stalled[number];
         for _ in 0..9 {
@@ -206,7 +206,7 @@ fn slow_bodies_hold_up_nobody_and_are_given_up_in_time() {
 #[test]
 fn what_follows_a_refused_request_is_never_processed() {
     let inbox = Inbox::start();
-    // tiny_http reads up to 1 KiB at once: the second request is in its buffer with the first.
+    // tiny_http reads up to 1 KiB at once, so its buffer has the second request with the first.
     for _ in 0..20 {
         let first =
             "POST /webhook HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -240,7 +240,7 @@ fn a_body_announced_with_expect_is_read_and_http_1_0_is_answered() {
 }
 
 #[test]
-fn whoever_pipelines_without_end_is_cut_off_and_nobody_else() {
+fn a_client_that_pipelines_without_end_is_disconnected_and_no_other() {
     let inbox = Inbox::start();
     let mut stream = inbox.connect();
     stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -284,7 +284,7 @@ fn slow_readers_of_large_pages_hold_no_worker() {
             assert_eq!(inbox.deliver(&message).status, 200);
         }
     });
-    // 100 messages of 16 KiB each, and nobody reads them.
+    // Pages of 100 messages of 16 KiB each, which their clients do not read.
     let slow: Vec<_> = (0..16)
         .map(|_| {
             let mut stream = inbox.connect();
@@ -292,7 +292,7 @@ fn slow_readers_of_large_pages_hold_no_worker() {
             stream
         })
         .collect();
-    // The pages are made; what remains is to send them, which takes their whole deadline.
+    // Now the pages are ready, and sending them takes until their deadline.
     std::thread::sleep(Duration::from_secs(1));
     for number in 0..50 {
         let started = Instant::now();
@@ -300,7 +300,7 @@ fn slow_readers_of_large_pages_hold_no_worker() {
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Another page may be shed, or find no room, until some of the slow ones have been cut.
+    // Another page may be shed, or get no memory, until some of the slow clients are disconnected.
     let end = Instant::now() + Duration::from_secs(20);
     let page = loop {
         let page = inbox.get("/messages?limit=100");
@@ -311,7 +311,7 @@ fn slow_readers_of_large_pages_hold_no_worker() {
         assert!(Instant::now() < end, "{}", page.text);
         std::thread::sleep(Duration::from_millis(200));
     };
-    assert!(page.text.len() > 1024 * 1024, "who reads is served");
+    assert!(page.text.len() > 1024 * 1024, "a client that reads is served");
     drop(slow);
 }
 
@@ -345,7 +345,7 @@ fn refused_connections_leave_every_body_reader_free() {
 }
 
 #[test]
-fn a_refusal_is_told_even_while_as_many_clients_are_slow_as_can_be_waited_for() {
+fn a_refusal_is_sent_even_while_there_are_as_many_slow_clients_as_allowed() {
     let inbox = Inbox::start();
     let slow = stalled_bodies(&inbox, 520);
     let mut refused = 0;
@@ -353,7 +353,7 @@ fn a_refusal_is_told_even_while_as_many_clients_are_slow_as_can_be_waited_for() 
     while refused == 0 && Instant::now() < end {
         refused = inbox.metric("webhook_requests_total{result=\"unavailable\"}");
     }
-    assert!(refused > 0, "one more than 512 is told so");
+    assert!(refused > 0, "one more than 512 gets a 503");
     let head = "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n";
     assert!(inbox.raw(head.as_bytes()).starts_with("HTTP/1.1 413 "));
     drop(slow);
@@ -378,7 +378,7 @@ fn a_target_in_absolute_form_is_its_path_and_close_is_close() {
             inbox.raw(format!("GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n").as_bytes());
         assert!(answer.contains(expected), "{target}: {answer}");
     }
-    // tiny_http looks at the first such header only, and would wait for more.
+    // tiny_http uses the first such header only, and would keep the connection open.
     let started = Instant::now();
     let head = "GET /health/live HTTP/1.1\r\nConnection: foo\r\nConnection: close\r\n\r\n";
     assert!(inbox.raw(head.as_bytes()).contains("Connection: close"));

@@ -1,10 +1,10 @@
-//! One test for each hazard of docs/TINY_HTTP.md: the attack, from outside, through raw sockets, and
-//! a well-behaved client beside it that must not notice. A test binary of its own, whose tests run
-//! one after the other: what they ask is how fast a client is answered.
+//! One test for each hazard of docs/TINY_HTTP.md: the attack through raw sockets, beside a well-behaved
+//! client that must not notice it. The tests are a binary of their own and run one after the other,
+//! since they measure how fast that client is answered.
 
 #![allow(clippy::unwrap_used, unreachable_pub, missing_debug_implementations, dead_code)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
-// The numbers of a run: `cargo test --test hostile -- --show-output`.
+// Prints the numbers of a run: `cargo test --test hostile -- --show-output`.
 #![allow(clippy::print_stdout, clippy::needless_for_each)]
 
 mod client;
@@ -24,27 +24,27 @@ use std::{
 use client::{Client, Companion};
 use harness::{Inbox, at_once, database, message, message_with, sign, signal};
 
-/// What the process may have in memory at any time.
+/// The memory of the process at any time, at most.
 const MEMORY_KB_MAX: u64 = 100_000;
-/// Nine of ten answers come within this time. A machine with nothing else to do takes milliseconds.
+/// Nine of ten answers arrive within this time. On an idle machine they take milliseconds.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// No answer takes this long: half of the time for which a client that stalls may be waited for.
+/// No answer takes this long, which is half of the server's deadline for a client that stalls.
 const STALL_MAX: Duration = Duration::from_secs(5);
-/// For what must come about, however busy the machine is.
+/// How long a test waits for what must happen, however busy the machine is.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Another host than the attacker's, where hundreds of its connections leak: each of those keeps its
-/// address and port from being used again for some two seconds (docs/TINY_HTTP.md).
+/// Another address than the attacker's, for tests in which hundreds of connections leak: each of them
+/// keeps its address and port from being used again for about two seconds (docs/TINY_HTTP.md).
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Whether everything is as it should be after an attack, and during it.
+/// Attacks a server, and checks that its other client is served all the time.
 fn withstand(settings: &[(&str, &str)], attack: impl FnOnce(&Inbox)) -> Inbox {
     withstand_beside(Ipv4Addr::LOCALHOST, settings, attack)
 }
 
-/// With the well-behaved client at this address.
+/// The same, with the other client at this address.
 fn withstand_beside(
     client: Ipv4Addr,
     settings: &[(&str, &str)],
@@ -61,7 +61,7 @@ fn withstand_beside(
     let seen = companion.stop();
     assert!(inbox.is_running());
     assert_eq!(seen.failures, [""; 0], "the client beside it");
-    // A machine that is too busy for the load sheds some of it; an attack must not deny most.
+    // A machine that is too busy sheds some of the load, but the attack must not deny most of it.
     let (answers, unavailable) = (seen.waits.len(), seen.unavailable);
     assert!(answers > unavailable, "{answers} answers of 200, {unavailable} of 503");
     let late = seen.waits.iter().filter(|wait| **wait > WAIT_MAX).count();
@@ -83,7 +83,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// As a provider does, which sends again after a 503.
+/// Delivers as a provider does, which sends again after a 503.
 fn deliver_at_last(inbox: &Inbox, body: &[u8]) {
     wait_until("a delivery is answered 200", || {
         let status = inbox.deliver_raw(body).status;
@@ -112,7 +112,7 @@ fn post(id: &str) -> String {
     )
 }
 
-/// As a crashed client does.
+/// Makes the connection's end a reset, as a crashed client does.
 fn reset(stream: &TcpStream) {
     rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
 }
@@ -127,7 +127,7 @@ fn h1_absurd_lengths_abort_nothing_on_any_kind_of_path() {
                 let head = format!("{line} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
                 let answer = inbox.raw(head.as_bytes());
                 assert!(answer.starts_with("HTTP/1.1 413 "), "{line} {length}: {answer}");
-                // And from behind a request that is in hand.
+                // The same behind a request in flight.
                 drop(send(inbox, format!("GET /health/ready HTTP/1.1\r\n\r\n{head}").as_bytes()));
             }
         }
@@ -145,7 +145,7 @@ fn h2_lines_with_http_2_cost_little_each() {
 }
 
 #[test]
-fn h2_leaks_are_counted_and_end_in_a_restart_that_nobody_notices() {
+fn h2_leaks_are_counted_and_end_in_a_restart_that_no_client_notices() {
     let inbox = withstand_beside(ELSEWHERE, &[("IDLE_MS", "1000")], |inbox| {
         let pid = inbox.pid();
         for _ in 0..600 {
@@ -161,7 +161,7 @@ fn h2_leaks_are_counted_and_end_in_a_restart_that_nobody_notices() {
     inbox.stop();
 }
 
-/// A mailslot on this socket with no more descriptors than these.
+/// Starts a mailslot on this socket with a limit on descriptors.
 fn start_with_descriptors(socket: &TcpListener, descriptors: usize, folder: &Path) -> Child {
     let mut command = Command::new("sh");
     let binary = env!("CARGO_BIN_EXE_mailslot");
@@ -177,7 +177,7 @@ fn start_with_descriptors(socket: &TcpListener, descriptors: usize, folder: &Pat
 fn wait_until_it_serves(child: &mut Child, address: SocketAddr) {
     let mut number = 0;
     wait_until("it serves", || {
-        assert!(child.try_wait().unwrap().is_none(), "it has given up");
+        assert!(child.try_wait().unwrap().is_none(), "the process has ended");
         number += 1;
         Client::new(address).deliver(&format!("m{number}")) == Ok(200)
     });
@@ -191,7 +191,7 @@ fn stop(mut child: Child) {
 #[test]
 fn h3_without_descriptors_it_serves_again_once_they_are_free() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // tiny_http's accept loop dies of it, half of the times without a word.
+    // tiny_http's accept loop ends: with an error or silently, depending on the limit.
     for descriptors in [64, 65] {
         let folder = tempfile::tempdir().unwrap();
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -221,11 +221,11 @@ fn h3_connections_that_wait_at_the_start_cannot_take_the_descriptors_that_a_star
         let mut child = start_with_descriptors(&socket, limit, folder.path());
         if let Some(needed) = needed {
             wait_until("its descriptors are in use", || {
-                assert!(child.try_wait().unwrap().is_none(), "it has given up");
+                assert!(child.try_wait().unwrap().is_none(), "the process has ended");
                 descriptors(child.id()) >= needed
             });
             std::thread::sleep(Duration::from_millis(200));
-            assert!(child.try_wait().unwrap().is_none(), "it has given up");
+            assert!(child.try_wait().unwrap().is_none(), "the process has ended");
         } else {
             wait_until_it_serves(&mut child, address);
             needed = Some(descriptors(child.id()));
@@ -236,7 +236,7 @@ fn h3_connections_that_wait_at_the_start_cannot_take_the_descriptors_that_a_star
     }
 }
 
-/// How many a process has open.
+/// How many descriptors a process has open.
 fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
@@ -261,24 +261,24 @@ fn h4_bursts_of_connections_are_served_to_the_last() {
 }
 
 #[test]
-fn h5_half_heads_hold_up_nobody_and_are_cut() {
+fn h5_incomplete_heads_delay_no_other_client_and_are_closed() {
     let inbox = withstand(&[("IDLE_MS", "3000")], |inbox| {
         let half: Vec<_> =
             (0..1000).map(|_| send(inbox, b"POST /webhook HTTP/1.1\r\nHo")).collect();
-        // Every byte comes in time for a deadline of one read; the deadline is one of the whole head.
+        // Each byte would be in time for a deadline of one read, but the deadline is the whole head's.
         for _ in 0..4 {
             std::thread::sleep(Duration::from_secs(1));
             half.iter().for_each(|mut stream| drop(stream.write_all(b"s")));
         }
-        // The clients keep them open: one that its client has closed is not cut.
+        // The clients keep them open: the server does not count one that its client has closed.
         let cut = "mailslot_connections_closed_total{reason=\"idle\"}";
-        wait_until("they are cut", || inbox.metric(cut) >= 1000);
+        wait_until("they are closed", || inbox.metric(cut) >= 1000);
     });
     wait_until("they are gone", || inbox.metric("mailslot_connections") < 50);
 }
 
 #[test]
-fn h5_stalled_bodies_hold_up_nobody() {
+fn h5_stalled_bodies_delay_no_other_client() {
     withstand(&[], |inbox| {
         let head = b"POST /webhook HTTP/1.1\r\nContent-Length: 5000\r\n\r\nslow";
         let stalled: Vec<_> = (0..64).map(|_| send(inbox, head)).collect();
@@ -292,10 +292,10 @@ fn h5_stalled_bodies_hold_up_nobody() {
     });
 }
 
-/// A body of the largest size that is accepted, but for its last byte.
+/// Sends the largest body that is accepted, without its last byte.
 fn send_all_but_a_byte(mut stream: TcpStream) -> TcpStream {
     let body = vec![b'x'; 1024 * 1024 - 1];
-    // Those that find no room are refused meanwhile.
+    // A connection for which there is no memory is refused meanwhile.
     let _ = stream.write_all(b"POST /webhook HTTP/1.1\r\nContent-Length: 1048576\r\n\r\n");
     let _ = stream.write_all(&body);
     stream
@@ -305,12 +305,12 @@ fn send_all_but_a_byte(mut stream: TcpStream) -> TcpStream {
 fn h5_bodies_that_stop_before_their_end_lose_their_memory_to_others_before_their_deadline() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let inbox = Inbox::start();
-    // A few more than there is memory for.
+    // Slightly more bodies than there is memory for.
     let stalled = at_once(36, |_| send_all_but_a_byte(inbox.connect()));
     let mut body = message("large").to_string().into_bytes();
     body.resize(4_000, b' ');
     let (mut stored, mut refused) = (0, 0);
-    // For most of the 10 s after which each of these bodies is given up.
+    // For most of the bodies' deadline of 10 s.
     let end = Instant::now() + Duration::from_secs(8);
     while Instant::now() < end {
         match inbox.deliver_raw(&body).status {
@@ -347,7 +347,7 @@ fn h5_the_stalled_bodies_of_one_address_leave_memory_for_others() {
     };
     let connect = || TcpStream::connect((own, port)).unwrap();
     let stalled = at_once(32, |_| send_all_but_a_byte(connect()));
-    // Long enough for all that was sent to have been read.
+    // Long enough for the server to have read all that was sent.
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
         let answer = deliver();
@@ -371,13 +371,13 @@ fn h6_a_hundred_thousand_pipelined_requests_are_not_kept() {
 }
 
 #[test]
-fn h6_who_sends_and_never_reads_holds_up_nobody() {
+fn h6_a_client_that_sends_and_never_reads_delays_no_other_client() {
     withstand(&[], |inbox| {
         let ready = "GET /health/ready HTTP/1.1\r\n\r\n";
         at_once(8, |_| {
             let mut stream = inbox.connect();
             stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-            // One at a time, as far as can be told without reading the answers.
+            // Slowly enough for eight requests to be answered before the next eight are sent.
             for _ in 0..400 {
                 if stream.write_all(ready.repeat(8).as_bytes()).is_err() {
                     break;
@@ -398,7 +398,7 @@ fn h7_resets_in_and_out_of_the_accept_queue_are_survived() {
                 let _ = (&stream).write_all(post(&format!("reset-{number}")).as_bytes());
             }
         }
-        // Many at once, so that the accept loop finds them dead.
+        // Many at once, so that the accept loop finds them closed already.
         for _ in 0..5 {
             let streams: Vec<_> =
                 (0..200).map(|_| send(inbox, b"GET / HTTP/1.1\r\n\r\n")).collect();
@@ -408,7 +408,7 @@ fn h7_resets_in_and_out_of_the_accept_queue_are_survived() {
 }
 
 #[test]
-fn h8_slow_readers_of_large_pages_hold_up_nobody() {
+fn h8_slow_readers_of_large_pages_delay_no_other_client() {
     withstand(&[], |inbox| {
         at_once(8, |sender| {
             for number in 0..13 {
@@ -427,7 +427,7 @@ fn h8_slow_readers_of_large_pages_hold_up_nobody() {
 }
 
 #[test]
-fn h9_two_readings_of_one_request_are_refused_and_nothing_behind_it_is_processed() {
+fn h9_ambiguous_framing_is_refused_and_nothing_behind_it_is_processed() {
     let inbox = withstand(&[], |inbox| {
         for framing in [
             "Transfer-Encoding: chunked\r\nContent-Length: 5",
@@ -448,7 +448,7 @@ fn h9_two_readings_of_one_request_are_refused_and_nothing_behind_it_is_processed
     assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE message_id = 'smuggled'"), 0);
 }
 
-/// A connection from a port of the caller's choice, which may just have been another's.
+/// A connection from this port, which another connection may have used just before.
 fn connect_from(port: u16, to: SocketAddr) -> Option<TcpStream> {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
     let stream = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -461,7 +461,7 @@ fn connect_from(port: u16, to: SocketAddr) -> Option<TcpStream> {
 }
 
 #[test]
-fn h9_a_reused_port_frees_nothing_that_waits_behind_a_refusal_and_hangs_nobody() {
+fn h9_a_reused_port_frees_nothing_that_waits_behind_a_refusal_and_hangs_no_client() {
     let inbox = withstand(&[], |inbox| {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let head = "POST /webhook HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n";
@@ -475,7 +475,7 @@ fn h9_a_reused_port_frees_nothing_that_waits_behind_a_refusal_and_hangs_nobody()
             attacks += 1;
             let Some(mut next) = connect_from(free, inbox.address) else { continue };
             let _ = next.write_all(b"GET /health/live HTTP/1.1\r\n\r\n");
-            // An answer or an end, but soon: the client can try again from elsewhere.
+            // The client gets an answer or an end of the connection, and can then try again.
             let read = next.read(&mut [0; 256]);
             let is_hung = read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
             assert!(!is_hung, "attack {attacks}");
@@ -488,7 +488,7 @@ fn h9_a_reused_port_frees_nothing_that_waits_behind_a_refusal_and_hangs_nobody()
 }
 
 #[test]
-fn h9_heads_without_end_are_cut() {
+fn h9_a_head_without_end_closes_its_connection() {
     let inbox = withstand(&[], |inbox| {
         at_once(4, |number| {
             let mut stream = inbox.connect();
@@ -497,7 +497,10 @@ fn h9_heads_without_end_are_cut() {
                 if number % 2 == 0 { "a".repeat(100_000) } else { "a:b\r\n".repeat(20_000) };
             let started = Instant::now();
             while stream.write_all(piece.as_bytes()).is_ok() {
-                assert!(started.elapsed() < Duration::from_secs(20), "never cut");
+                assert!(
+                    started.elapsed() < Duration::from_secs(20),
+                    "the connection is never closed"
+                );
             }
         });
     });
@@ -505,7 +508,7 @@ fn h9_heads_without_end_are_cut() {
 }
 
 #[test]
-fn h9_a_head_without_end_is_cut_behind_a_request_that_waits_too() {
+fn h9_a_head_without_end_closes_its_connection_behind_a_request_that_waits_too() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let inbox = Inbox::start();
     at_once(2, |_| {
@@ -514,9 +517,9 @@ fn h9_a_head_without_end_is_cut_behind_a_request_that_waits_too() {
         wait_until("both wait", || inbox.metric("mailslot_feed_waiters") == 2);
         stream.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         let started = Instant::now();
-        // Too slowly for the memory or the queue to show it.
+        // Too slowly for pressure on memory or on the queue.
         while stream.write_all("a:b\r\n".repeat(2_000).as_bytes()).is_ok() {
-            assert!(started.elapsed() < Duration::from_secs(25), "never cut");
+            assert!(started.elapsed() < Duration::from_secs(25), "the connection is never closed");
             std::thread::sleep(Duration::from_millis(50));
         }
     });
@@ -536,7 +539,7 @@ fn h9_a_body_cut_short_is_never_processed() {
             stream.shutdown(Shutdown::Write).unwrap();
             let mut answer = String::new();
             let _ = stream.read_to_string(&mut answer);
-            // tiny_http closes by itself what it has not got whole and would have buffered.
+            // tiny_http closes the connection itself if the body is one that it would have buffered.
             let expected = if length > 1024 { "HTTP/1.1 400 " } else { "" };
             assert!(answer.starts_with(expected) && !answer.contains(" 200 "), "{answer}");
         }
@@ -565,7 +568,7 @@ fn malformed_requests_cost_no_other_connection() {
                 let head = b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
                 let _ = stream.write_all(head);
                 refused += u32::from(stream.read(&mut [0; 512]).is_ok());
-                // Slowly enough for a busy machine to keep up with.
+                // Slowly enough for a busy machine to keep up.
                 std::thread::sleep(Duration::from_millis(20));
             }
             refused
@@ -578,13 +581,13 @@ fn malformed_requests_cost_no_other_connection() {
 }
 
 #[test]
-fn a_client_that_has_begun_its_first_request_is_not_cut_for_those_that_have_sent_nothing() {
+fn a_connection_with_a_part_of_a_request_is_not_closed_while_there_are_silent_ones() {
     withstand(&[("MAX_CONNECTIONS", "100")], |inbox| {
         let request = post("begun");
         let mut stream = send(inbox, &request.as_bytes()[..20]);
         let silent: Vec<_> = (0..300).map(|_| inbox.connect()).collect();
         let cut = "mailslot_connections_closed_total{reason=\"cap\"}";
-        wait_until("the silent ones are cut", || inbox.metric(cut) >= 200);
+        wait_until("the silent ones are closed", || inbox.metric(cut) >= 200);
         stream.write_all(&request.as_bytes()[20..]).unwrap();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).unwrap();
@@ -604,7 +607,7 @@ fn too_many_connections_cost_the_longest_idle_ones_only() {
     assert!(inbox.metric("mailslot_connections_closed_total{reason=\"cap\"}") >= 390);
 }
 
-/// An address of this machine that is not a loopback one; no packet is sent to find it.
+/// An address of this machine other than loopback. No packet is sent to find it.
 fn own_address() -> Option<IpAddr> {
     let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let own = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|own| own.ip());
@@ -624,7 +627,7 @@ fn one_address_cannot_take_all_connections() {
     };
     let (greedy, proxy) = (connect(own), connect(Ipv4Addr::LOCALHOST.into()));
     let cut = "mailslot_connections_closed_total{reason=\"address\"} 42";
-    wait_until("those that are too many are cut", || metrics_of(port).contains(cut));
+    wait_until("the excess is closed", || metrics_of(port).contains(cut));
     let alive = |streams: &[TcpStream]| {
         let ask = |mut stream: &TcpStream| {
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -113,7 +113,10 @@ fn a_descriptor_that_is_no_listening_socket_is_refused() {
         command.env("MAILSLOT_SOCKET", "1");
     });
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && text.contains("no listening TCP socket"), "{text}");
+    assert!(
+        output.status.code() == Some(1) && text.contains("not a listening TCP socket"),
+        "{text}"
+    );
 }
 
 #[test]
