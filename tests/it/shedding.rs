@@ -110,7 +110,7 @@ fn reads_beyond_what_can_be_answered_are_refused_while_deliveries_and_health_are
     let delivered = "SELECT count(*) FROM messages WHERE message_id LIKE 'delivered-%'";
     assert_eq!(inbox.count(delivered), i64::try_from(stored).unwrap());
     let shed = refused + unavailable;
-    assert!(inbox.metric("requests_shed_total") >= shed as u64);
+    assert!(inbox.metric("mailslot_requests_shed_total") >= shed as u64);
     // Over when the load is.
     let calm = Instant::now() + PATIENCE;
     while !(0..10).all(|_| inbox.get("/messages?limit=1").status == 200) {
