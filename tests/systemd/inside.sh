@@ -90,7 +90,7 @@ check "a second upgrade works too" within 10 restarts_are 2
 cp /bin/true /usr/local/bin/mailslot.new && mv /usr/local/bin/mailslot.new /usr/local/bin/mailslot
 systemctl kill --kill-whom=main -s USR2 mailslot
 check "the log says that such an upgrade is not possible" within 10 logged "cannot restart"
-check "the service goes on as it is" restarts_are 2
+check "the service goes on unchanged" restarts_are 2
 cp /test/mailslot /usr/local/bin/mailslot.new && mv /usr/local/bin/mailslot.new /usr/local/bin/mailslot
 
 # A reload.
