@@ -75,7 +75,7 @@ impl Exports {
         };
         // Without a thread the exchange is dropped, and so answered 500.
         if let Err(error) = spawn("export", run) {
-            log::error!(target: logging::TROUBLE, error:% = error; "an export cannot be started");
+            log::error!(target: logging::ERRORS, error:% = error; "an export cannot be started");
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ pub(super) const STATEMENTS_MAX: usize = 64;
 /// Trouble of the disk or of another process is the sender's to retry; the rest is ours.
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Error {
-        log::error!(target: logging::TROUBLE, error:% = error; "the database failed");
+        log::error!(target: logging::ERRORS, error:% = error; "the database failed");
         match error.sqlite_error_code() {
             Some(
                 ErrorCode::DiskFull

@@ -168,7 +168,7 @@ impl Writer {
     ) -> Vec<Outcome> {
         let length = batch.clone().count();
         if let Some(path) = self.identity.missing() {
-            log::error!(target: logging::TROUBLE, path:% = path.display(); "the database file was removed or replaced: restart mailslot");
+            log::error!(target: logging::ERRORS, path:% = path.display(); "the database file was removed or replaced: restart mailslot");
             return vec![
                 Err(Error::Unavailable("the database file was removed or replaced"));
                 length
