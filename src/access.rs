@@ -1,5 +1,5 @@
-//! Who may read: the read tokens, and the host names that count where there is no token. Pure: a
-//! header in, a verdict out.
+//! Authorization of reads: the read tokens, and the host names that are accepted while there is no
+//! token. Pure: from a header to yes or no.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,8 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::Secret;
 
-/// The read tokens' digests, which are of one length whatever the tokens are. None: everybody reads.
+/// The digests of the read tokens, which all have the same length. Without any, every client may
+/// read.
 #[derive(Clone)]
 pub(crate) struct ReadTokens(Vec<[u8; 32]>);
 
@@ -28,10 +29,10 @@ impl ReadTokens {
         self.0.is_empty()
     }
 
-    /// `header` is the value of the one `Authorization` header: `Bearer TOKEN` (RFC 6750) or `Basic`
-    /// with the token as the password and any user (RFC 7617).
+    /// `header` is the value of the one `Authorization` header: `Bearer TOKEN` (RFC 6750) or
+    /// `Basic` with the token as the password and any user (RFC 7617).
     ///
-    /// Takes the same time whatever is wrong.
+    /// Takes the same time for every wrong token.
     pub(crate) fn admit(&self, header: Option<&str>) -> bool {
         let given = digest(&header.and_then(token).unwrap_or_default());
         let is_one = |found, token: &[u8; 32]| found | token.ct_eq(&given);
@@ -41,9 +42,9 @@ impl ReadTokens {
 
 /// The host names under which clients may read while there is no token.
 ///
-/// A web page can have the name of its own site resolve to 127.0.0.1 (DNS rebinding). The browser
-/// then takes this server's answers for that site's and lets the page read them. It still sends the
-/// name, so only such names are accepted that the DNS of an outsider does not serve.
+/// The site of a malicious page can have its own name resolve to 127.0.0.1 (DNS rebinding). The
+/// browser then takes this server's responses for that site's and lets the page read them. It still
+/// sends the name, so only names that no attacker's DNS can serve are accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosts(Vec<String>);
 
@@ -53,7 +54,7 @@ impl Hosts {
     }
 
     /// `authority` is the value of a `Host` header, or the authority of a request target: a host,
-    /// and perhaps a port, which does not matter.
+    /// and maybe a port, which does not matter.
     pub(crate) fn admit(&self, authority: &str) -> bool {
         let host = without_port(authority);
         if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -61,7 +62,7 @@ impl Hosts {
             let (address, _) = address.split_once('%').unwrap_or((address, ""));
             return address.parse::<Ipv6Addr>().is_ok();
         }
-        // With a dot at its end a single label is a top-level domain, which belongs to an outsider.
+        // With a dot at its end, a single label is a top-level domain, which an attacker may own.
         let is_label_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
         let is_single_label = !host.is_empty() && host.bytes().all(is_label_byte);
         let name = host.strip_suffix('.').unwrap_or(host);
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_admitted_if_no_dns_of_an_outsider_can_serve_it() {
+    fn a_host_is_admitted_if_no_attackers_dns_can_serve_it() {
         let hosts = Hosts::new(&["hooks.example.com".to_owned()]);
         for right in [
             "127.0.0.1",
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_the_tokens_opens_in_either_form_and_nothing_else_does() {
+    fn each_token_is_accepted_in_either_form_and_nothing_else_is() {
         let config = |tokens: &'static str| {
             let settings = [("WEBHOOK_SECRET", "s"), ("READ_TOKEN", tokens)];
             crate::config::Config::read_variables(&settings)
@@ -157,7 +158,7 @@ mod tests {
             "bearer first",
             "BEARER  second:2 ",
             &basic(":first"),
-            &basic("anybody:second:2"),
+            &basic("user:second:2"),
         ] {
             assert!(tokens.admit(Some(right)), "{right}");
         }

@@ -1,4 +1,5 @@
-//! A small HTTP/1.1 client without TLS, for `mailslot send`, `healthcheck`, `check` and the watchdog.
+//! A small HTTP/1.1 client without TLS, for `mailslot send`, `healthcheck`, `check` and the
+//! watchdog.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -53,7 +54,8 @@ impl Client {
     /// Posts JSON.
     pub(crate) fn post(&mut self, path: &str, body: &[u8], signature: &str) -> io::Result<Answer> {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nX-Signature: {signature}\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+             X-Signature: {signature}\r\nContent-Length: {}\r\n\r\n",
             self.host,
             body.len()
         );

@@ -16,7 +16,8 @@ pub(crate) enum Error {
     /// 401, in the same words whatever was wrong with the signature.
     InvalidSignature,
     /// 401 of an endpoint that needs a read token, with the schemes that are accepted. A page's own
-    /// script asks the user for the token, so the browser must not ask, too: `Basic` is left out then.
+    /// script asks the user for the token, so the browser must not ask, too: `Basic` is left out
+    /// then.
     NoReadToken { is_script: bool },
     /// 404
     NotFound,
@@ -26,8 +27,8 @@ pub(crate) enum Error {
     CursorAhead,
     /// 413
     TooLarge { limit_bytes: usize },
-    /// 421: no read token is set, and the request names a host that an attacker's DNS could resolve to
-    /// this server.
+    /// 421: no read token is set, and the request names a host that an attacker's DNS could resolve
+    /// to this server.
     ForeignHost,
     /// 422 with every problem. The id is for the log, where it could be read.
     Invalid { problems: Vec<Problem>, message_id: Option<String> },
@@ -77,8 +78,8 @@ fn echo(input: &Value) -> Value {
     if text.len() <= INPUT_ECHO_BYTES_MAX {
         return input.clone();
     }
-    let cut = text.floor_char_boundary(INPUT_ECHO_BYTES_MAX);
-    Value::String(format!("{}…", &text[..cut]))
+    let end = text.floor_char_boundary(INPUT_ECHO_BYTES_MAX);
+    Value::String(format!("{}…", &text[..end]))
 }
 
 /// What follows from an error: the response, and the result that counts if it was a delivery.
@@ -113,8 +114,8 @@ impl<'a> From<&'a str> for Detail<'a> {
 }
 
 impl Error {
-    /// The one place that decides what an error is outside of the program: its status, its body, its
-    /// headers and its metric. The log line of the request has the same status and result.
+    /// The one place that decides what an error is outside of the program: its status, its body,
+    /// its headers and its metric. The log line of the request has the same status and result.
     pub(crate) fn refusal(&self) -> Refusal {
         use WebhookResult::{
             BadRequest, InternalError, InvalidSignature, RateLimited, TooLarge, Unavailable,
@@ -172,6 +173,8 @@ impl Error {
 
 const NO_READ_TOKEN: &str =
     "reading needs a token: Authorization: Bearer, or Basic with it as the password";
-const CURSOR_AHEAD: &str = "the cursor is ahead of this database, which was restored or replaced: start again without a cursor";
-const FOREIGN_HOST: &str = "this server has no read token, and so does not let clients read under this host name: use its \
-     IP address or localhost, add the name to HOSTS, or set READ_TOKEN";
+const CURSOR_AHEAD: &str = "the cursor is ahead of this database, which was restored or replaced: \
+    start again without a cursor";
+const FOREIGN_HOST: &str = "this server has no read token, and so does not let clients read under \
+                            this host name: use its IP address or localhost, add the name to \
+                            HOSTS, or set READ_TOKEN";

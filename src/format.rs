@@ -4,9 +4,9 @@ use crate::{message::Message, store::Received};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// An object a line, as `mailslot import` takes it.
+    /// One JSON object per line, as `mailslot import` reads it.
     Ndjson,
-    /// RFC 4180 with a header. An absent text is empty, an empty one is `""`.
+    /// RFC 4180 with a header. An absent text is an empty field, an empty text is `""`.
     Csv,
 }
 
@@ -33,7 +33,7 @@ impl Format {
     pub(crate) fn write(self, received: &Received, lines: &mut Vec<u8>) {
         match self {
             Format::Ndjson => {
-                // Strings into memory: this cannot fail.
+                // Serializing strings into memory cannot fail.
                 let _ = serde_json::to_writer(&mut *lines, received);
                 lines.push(b'\n');
             }

@@ -1,9 +1,11 @@
-//! How often a client may ask, and how many places it may hold. Pure but for the clock that it is given.
+//! Limits for clients: their rate of requests, and their share of slots. Pure: the caller gives the
+//! time.
 //!
-//! Each address, and all together, may send a second's worth at once and then so many a second: the
-//! generic cell rate algorithm, which remembers one moment for each.
+//! Each address, and all addresses together, may send the requests of one second at once, and then
+//! so many per second. This is the generic cell rate algorithm (GCRA), which keeps one time for
+//! each.
 //!
-//! Of what is limited in number and held for long, such as exports, one client may hold half.
+//! Of slots that are few and held for long, such as those of exports, one client may hold half.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,57 +16,58 @@ use std::{
 
 use crate::{config::Rates, error::Error, threads::lock};
 
-/// Addresses that are remembered; one more is bounded by the rate of all only.
+/// Addresses whose rate is known. A further address is limited by the rate of all clients only.
 pub(crate) const RATE_ADDRESSES_MAX: usize = 16_384;
 
-/// How much ahead of its rate somebody may be.
+/// How far ahead of its rate a client may be.
 const BURST: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Limiter {
     rates: Rates,
-    seen: Mutex<Seen>,
+    times: Mutex<TheoreticalTimes>,
 }
 
-/// When somebody would be back at its rate.
+/// The theoretical arrival time (TAT) of the next request, of the GCRA.
 #[derive(Debug, Default)]
-struct Seen {
+struct TheoreticalTimes {
     all: Option<Instant>,
     by_address: HashMap<IpAddr, Instant>,
 }
 
 impl Limiter {
     pub(crate) fn new(rates: Rates) -> Limiter {
-        Limiter { rates, seen: Mutex::default() }
+        Limiter { rates, times: Mutex::default() }
     }
 
-    /// Whether there is anything to be limited.
+    /// True if there is no rate to be kept.
     pub(crate) fn is_idle(&self) -> bool {
         self.rates.in_all.is_none() && self.rates.per_address.is_none()
     }
 
     /// # Errors
-    /// [`Error::TooMany`] where a request comes too soon.
+    /// [`Error::TooMany`] if the request comes too early.
     pub(crate) fn admit(&self, client: IpAddr, now: Instant) -> Result<(), Error> {
-        let mut seen = lock(&self.seen);
+        let mut times = lock(&self.times);
         if let Some(rate) = self.rates.per_address {
             let client = block(client);
-            let back = seen.by_address.get(&client).copied();
-            if back.is_none() && seen.by_address.len() >= RATE_ADDRESSES_MAX {
-                seen.by_address.retain(|_, back| *back > now);
+            let tat = times.by_address.get(&client).copied();
+            if tat.is_none() && times.by_address.len() >= RATE_ADDRESSES_MAX {
+                times.by_address.retain(|_, tat| *tat > now);
             }
-            if back.is_some() || seen.by_address.len() < RATE_ADDRESSES_MAX {
-                seen.by_address.insert(client, next(back, rate, now)?);
+            if tat.is_some() || times.by_address.len() < RATE_ADDRESSES_MAX {
+                times.by_address.insert(client, next(tat, rate, now)?);
             }
         }
         if let Some(rate) = self.rates.in_all {
-            seen.all = Some(next(seen.all, rate, now)?);
+            times.all = Some(next(times.all, rate, now)?);
         }
         Ok(())
     }
 
-    /// Who asks: the peer; or, where that is a proxy that is trusted, the last address in its
-    /// `X-Forwarded-For` that is not one. What clients write before that is not believed.
+    /// The client's address: the peer, or, if the peer is a trusted proxy, the last address in
+    /// `X-Forwarded-For` that is not a trusted proxy. Earlier addresses are not trusted, since a
+    /// client may have written them.
     pub(crate) fn client<'a>(
         &self,
         peer: IpAddr,
@@ -86,8 +89,8 @@ impl Limiter {
     }
 }
 
-/// An address as proxies write it: bare, or with a port, and then in brackets if it is IPv6. Some
-/// write the brackets without a port, too.
+/// Parses an address as proxies write it: without or with a port, and then in brackets if it is
+/// IPv6. Some proxies write the brackets also without a port.
 fn forwarded_address(text: &str) -> Option<IpAddr> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     if let Some(address) = bracketed {
@@ -97,12 +100,12 @@ fn forwarded_address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(with_port)
 }
 
-/// A number of places, of which one client has at most half.
+/// A number of slots, of which one client may hold at most half.
 ///
-/// This machine's own addresses have no such bound: a proxy on it speaks for everybody, unless it is
-/// trusted to say for whom.
+/// This does not apply to addresses of this machine, since a proxy on it sends the requests of all
+/// clients, unless it is trusted to say which client each is from.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Slots {
     most: usize,
     taken: Mutex<Taken>,
 }
@@ -113,20 +116,20 @@ struct Taken {
     by_client: HashMap<IpAddr, usize>,
 }
 
-/// One of the [`Places`], given back when dropped.
+/// One of the [`Slots`], which is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    places: Arc<Places>,
+pub(crate) struct Slot {
+    slots: Arc<Slots>,
     client: IpAddr,
 }
 
-impl Places {
-    pub(crate) fn new(most: usize) -> Arc<Places> {
-        Arc::new(Places { most, taken: Mutex::default() })
+impl Slots {
+    pub(crate) fn new(most: usize) -> Arc<Slots> {
+        Arc::new(Slots { most, taken: Mutex::default() })
     }
 
-    /// `None` where all are taken, or half of them by this client.
-    pub(crate) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+    /// `None` if all slots are taken, or half of them by this client.
+    pub(crate) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Slot> {
         let client = block(client);
         let mut taken = lock(&self.taken);
         let own = taken.by_client.get(&client).copied().unwrap_or_default();
@@ -136,18 +139,18 @@ impl Places {
         }
         taken.in_all += 1;
         taken.by_client.insert(client, own + 1);
-        Some(Place { places: Arc::clone(self), client })
+        Some(Slot { slots: Arc::clone(self), client })
     }
 
-    /// How many are taken.
+    /// The number of taken slots.
     pub(crate) fn taken(&self) -> usize {
         lock(&self.taken).in_all
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = lock(&self.places.taken);
+        let mut taken = lock(&self.slots.taken);
         taken.in_all -= 1;
         if let Entry::Occupied(mut own) = taken.by_client.entry(self.client) {
             *own.get_mut() -= 1;
@@ -158,15 +161,16 @@ impl Drop for Place {
     }
 }
 
-fn next(back: Option<Instant>, rate: u32, now: Instant) -> Result<Instant, Error> {
-    let next = back.map_or(now, |back| back.max(now)) + Duration::from_secs(1) / rate;
+fn next(tat: Option<Instant>, rate: u32, now: Instant) -> Result<Instant, Error> {
+    let next = tat.map_or(now, |tat| tat.max(now)) + Duration::from_secs(1) / rate;
     if next > now + BURST.max(Duration::from_secs(1) / rate) {
         return Err(Error::TooMany);
     }
     Ok(next)
 }
 
-/// A client that has an IPv6 address has 2⁶⁴ of them; but `::1` is one by itself.
+/// The address by which a client is counted. A client with an IPv6 address has all 2⁶⁴ addresses of
+/// its network, so its /64 counts; but `::1` counts by itself.
 pub(crate) fn block(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_a_second_s_worth_at_once_and_then_its_rate() {
+    fn an_address_may_send_the_requests_of_one_second_at_once_and_then_keeps_its_rate() {
         let limiter = limiter(&[("REQUESTS_PER_SECOND_PER_ADDRESS", "5")]);
         let start = Instant::now();
         let admitted = |address: &str, after_ms: u64| {
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn all_together_have_a_rate_too() {
+    fn all_clients_together_have_a_rate_too() {
         let limiter = limiter(&[("REQUESTS_PER_SECOND", "10")]);
         let now = Instant::now();
         let admitted = (0_u8..100).filter(|n| limiter.admit([192, 0, 2, *n].into(), now).is_ok());
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_trusted_proxies_say_is_believed() {
+    fn only_trusted_proxies_are_believed() {
         let limiter = limiter(&[("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8 2001:db8::/32")]);
         for (peer, forwarded, client) in [
             ("192.0.2.1", vec!["198.51.100.7"], "192.0.2.1"),
@@ -235,9 +239,9 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_at_most_half_of_the_places_but_this_machine_as_many_as_there_are() {
-        let places = Places::new(4);
-        let take = |address: &str| places.take(address.parse().unwrap());
+    fn a_client_holds_at_most_half_of_the_slots_and_this_machine_any_number() {
+        let slots = Slots::new(4);
+        let take = |address: &str| slots.take(address.parse().unwrap());
         let first = take("2001:db8::1");
         let second = take("2001:db8::2");
         assert!(first.is_some() && second.is_some());
@@ -246,26 +250,29 @@ mod tests {
         assert!(own.iter().all(Option::is_some));
         assert!(take("192.0.2.1").is_none() && take("::1").is_none(), "all are taken");
         drop(first);
-        assert_eq!(places.taken(), 3);
-        assert!(take("2001:db8::3").is_some(), "given back");
+        assert_eq!(slots.taken(), 3);
+        assert!(take("2001:db8::3").is_some(), "free again");
         drop((second, own));
-        assert_eq!(places.taken(), 0);
-        assert!(lock(&places.taken).by_client.is_empty(), "nothing is remembered of who is gone");
+        assert_eq!(slots.taken(), 0);
+        assert!(
+            lock(&slots.taken).by_client.is_empty(),
+            "no entry is left of clients without slots"
+        );
         let own = [(); 4].map(|()| take("127.0.0.1"));
         assert!(own.iter().all(Option::is_some));
-        assert!(Places::new(1).take([192, 0, 2, 1].into()).is_some(), "half, but at least one");
+        assert!(Slots::new(1).take([192, 0, 2, 1].into()).is_some(), "half, but at least one");
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_number_of_known_addresses_is_bounded() {
         let limiter = limiter(&[("REQUESTS_PER_SECOND_PER_ADDRESS", "1")]);
         let now = Instant::now();
         for number in 0..40_000_u32 {
             let _ = limiter.admit(IpAddr::V4(number.into()), now);
         }
-        assert_eq!(limiter.seen.lock().unwrap().by_address.len(), RATE_ADDRESSES_MAX);
+        assert_eq!(limiter.times.lock().unwrap().by_address.len(), RATE_ADDRESSES_MAX);
         let later = now + Duration::from_secs(5);
         assert!(limiter.admit([192, 0, 2, 1].into(), later).is_ok());
-        assert_eq!(limiter.seen.lock().unwrap().by_address.len(), 1);
+        assert_eq!(limiter.times.lock().unwrap().by_address.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! HMAC-SHA256 over the untouched body. Pure: bytes in, verdict out.
+//! HMAC-SHA256 of a body's bytes as they came. Pure.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -6,13 +6,13 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::{config::Secret, error::Error};
 
-/// A body whose signature has been checked, or a line of the operator's own file. There is no other
-/// way to make one, and no other way to a `Message`: what nobody vouches for cannot be parsed.
+/// A body whose signature is valid, or a line of a file of the operator's. Only a signed body can
+/// become a `Message`, so that no unauthenticated bytes can be parsed.
 #[derive(Debug)]
 pub(crate) struct SignedBody<'a>(&'a [u8]);
 
 impl SignedBody<'_> {
-    /// Whoever may read the database's folder and run this program vouches for it.
+    /// For `mailslot import`, whose user may write the database anyway.
     pub(crate) fn from_operator(line: &[u8]) -> SignedBody<'_> {
         SignedBody(line)
     }
@@ -22,7 +22,7 @@ impl SignedBody<'_> {
     }
 }
 
-/// The keys, already scheduled: a request clones two hash states instead of hashing a key.
+/// The keys, already expanded: a request clones two hash states instead of hashing a key.
 #[derive(Clone)]
 pub(crate) struct Verifier(Vec<Hmac<Sha256>>);
 
@@ -33,14 +33,14 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// The first of the secrets is the current one.
+    /// The first secret is the current one.
     pub(crate) fn new(secrets: &[Secret]) -> Verifier {
         Verifier(secrets.iter().map(|secret| scheduled(secret.expose())).collect())
     }
 
-    /// `header` is the value of the one `X-Signature` header: 64 hexadecimal digits of either case.
-    /// Says with the body which secret it was, counted from 0. Every one is tried, whichever it was,
-    /// so that the time tells nothing.
+    /// `header` is the value of the only `X-Signature` header: 64 hexadecimal digits in either
+    /// case. Returns the index of the key that verifies it, too. Every key is always tried, so that
+    /// the time does not depend on the key.
     pub(crate) fn verify<'a>(
         &self,
         header: Option<&str>,
@@ -49,20 +49,20 @@ impl Verifier {
         let mut given = [0; 32];
         hex::decode_to_slice(header.unwrap_or_default(), &mut given)
             .map_err(|_| Error::InvalidSignature)?;
-        let (mut is_one, mut slot) = (Choice::from(0), 0_u64);
+        let (mut is_one, mut index) = (Choice::from(0), 0_u64);
         for (number, mac) in (0..).zip(&self.0) {
             let is_this = digest(mac, body).ct_eq(&given);
-            slot.conditional_assign(&number, is_this & !is_one);
+            index.conditional_assign(&number, is_this & !is_one);
             is_one |= is_this;
         }
         if is_one.into() {
-            Ok((SignedBody(body), usize::try_from(slot).unwrap_or_default()))
+            Ok((SignedBody(body), usize::try_from(index).unwrap_or_default()))
         } else {
             Err(Error::InvalidSignature)
         }
     }
 
-    /// What a sender with the current secret sends along with this body.
+    /// The signature of a body with the current key.
     pub(crate) fn sign(&self, body: &[u8]) -> String {
         self.0.first().map_or_else(String::new, |mac| hex::encode(digest(mac, body)))
     }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_the_secrets_verifies_and_the_slot_says_which() {
+    fn each_key_verifies_and_its_index_is_returned() {
         let secrets = |lines: &'static [u8]| {
             let config = crate::config::Config::read(&crate::config::Source {
                 variable: &|_| Ok(None),
@@ -124,10 +124,10 @@ mod tests {
             config.unwrap_or_else(|error| panic!("{error}")).webhook_secrets
         };
         let verifier = Verifier::new(&secrets(b"new\r\n\nold\nnew\n"));
-        for (key, slot) in [(&b"new"[..], 0), (b"old", 1)] {
+        for (key, index) in [(&b"new"[..], 0), (b"old", 1)] {
             let signature = hex::encode(digest(&scheduled(key), b"body"));
-            let found = verifier.verify(Some(&signature), b"body").map(|(_, slot)| slot);
-            assert_eq!(found, Ok(slot));
+            let found = verifier.verify(Some(&signature), b"body").map(|(_, index)| index);
+            assert_eq!(found, Ok(index));
         }
         assert_eq!(verifier.sign(b"body"), hex::encode(digest(&scheduled(b"new"), b"body")));
     }

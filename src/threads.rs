@@ -1,4 +1,5 @@
-//! Threads and locks: every thread of the program has a name, and a panic does not make a lock unusable.
+//! Threads and locks: every thread of the program has a name, and a panic does not make a lock
+//! unusable.
 
 use std::{
     io,
@@ -6,7 +7,8 @@ use std::{
     thread::{Builder, JoinHandle},
 };
 
-/// Starts a thread. `name` is what `ps -T` and the log line of a panic show; the kernel keeps 15 bytes of it.
+/// Starts a thread. `name` is what `ps -T` and the log line of a panic show; the kernel keeps 15
+/// bytes of it.
 ///
 /// # Errors
 /// When the system has no thread left. The error names the thread.

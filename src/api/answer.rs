@@ -13,8 +13,8 @@ use crate::{
     store::{Entry, Filter, Outcome, Reader},
 };
 
-/// What requests are authenticated by: the keys of deliveries, the tokens of readers, and the host names
-/// under which clients may read while there is no token.
+/// What requests are authenticated by: the keys of deliveries, the tokens of readers, and the host
+/// names under which clients may read while there is no token.
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) verifier: Verifier,

@@ -1,7 +1,7 @@
-//! `GET /`, `GET /docs` and `GET /openapi.json`: what is written once and never changes.
+//! `GET /`, `GET /docs` and `GET /openapi.json`: static documents.
 //!
-//! A page may run its own script and nothing else, whatever a message says: the script and the style
-//! are named in its Content-Security-Policy by their hashes.
+//! A page may run its own script and nothing else, whatever a message contains: its
+//! Content-Security-Policy has the hashes of its script and of its style.
 
 use std::sync::LazyLock;
 

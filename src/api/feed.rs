@@ -19,7 +19,7 @@ pub(crate) const FEED_LIMIT_MAX: i64 = 1_000;
 const LIMIT_DEFAULT: i64 = 100;
 /// Seconds that a reader may wait for the next message.
 pub(crate) const FEED_WAIT_S_MAX: i64 = 30;
-/// Stands for the cursor of the newest message.
+/// The value of `after` that stands for the newest message.
 const LATEST: &str = "latest";
 
 parameters! {
@@ -48,7 +48,7 @@ pub(super) fn follow(context: &mut Context, request: &Request<'_>) -> Result<Ans
             cursor.parse().unwrap_or(i64::MAX)
         }
         Some(other) => {
-            let msg = "Input should be the cursor of a message, what was told as next, or latest";
+            let msg = "Input should be the cursor of a message, the next of a response, or latest";
             query.refuse("value_error", "after", msg, other, None);
             0
         }

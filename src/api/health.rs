@@ -14,11 +14,11 @@ pub(super) fn live(_: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     Ok(Answer::Now(Response::json(&json!({ "status": "ok" }))))
 }
 
-/// What a restart might mend.
+/// The reason that a restart might help against.
 pub(crate) const UNREADABLE: &str = "the database does not answer";
 
-/// Ready is what a message posted now would find: the schema, room in the queue, and a disk that
-/// takes a commit. So the question goes the way of a message, down to the fsync.
+/// Ready means that a message posted now would be stored: the database has its schema, the queue is
+/// not full, and the disk takes a commit. So this request waits for a commit like a message.
 pub(super) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Error> {
     context.reader.check_schema().map_err(|error| match error {
         Error::NotReady(_) => error,

@@ -1,4 +1,5 @@
-//! `GET /messages`: which messages, in which page of them, and where the pages beside it are.
+//! `GET /messages`: a page of the messages that the filters match, with links to the next and the
+//! previous page.
 
 use form_urlencoded::Serializer;
 use serde::Serialize;
@@ -14,13 +15,12 @@ use crate::{
     store::{Filter, Listing, Order, Paging, Place, Reader, Start},
 };
 
-/// Bytes of a `Link` header beyond which it names the next page only, since clients and proxies often
-/// refuse longer headers. The next page is always named, so that a walk along the links never ends
-/// early: at worst that takes as many bytes as the longest text does, percent-encoded, which the
-/// request line took too.
+/// Bytes of a `Link` header beyond which it has the next page only, since clients and proxies often
+/// refuse longer headers. The next page is always linked, so that following the links never ends
+/// early. Its link is about as long as the request line with the same `q`.
 pub(crate) const LINK_BYTES_MAX: usize = 8_192;
-/// Bytes of a `message_id` that a cursor holds whole. Of a longer one it holds the beginning and the
-/// message's row, so that the position is exact as long as the message exists.
+/// Bytes up to which a cursor contains the whole `message_id`. Of a longer one it contains the
+/// beginning and the message's row, so that the position is exact as long as the message exists.
 const CURSOR_ID_BYTES: usize = 1_000;
 const CURSOR_PREFIX_BYTES: usize = 100;
 /// Messages of one page.
@@ -51,13 +51,13 @@ pub(super) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answe
     let (filter, paging) = parse(Query::of(request), |row| reader.place(row))?;
     let Listing { messages: data, total, offset } = reader.list(&filter, &paging)?;
     let links = links(reader, &Query::of(request), &data, &paging, total, offset);
-    // An offset beyond the end is told as it was asked for.
+    // An offset beyond the end is returned as it was requested.
     let offset = if let Start::Offset(asked) = paging.start { asked } else { offset };
     let response = Response::json(&Body { data, total, limit: paging.limit, offset });
     Ok(Answer::Now(response.with(links.map(|links| ("Link", links)))))
 }
 
-/// `place_of` says at which place the message in a row is.
+/// `place_of` gives the position of the message in a row.
 fn parse(
     mut query: Query<'_>,
     place_of: impl FnOnce(i64) -> Option<Place>,
@@ -76,7 +76,8 @@ fn parse(
     Ok((filter, Paging { limit, start, order }))
 }
 
-/// RFC 8288: the same question with a cursor at either end of the page, where there is more.
+/// The `Link` header (RFC 8288): the same query with a cursor at the end or the beginning of this
+/// page.
 fn links(
     reader: &Reader,
     query: &Query<'_>,
@@ -89,11 +90,11 @@ fn links(
     let end = offset + i64::try_from(data.len()).unwrap_or(0);
     let link = |side: Side, message: &Message, rel: &str| {
         let mut target = Serializer::new(String::new());
-        // A cursor takes the place of these two.
+        // The cursor of the link replaces these two.
         let names = PARAMETERS.concat().into_iter().map(|parameter| parameter.name);
         for name in names.filter(|name| !["offset", "cursor"].contains(name)) {
             if let Some(value) = query.text(name) {
-                // As a number, which is never long.
+                // Written as the number, since leading zeros could make it long.
                 let value = if name == "limit" { paging.limit.to_string() } else { value };
                 target.append_pair(name, &value);
             }
@@ -108,15 +109,16 @@ fn links(
     if both.len() <= LINK_BYTES_MAX { Some(both).filter(|links| !links.is_empty()) } else { next }
 }
 
-/// On which side of the cursor's message a page is.
+/// The side of the cursor's message on which a page is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Side {
     After,
     Before,
 }
 
-/// Opaque to clients: a side, an instant and a `message_id`; of a long id, its row and its beginning.
-/// `row_of` finds that row, which no longer exists where the message was deleted meanwhile.
+/// A cursor, opaque to clients: a side, an instant and a `message_id`, or of a long id its row and
+/// its beginning. `row_of` finds the row, which does not exist if the message was deleted
+/// meanwhile.
 pub(crate) fn cursor(
     side: Side,
     message: &Message,
@@ -149,8 +151,8 @@ pub(crate) fn read_cursor(
         let (row, prefix) = rest.split_once(' ')?;
         let is_it =
             |place: &Place| place.instant == instant && place.message_id.starts_with(prefix);
-        // Where the message has been deleted, the page begins as far out as its id may have stood:
-        // it may repeat messages, but it skips none.
+        // If the message has been deleted, the page begins as far out as its id may have been: it
+        // may repeat messages, but it skips none.
         let otherwise = || match (side, order) {
             (Side::After, Order::Ascending) | (Side::Before, Order::Descending) => of_id(prefix),
             (Side::Before, Order::Ascending) | (Side::After, Order::Descending) => {
@@ -168,7 +170,7 @@ pub(crate) fn read_cursor(
     }
 }
 
-/// The first place behind every `message_id` that begins like this one.
+/// The first position after every `message_id` that begins like this one.
 fn behind(Place { instant, mut message_id }: Place) -> Place {
     while let Some(last) = message_id.pop() {
         if let Some(next) = (last..=char::MAX).nth(1) {
@@ -176,7 +178,7 @@ fn behind(Place { instant, mut message_id }: Place) -> Place {
             return Place { instant, message_id };
         }
     }
-    // No id of this instant is behind.
+    // No id of this instant comes later.
     let Instant { seconds, nanoseconds } = instant;
     let instant = Instant { seconds, nanoseconds: nanoseconds.saturating_add(1) };
     Place { instant, message_id }

@@ -1,4 +1,5 @@
-//! The endpoints: a table of them, and a file for each, a function from a request to an answer or an error.
+//! The endpoints: a table of them, and a file for each, a function from a request to an answer or
+//! an error.
 
 mod routes; // the table of endpoints
 mod webhook; // POST /webhook

@@ -1,4 +1,5 @@
-//! Query parameters: a table for each endpoint, read into values with every problem reported at once.
+//! Query parameters: a table for each endpoint, read into values with every problem reported at
+//! once.
 //!
 //! Of a repeated parameter the last one counts; an empty filter is none; unknown ones are ignored.
 
@@ -21,9 +22,9 @@ pub struct Parameter {
     pub schema: fn() -> Value,
 }
 
-/// Declares the query parameters of an endpoint as a struct with a field for each. A row says what the
-/// parameter accepts, by the function of [`Query`] that reads it and the one of [`schema`] that describes
-/// it.
+/// Declares the query parameters of an endpoint as a struct with a field for each. A row says what
+/// the parameter accepts, by the function of [`Query`] that reads it and the one of [`schema`] that
+/// describes it.
 macro_rules! parameters {
     ($(#[$doc:meta])* $visibility:vis $name:ident {
         $($field:ident: $type:ty = $kind:ident($($argument:expr),*),)*

@@ -34,8 +34,8 @@ pub struct Route {
 pub enum Authorization {
     /// Nothing. A delivery has a signature, which its handler checks.
     None,
-    /// A read token, if one is set. The response holds no message, so any host name will do: a monitoring
-    /// system may use whatever it was given.
+    /// A read token, if one is set. The response holds no message, so any host name will do: a
+    /// monitoring system may use whatever it was given.
     Token,
     /// A read token; while none is set, a host name that no attacker's DNS can serve.
     TokenOrHost,

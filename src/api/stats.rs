@@ -16,17 +16,17 @@ use crate::{
 /// Buckets of one series.
 pub(crate) const SERIES_BUCKETS_MAX: i64 = 1_000;
 
-/// 0001-01-01T00:00:00Z, before which there is no `ts`.
+/// 0001-01-01T00:00:00Z, the earliest `ts`.
 const EARLIEST: i64 = -62_135_596_800;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
-/// A length of buckets.
+/// The length of a bucket.
 #[derive(Debug, Clone, Copy)]
 struct Length {
     name: &'static str,
     seconds: i64,
-    /// How many of them a series has by default.
+    /// The number of buckets without `since`.
     count: i64,
 }
 
@@ -51,7 +51,7 @@ struct Body {
 
 #[derive(Serialize)]
 struct Bucket {
-    /// Its beginning.
+    /// The beginning of the bucket.
     ts: String,
     count: i64,
 }

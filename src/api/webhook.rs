@@ -1,4 +1,5 @@
-//! `POST /webhook`: signature, then JSON, then schema, then insert, always in this order.
+//! `POST /webhook`: the signature, then JSON, then the schema, then the insert, always in this
+//! order.
 
 use serde_json::json;
 
@@ -18,7 +19,7 @@ pub(super) fn receive(context: &mut Context, request: &Request<'_>) -> Result<An
     Ok(Answer::AfterCommit(Entry::Message(message), acknowledge))
 }
 
-/// The sender cannot tell a new message from a repeated one; the log and the metrics can.
+/// The response is the same for a new and a repeated message; the log and the metrics differ.
 fn acknowledge(outcome: Outcome) -> Result<Response, Error> {
     let result = match outcome? {
         Stored::Created => WebhookResult::Created,

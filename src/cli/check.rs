@@ -27,16 +27,18 @@ pub(super) const COMMAND: Command = Command {
     name: "check",
     summary: "look for problems, and say what to do",
     description: "\
-Checks the settings, the database and the machine, as the user and with the environment with which it is
-run. Each line says ok, warning or PROBLEM, and what to do. Exit status: 1 if there is a PROBLEM. The
-whole database is read, which takes a while if it is large; the service may run meanwhile.
+Checks the settings, the database and the machine, as the user and with the environment with which
+it is run. Each line says ok, warning or PROBLEM, and what to do. Exit status: 1 if there is a
+PROBLEM. The whole database is read, which takes a while if it is large; the service may run
+meanwhile.
 ",
     options: &[
         Opt { name: "--full", help: "compare every index with its table, too", ..OPTION },
         Opt {
             name: "--json",
-            help: "one JSON object: {\"verdict\": LEVEL, \"findings\": [{\"level\", \"what\", \"message\"}]},\n                        \
-                   where LEVEL is ok, warning or problem, and the verdict is the worst of them",
+            help: "one JSON object: {\"verdict\": LEVEL, \"findings\": [{\"level\", \"what\",\n\
+                   \"message\"}]}, where LEVEL is ok, warning or problem, and the verdict is the\n\
+                   worst of them",
             ..OPTION
         },
     ],
@@ -99,9 +101,13 @@ fn settings(report: &mut Report) -> Outcome {
 fn descriptors(report: &mut Report, connections: usize) -> Outcome {
     let wanted = (service::DESCRIPTORS_PER_CONNECTION * connections) as u64 + OTHER_DESCRIPTORS;
     match getrlimit(Resource::Nofile).maximum {
-        Some(limit) if limit < wanted => report.problem("open files", format!(
-            "{limit} are allowed here, and MAX_CONNECTIONS={connections} takes up to {wanted}: raise LimitNOFILE= or ulimit -Hn"
-        )),
+        Some(limit) if limit < wanted => report.problem(
+            "open files",
+            format!(
+                "{limit} are allowed here, and MAX_CONNECTIONS={connections} takes up to {wanted}: \
+             raise LimitNOFILE= or ulimit -Hn"
+            ),
+        ),
         _ => report.ok("open files", "enough for MAX_CONNECTIONS"),
     }
 }
@@ -136,7 +142,8 @@ fn permissions(report: &mut Report, database: &Path) -> Outcome {
     let (me, owner) = (geteuid().as_raw(), file.uid());
     if me != owner {
         report.warn("database", format!(
-            "{shown} belongs to user {owner} and this is user {me}: run the check as the service's user"
+            "{shown} belongs to user {owner} and this is user {me}: run the check as the service's \
+             user"
         ))?;
     }
     if exposure::others_may_read(database, true) {
@@ -185,7 +192,8 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
         report.ok("database", "intact, and of this version")?;
     }
     if store::erase::is_unfinished(database).unwrap_or(false) {
-        let unfinished = "an erasure was interrupted, and bytes of erased messages may be left: run mailslot erase again";
+        let unfinished = "an erasure was interrupted, and bytes of erased messages may be left: \
+                          run mailslot erase again";
         report.warn("database", unfinished)?;
     }
     let recount = match store::check::recount(database) {
@@ -220,8 +228,9 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
     }
 }
 
-/// Whether the service should run is for the operator to know. If it is ready, it has just made a commit to
-/// find that out, and this database has seen one, unless the service stores in another database.
+/// Whether the service should run is for the operator to know. If it is ready, it has just made a
+/// commit to find that out, and this database has seen one, unless the service stores in another
+/// database.
 fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) -> Outcome {
     let watch = database.map(|database| (database, CommitWatch::start(database)));
     let timeout = Duration::from_millis(HEALTHCHECK_MS_MAX);
@@ -245,7 +254,8 @@ fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) ->
             report.ok("service", format!("ready at {address}, and it stores in this database"))
         }
         Ok(false) => report.problem("service", format!(
-            "ready at {address}, but it stores in another database than {}: set DATABASE_URL and LISTEN as the service has them",
+            "ready at {address}, but it stores in another database than {}: set DATABASE_URL and \
+             LISTEN as the service has them",
             database.display()
         )),
         Err(problem) => report.problem("database", problem),

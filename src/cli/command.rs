@@ -1,4 +1,5 @@
-//! The table of a command: its usage line, its help and the parsing of its arguments follow from it.
+//! The table of a command: its usage line, its help and the parsing of its arguments follow from
+//! it.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -70,7 +71,8 @@ impl Command {
         for option in self.options {
             let short = option.short.map_or(String::new(), |short| format!("-{short}, "));
             let usage = format!("{short}{}", option.usage());
-            let _ = writeln!(help, "  {usage:<21} {}", option.help);
+            let text = option.help.replace('\n', &format!("\n{:24}", ""));
+            let _ = writeln!(help, "  {usage:<21} {text}");
         }
         help
     }

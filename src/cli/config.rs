@@ -7,15 +7,15 @@ use super::{
     outcome::Outcome,
     output::print,
 };
-use crate::config::{Config, Place, SETTINGS, Setting, Settings, with_source};
+use crate::config::{Config, Origin, SETTINGS, Setting, Settings, with_source};
 
 pub(super) const COMMAND: Command = Command {
     name: "config",
     summary: "print the effective settings and where each comes from",
     description: "\
-Prints every setting with the value that a service started now would use, and in brackets the source of
-the value: default, environment, a line of SETTINGS_FILE, a file or a credential. Each secret or token is
-printed as ***. Exit status: 2, with all problems on stderr, if settings are wrong.
+Prints every setting with the value that a service started now would use, and in brackets the source
+of the value: default, environment, a line of SETTINGS_FILE, a file or a credential. Each secret or
+token is printed as ***. Exit status: 2, with all problems on stderr, if settings are wrong.
 ",
     options: &[Opt {
         name: "--json",
@@ -56,15 +56,15 @@ fn row(setting: &Setting, config: &Config, settings: &Settings) -> Row {
     // An error is not possible here: `Config::read` has read the same settings.
     let found = settings.find(name).ok().flatten();
     let source = match &found {
-        Some((_, Place::Environment)) => "environment".to_owned(),
-        Some((_, Place::Line(number))) => format!("SETTINGS_FILE line {number}"),
+        Some((_, Origin::Environment)) => "environment".to_owned(),
+        Some((_, Origin::Line(number))) => format!("SETTINGS_FILE line {number}"),
         None => "default".to_owned(),
     };
     let Some(secret) = setting.secret else {
         let value = found.map(|(value, _)| value).or_else(|| setting.default.value());
         return Row { name, value, source };
     };
-    let elsewhere = settings.sources(name, secret).into_iter().find(|place| place != name);
+    let elsewhere = settings.sources(name, secret).into_iter().find(|source| source != name);
     let source = elsewhere.filter(|_| found.is_none()).unwrap_or(source);
     let masks: Vec<&str> = config.keys().filter(|key| key.setting == name).map(|_| MASK).collect();
     Row { name, value: Some(masks.join(" ")).filter(|value| !value.is_empty()), source }

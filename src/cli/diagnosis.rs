@@ -1,6 +1,6 @@
-//! Why a signature does not hold: what was done to it, to the secret or to the body on the way.
+//! Why a signature is not valid: how it, the secret or the body was changed.
 //!
-//! Every known mistake is tried, alone and with another one, until the digests agree.
+//! Every known mistake is tried, alone and together with another one, until the digests are equal.
 
 use base64::{
     Engine,
@@ -18,24 +18,25 @@ const PREFIX: &str = "sha256=";
 const SECRET_PREFIX: &[u8] = b"whsec_";
 const DIGITS: usize = 64;
 
-/// Something that is as it came, or as it would be without a mistake, and what to do about that.
+/// A key or a body, as it is or as it would be without a mistake, and for the latter what to do.
 type Guess = (Vec<u8>, Option<String>);
 
-/// One sentence for each thing to mend.
+/// One sentence for each mistake.
 pub(super) fn diagnose(signature: &str, body: &[u8], secrets: &[Secret]) -> Vec<String> {
     let mut advice = Vec::new();
     let Some(wanted) = read(signature, &mut advice) else { return advice };
     match explain(wanted, body, secrets) {
         Some(more) => advice.extend(more),
         None => advice.push(
-            "it was made with another secret, or of another body: compare the provider's secret with WEBHOOK_SECRET, and sign the bytes exactly as they are sent"
+            "it was made with another secret, or of another body: compare the provider's secret \
+             with WEBHOOK_SECRET, and sign exactly the bytes that are sent"
                 .to_owned(),
         ),
     }
     advice
 }
 
-/// The digest that the signature means, if it means one.
+/// The digest that the signature stands for, if it can be decoded.
 fn read(signature: &str, advice: &mut Vec<String>) -> Option<[u8; 32]> {
     let mut text = signature;
     if text.trim() != text {
@@ -59,22 +60,24 @@ fn read(signature: &str, advice: &mut Vec<String>) -> Option<[u8; 32]> {
     let length = text.chars().count();
     advice.push(if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         format!(
-            "the signature has {length} hexadecimal digits and HMAC-SHA256 has {DIGITS}: send all of them, of that hash"
+            "the signature has {length} hexadecimal digits and HMAC-SHA256 has {DIGITS}: send all \
+             of them, of that hash"
         )
     } else {
         format!(
-            "the signature is {length} characters that are no hexadecimal: send the {DIGITS} digits of HMAC-SHA256"
+            "the signature is {length} characters that are not hexadecimal: send the {DIGITS} \
+             digits of HMAC-SHA256"
         )
     });
     None
 }
 
-/// The fewest mistakes that lead from the secrets and the body to this digest; none, if it is right.
+/// The smallest set of mistakes that leads from a secret and the body to this digest.
 fn explain(wanted: [u8; 32], body: &[u8], secrets: &[Secret]) -> Option<Vec<String>> {
     let bodies = bodies(body);
     let mut found: Vec<Vec<String>> = Vec::new();
-    for (secret, slot) in secrets.iter().zip(1..) {
-        for (key, about_secret) in keys(secret.expose(), slot) {
+    for (secret, number) in secrets.iter().zip(1..) {
+        for (key, about_secret) in keys(secret.expose(), number) {
             let key = scheduled(&key);
             for (body, about_body) in &bodies {
                 if digest(&key, body) == wanted {
@@ -96,14 +99,16 @@ fn bodies(body: &[u8]) -> Vec<Guess> {
             guess(
                 shorter.to_vec(),
                 &format!(
-                    "the body was signed without the {name} at its end: send it without, or sign it too"
+                    "the body was signed without the {name} at its end: send it without, or sign \
+                     it too"
                 ),
             );
         }
         guess(
             [body, end.as_bytes()].concat(),
             &format!(
-                "the body was signed with {name} at its end, and has lost it: sign it without, as printf %s gives it"
+                "the body was signed with {name} at its end, which was removed later: sign it \
+                 without, as printf %s writes it"
             ),
         );
     }
@@ -111,51 +116,55 @@ fn bodies(body: &[u8]) -> Vec<Guess> {
         guess(
             respaced(body, space, space),
             &format!(
-                "the body was signed as JSON {how}, and was written anew on the way: send the very bytes that were signed"
+                "the body was signed as JSON {how}, and was serialized again later: send exactly \
+                 the bytes that were signed"
             ),
         );
     }
     guesses
 }
 
-fn keys(secret: &[u8], slot: usize) -> Vec<Guess> {
+fn keys(secret: &[u8], number: usize) -> Vec<Guess> {
     let mut guesses = vec![(secret.to_vec(), None)];
     let mut guess = |key: Vec<u8>, what: &str| {
         if key != secret {
-            guesses.push((key, Some(format!("secret {slot} {what}"))));
+            guesses.push((key, Some(format!("secret {number} {what}"))));
         }
     };
     guess(
         secret.trim_ascii().to_vec(),
-        "has white space around it that the sender's has not: take it out of the setting",
+        "has white space around it that the sender's key does not have: remove it from the setting",
     );
     for (end, name) in [("\n", "\\n"), ("\r\n", "\\r\\n")] {
         guess(
             [secret, end.as_bytes()].concat(),
-            &format!("has {name} at its end where the body is signed: take it out there"),
+            &format!("has {name} at its end where the body is signed: remove it there"),
         );
     }
     let bare = secret.trim_ascii();
     if let Ok(key) = hex::decode(bare) {
-        guess(key, "is decoded from hexadecimal by the sender: sign with its text as it stands");
+        guess(key, "is decoded from hexadecimal by the sender: sign with the text itself");
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if let Some(key) = from_base64(&text(bare)) {
-        guess(key, "is decoded from base64 by the sender: sign with its text as it stands");
+        guess(key, "is decoded from base64 by the sender: sign with the text itself");
     }
     if let Some(rest) = bare.strip_prefix(SECRET_PREFIX) {
-        guess(rest.to_vec(), "is used without whsec_ by the sender: take it out of the setting");
+        guess(
+            rest.to_vec(),
+            "is used without whsec_ by the sender: remove the prefix from the setting",
+        );
         if let Some(key) = from_base64(&text(rest)) {
             guess(
                 key,
-                "is decoded from the base64 behind whsec_ by the sender: sign with its text as it stands",
+                "is decoded from the base64 behind whsec_ by the sender: sign with the text itself",
             );
         }
     }
     guesses
 }
 
-/// In either alphabet, with or without padding.
+/// Decodes either alphabet of base64, with or without padding.
 fn from_base64(text: &str) -> Option<Vec<u8>> {
     let lenient =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);

@@ -23,8 +23,9 @@ pub(super) const COMMAND: Command = Command {
     summary: "write all messages that the filters match",
     description: "\
 Writes all messages that the filters match, in the order of their ts, as GET /export does. Reads the
-database itself, whether the service runs or not, as it is when the command begins. On a terminal, control
-characters and changes of direction are shown as \\u001b; a file or a pipe gets them as they are.
+database itself, whether the service runs or not, as it is when the command begins. On a terminal,
+control characters and changes of direction are shown as \\u001b; a file or a pipe gets them as they
+are.
 ",
     options: &[
         Opt {

@@ -1,4 +1,5 @@
-//! For `mailslot check`: which other users and clients can read the secrets, the database and messages.
+//! For `mailslot check`: which other users and clients can read the secrets, the database and
+//! messages.
 
 use std::{
     env,
@@ -54,8 +55,8 @@ fn file(report: &mut Report, name: &str, path: &Path) -> Outcome {
     }
 }
 
-/// Whether other users may read the file. With `as_group`, members of the file's group count as others;
-/// a group is how a file of root's is made readable for a service only.
+/// Whether other users may read the file. With `as_group`, members of the file's group count as
+/// others; a group is how a file of root's is made readable for a service only.
 pub(super) fn others_may_read(path: &Path, as_group: bool) -> bool {
     // The file itself, and not a link to it.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -82,13 +83,17 @@ pub(super) fn values(report: &mut Report, config: &Config) -> Outcome {
     let is_loopback = config.listen.ip().to_canonical().is_loopback();
     if config.read_tokens.is_empty() && !is_loopback {
         let address = config.listen;
-        report.warn("LISTEN", format!("every client that reaches {address} can read every message: set READ_TOKEN, or listen on 127.0.0.1"))?;
+        let problem = format!(
+            "every client that reaches {address} can read every message: set READ_TOKEN, or listen \
+             on 127.0.0.1"
+        );
+        report.warn("LISTEN", problem)?;
     }
     Ok(())
 }
 
-/// Root may read and write every file and does not have the service's credentials, so the findings are not
-/// those that the service's user would get.
+/// Root may read and write every file and does not have the service's credentials, so the findings
+/// are not those that the service's user would get.
 pub(super) fn user(report: &mut Report, arguments: &str) -> Outcome {
     if !geteuid().is_root() || !Path::new(SYSTEMD).is_dir() {
         return Ok(());
@@ -100,8 +105,8 @@ pub(super) fn user(report: &mut Report, arguments: &str) -> Outcome {
             let _ = write!(credentials, " -p LoadCredential={name}:{CREDENTIALS}/{name}");
         }
     }
-    // User= has this unit share the service's dynamic user: with another one, systemd would give the
-    // state folder to that user while the service runs.
+    // User= has this unit share the service's dynamic user: with another one, systemd would give
+    // the state folder to that user while the service runs.
     report.warn("user", format!(
         "this is root: to check what packaging/mailslot.service runs, with its user and its settings, run systemd-run --quiet --pipe --wait -p DynamicUser=yes -p User=mailslot -p StateDirectory=mailslot -p StateDirectoryMode=0700 -p Environment=DATABASE_URL=sqlite:////var/lib/mailslot/mailslot.db -p EnvironmentFile=-/etc/mailslot/mailslot.env{credentials} {} check{arguments}",
         program.display(),

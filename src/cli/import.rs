@@ -1,7 +1,6 @@
-//! `mailslot import`: messages from a file, one JSON object a line, as they would be delivered.
+//! `mailslot import`: stores messages from a file, one JSON object per line.
 //!
-//! A line is checked as a delivery's body is. A message whose id is known is left as it is, so an
-//! import that was interrupted is resumed by running it again. It may run beside the service.
+//! A line is validated like the body of a delivery. A message whose id is known is left as it is.
 
 use std::{io::BufRead, path::Path, time::Instant};
 
@@ -21,19 +20,19 @@ use crate::{
     store::{self, Entry, Stored, Writer},
 };
 
-/// Some editors begin a file with it.
+/// Some editors write it at the beginning of a file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// How much less of the processor an import gets than the service (nice(1)).
+/// An import has a lower priority than the service (nice(1)).
 const NICENESS: i32 = 10;
 
 pub(super) const COMMAND: Command = Command {
     name: "import",
     summary: "store the messages of a file",
     description: "\
-Stores the messages of FILE, one JSON object per line as in a delivery; - reads stdin. It may run beside
-the service, and is slower then, so that deliveries come first. Every line that is not a message is
-reported on stderr and skipped, and the exit status is then 1. Messages that are stored already stay as
-they are, so an import that was interrupted is resumed by running it again.
+Stores the messages of FILE, one JSON object per line as in a delivery; - reads stdin. It may run
+beside the service, and is slower then, so that deliveries come first. Every line that is not a
+message is reported on stderr and skipped, and the exit status is then 1. Messages that are stored
+already stay as they are, so an import that was interrupted is resumed by running it again.
 ",
     options: &[],
     operand: Operand::Required("FILE|-"),
@@ -43,7 +42,7 @@ they are, so an import that was interrupted is resumed by running it again.
 fn run(arguments: &Arguments) -> Outcome {
     let database = with_source(Config::read_database)?;
     if database.exists() {
-        // Storing migrates what it opens, which is for the service to do.
+        // Opening it for writing would migrate it, which only the service may do.
         drop(store::visit(&database)?);
     }
     let (mut input, bytes) = open(arguments.file())?;
@@ -52,19 +51,19 @@ fn run(arguments: &Arguments) -> Outcome {
     if imported.bad == 0 { Ok(()) } else { Err(Failure::InOutput) }
 }
 
-/// What became of the lines.
+/// The numbers of lines by what became of them.
 #[derive(Debug, Default)]
 struct Imported {
     created: u64,
     known: u64,
-    /// Not a message: told to the operator, and left out.
+    /// Lines that are not messages.
     bad: u64,
 }
 
 struct Import<'a> {
     database: &'a Path,
-    /// Opened, and the database created, only for a first message: a command before the pipe that
-    /// fails and writes nothing is to leave no empty database behind.
+    /// Opened for the first message only, which creates the database: if the command before a pipe
+    /// fails and writes nothing, no empty database is left.
     writer: Option<Writer>,
     pace: Pace,
     imported: Imported,
@@ -75,11 +74,11 @@ struct Import<'a> {
     progress: Progress,
 }
 
-/// Stores every line of `input` that is a message. stderr has each bad line and, in the end, the counts;
-/// a terminal has them each second, with an estimate if the length is known.
+/// Stores every line of `input` that is a message. Reports each bad line and at the end the counts
+/// on stderr, on a terminal also every second, with an estimate if the length is known.
 ///
 /// # Errors
-/// A sentence for the operator. What is stored by then stays.
+/// Why the import stopped. Messages that are stored by then stay.
 fn import(
     database: &Path,
     input: &mut dyn BufRead,
@@ -132,7 +131,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// What came before is stored all the same.
+    /// Stores the earlier lines before the import stops.
     fn give_up<T>(&mut self, problem: String) -> Result<T, String> {
         self.commit()?;
         self.progress.line(&self.counts());

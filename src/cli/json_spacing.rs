@@ -1,7 +1,7 @@
-//! The white space between the tokens of a JSON text, and nothing else of it.
+//! Changes the white space between the tokens of a JSON text.
 
-/// The same tokens, with `after_comma` and `after_colon` between them and no other white space. What
-/// is no JSON comes out as something, too.
+/// The same tokens, with `after_comma` and `after_colon` between them and no other white space. The
+/// input need not be valid JSON.
 pub(super) fn respaced(text: &[u8], after_comma: &str, after_colon: &str) -> Vec<u8> {
     let mut respaced = Vec::with_capacity(text.len());
     let (mut is_string, mut is_escaped) = (false, false);

@@ -1,4 +1,5 @@
-//! What a command writes: stdout, files that have their names only when they are complete, progress.
+//! What a command writes: stdout, files that have their names only when they are complete,
+//! progress.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -108,7 +109,8 @@ fn check_name(name: &Path, database: &Path) -> Result<(), &'static str> {
     let bytes = name.as_os_str().as_bytes();
     if DATABASE_ENDS.iter().any(|end| bytes.ends_with(end.as_bytes())) {
         return Err(
-            "SQLite gives names that end in -wal, -shm or -journal to the files of a database: name another file",
+            "SQLite gives names that end in -wal, -shm or -journal to the files of a database: \
+             name another file",
         );
     }
     if DATABASE_ENDS.iter().any(|end| with_end(name, end).exists()) {
@@ -117,8 +119,8 @@ fn check_name(name: &Path, database: &Path) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Opens the file for writing, or creates it. An existing one is accepted only if an earlier run can have
-/// left it: another user may have made a link or a file of theirs to get the messages.
+/// Opens the file for writing, or creates it. An existing one is accepted only if an earlier run
+/// can have left it: another user may have made a link or a file of theirs to get the messages.
 fn open_part(path: &Path, database: &Path) -> Result<File, String> {
     // The file is not even opened, since closing it again would drop SQLite's locks.
     if device_and_inode(path).is_some_and(|file| Some(file) == device_and_inode(database)) {

@@ -1,9 +1,10 @@
-//! How fast a verb may write beside the service: at full speed while nobody else commits, and a small
-//! share of the time while somebody does, so that deliveries come first.
+//! How fast a command writes beside the service: at full speed while no other process commits, and
+//! for a small share of the time otherwise, so that deliveries come first.
 //!
-//! SQLite has one lock for all writers and no queue for it. Whoever finds it taken sleeps and tries
-//! again, longer each time, so the process that gives it back and takes it again at once always wins
-//! against the service. What helps is to hold it briefly and to leave it alone for much longer.
+//! SQLite has one lock for all writers and no queue for it. A process that finds it taken sleeps
+//! and tries again, longer each time, so a process that releases it and takes it again at once
+//! always wins against the service. Hence this one holds the lock briefly and then leaves it free
+//! for much longer.
 
 use std::{
     thread,
@@ -12,26 +13,28 @@ use std::{
 
 use crate::store::BATCH_MAX;
 
-/// Messages of one commit while others commit too: enough to be worth its fsync, and stored within a
-/// few milliseconds.
+/// Messages of one commit while other processes commit: enough to be worth an fsync, and stored
+/// within a few milliseconds.
 const BATCH_BESIDE: usize = 32;
-/// After this long without a commit of anybody else's there is nobody to step back behind.
+/// After this long without a commit of another process, no other process is assumed to write.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
-/// The pause after each commit then, in which a service that begins to write can be noticed.
+/// The pause after each commit then, in which the commit of a service that begins to write is
+/// noticed.
 const PAUSE_ALONE: Duration = Duration::from_millis(3);
-/// Until then a pause lasts until nobody else has committed for this long, or for as long as the
-/// commit took, since whoever waited for its end may sleep about as long again before it tries...
+/// Until then, a pause lasts until no other process has committed for this long, or for as long as
+/// the commit took, since a process that waited for the lock may sleep as long again before it
+/// tries.
 const QUIET: Duration = Duration::from_millis(10);
-/// ...but no longer than this many times the commit, nor than this, so that it always goes on.
+/// But a pause is not longer than this many times the commit, and not longer than this.
 const PAUSE_FACTOR: u32 = 12;
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
-/// How often a pause looks for commits.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How often a pause looks for commits of other processes.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(super) struct Pace {
     batch: usize,
-    /// When somebody else's commit was last seen. At first it is not known that there is none.
+    /// The time of the last commit of another process. At the start there may have been one.
     others: Instant,
 }
 
@@ -40,13 +43,13 @@ impl Pace {
         Pace { batch: BATCH_BESIDE, others: Instant::now() }
     }
 
-    /// How many messages the next commit should carry.
+    /// The number of messages for the next commit.
     pub(super) fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Pauses after a commit that took this long. `others_committed` says whether anybody else has
-    /// committed since it was last asked.
+    /// Pauses after a commit that took this long. `others_committed` says whether another process
+    /// has committed since its last call.
     pub(super) fn pause(&mut self, commit: Duration, mut others_committed: impl FnMut() -> bool) {
         let begun = Instant::now();
         let mut is_beside = false;
@@ -66,7 +69,7 @@ impl Pace {
             if paused >= longest || quiet.min(paused) >= least {
                 break;
             }
-            thread::sleep(LOOK_EVERY.min(longest.saturating_sub(paused)));
+            thread::sleep(POLL_INTERVAL.min(longest.saturating_sub(paused)));
         }
         self.batch = if is_beside { BATCH_BESIDE } else { BATCH_MAX.min(self.batch * 2) };
     }
@@ -94,9 +97,9 @@ mod tests {
     }
 
     #[test]
-    fn while_nobody_else_commits_the_batches_grow_to_the_largest() {
+    fn while_no_other_process_commits_the_batches_grow_to_the_largest() {
         let mut pace = Pace::new();
-        assert!(pause(&mut pace, false) >= QUIET, "somebody may have been kept out");
+        assert!(pause(&mut pace, false) >= QUIET, "another process may be waiting");
         while pace.batch() < BATCH_MAX {
             let before = pace.batch();
             pause(&mut pace, false);
@@ -105,11 +108,11 @@ mod tests {
         pace.others = pace.others.checked_sub(ALONE_AFTER).unwrap();
         assert!(pause(&mut pace, false) >= PAUSE_ALONE);
         pause(&mut pace, true);
-        assert_eq!(pace.batch(), BATCH_BESIDE, "somebody commits again");
+        assert_eq!(pace.batch(), BATCH_BESIDE, "another process commits again");
     }
 
     #[test]
-    fn no_pause_lasts_for_ever() {
+    fn every_pause_ends() {
         let mut pace = Pace::new();
         let begun = Instant::now();
         pace.pause(Duration::from_mins(1), || true);

@@ -36,15 +36,15 @@ pub(super) const COMMAND: Command = Command {
     summary: "post signed messages, from a file or generated",
     description: "\
 Signs messages with the current secret and posts them: the lines of FILE, where - reads stdin, or
-generated ones that are all different. A message that is answered 503 or 429, or not at all, is sent again
-after Retry-After, a few times. Prints how many messages were acknowledged, and how fast, also when Ctrl-C
-interrupts it. Exit status: 1 if a message was not acknowledged.
+generated ones that are all different. A message that is answered 503 or 429, or not at all, is sent
+again after Retry-After, a few times. Prints how many messages were acknowledged, and how fast, also
+when Ctrl-C interrupts it. Exit status: 1 if a message was not acknowledged.
 ",
     options: &[
         Opt {
             name: "--url",
             value: "URL",
-            help: "http://HOST:PORT/PATH; default /webhook at LISTEN. There is no https:\n                        \
+            help: "http://HOST:PORT/PATH; default /webhook at LISTEN. There is no https:\n\
                    send to mailslot itself, behind the proxy",
             ..OPTION
         },
@@ -55,12 +55,7 @@ interrupts it. Exit status: 1 if a message was not acknowledged.
             ..OPTION
         },
         Opt { name: "--rate", value: "N", help: "messages per second at most", ..OPTION },
-        Opt {
-            name: "--connections",
-            value: "N",
-            help: "connections at once; default 1",
-            ..OPTION
-        },
+        Opt { name: "--connections", value: "N", help: "connections at once; default 1", ..OPTION },
         Opt { name: "--json", help: "print the report as one JSON object", ..OPTION },
     ],
     operand: Operand::Optional("FILE|-"),
@@ -136,8 +131,8 @@ fn report(shared: &mut Option<(LoadReport, Progress)>, as_json: bool) -> Result<
     Ok(is_clean)
 }
 
-/// On SIGINT or SIGTERM, prints the report at once, since a sender may be waiting for an answer or for a
-/// line of stdin. The process then ends as it would without a handler.
+/// On SIGINT or SIGTERM, prints the report at once, since a sender may be waiting for an answer or
+/// for a line of stdin. The process then ends as it would without a handler.
 fn report_when_interrupted(shared: &Arc<Shared>, as_json: bool) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let shared = Arc::clone(shared);

@@ -16,8 +16,8 @@ pub(super) const SIGN: Command = Command {
     name: "sign",
     summary: "print the X-Signature of a body",
     description: "\
-Prints the X-Signature that a sender with the current secret sends with the bytes of FILE; - reads stdin.
-A newline at the end is signed, too.
+Prints the X-Signature that a sender with the current secret sends with the bytes of FILE; - reads
+stdin. A newline at the end is signed, too.
 ",
     options: &[],
     operand: Operand::Required("FILE|-"),

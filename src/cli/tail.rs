@@ -26,8 +26,9 @@ pub(super) const COMMAND: Command = Command {
     summary: "print the last messages, and follow new ones",
     description: "\
 Prints the last messages in the order in which they were stored, one JSON object per line, with the
-fields of GET /feed. Reads the database itself, whether the service runs or not. On a terminal, control
-characters and changes of direction are shown as \\u009b; a file or a pipe gets them as they are.
+fields of GET /feed. Reads the database itself, whether the service runs or not. On a terminal,
+control characters and changes of direction are shown as \\u009b; a file or a pipe gets them as they
+are.
 ",
     options: &[
         Opt { name: "-n", value: "N", help: "number of messages; default 10", ..OPTION },
@@ -62,7 +63,7 @@ fn run(arguments: &Arguments) -> Outcome {
             return Ok(());
         }
         pause()?;
-        // The open file would never grow again.
+        // No message is added to the file that is open any more.
         if device_and_inode(&database) != file {
             let problem = "the database was replaced: run mailslot tail again";
             return Err(Failure::failed(problem));
@@ -78,7 +79,7 @@ fn print_after(reader: &mut Reader, cursor: &mut i64) -> Outcome {
         let Some(last) = messages.last() else { return Ok(()) };
         *cursor = last.cursor.parse().unwrap_or(*cursor);
         for message in &messages {
-            // Strings into memory: this cannot fail.
+            // Serializing strings into memory cannot fail.
             let mut line = serde_json::to_vec(message).unwrap_or_default();
             line.push(b'\n');
             if is_terminal {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::client::Client;
 
-/// Longer than the service itself ever takes.
+/// Longer than the service takes for any response.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -23,7 +23,8 @@ impl Target {
     pub(super) fn parse(url: &str) -> Result<Target, String> {
         let Some(rest) = url.strip_prefix("http://") else {
             return Err(format!(
-                "--url {url:?}: expected http://HOST:PORT/PATH; there is no https: send to mailslot itself, behind the proxy"
+                "--url {url:?}: expected http://HOST:PORT/PATH; there is no https: send to \
+                 mailslot itself, behind the proxy"
             ));
         };
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

@@ -1,5 +1,5 @@
-//! What the process that started this one has left it: systemd a socket, an earlier mailslot in the same
-//! process its own. These are no settings, since no operator writes them.
+//! What the process that started this one has left it: systemd a socket, an earlier mailslot in the
+//! same process its own. These are no settings, since no operator writes them.
 
 use std::os::fd::RawFd;
 
@@ -8,8 +8,8 @@ use super::{parse::within, read::Reading};
 /// [`Inherited::from_itself`] and [`Inherited::restarts`] in the environment.
 pub(crate) const INHERITED_SOCKET: &str = "MAILSLOT_SOCKET";
 pub(crate) const INHERITED_RESTARTS: &str = "MAILSLOT_RESTARTS";
-/// The path from which the first mailslot of this process was started. A later one cannot find it out if
-/// the file it runs has been replaced meanwhile.
+/// The path from which the first mailslot of this process was started. A later one cannot find it
+/// out if the file it runs has been replaced meanwhile.
 pub(crate) const INHERITED_PROGRAM: &str = "MAILSLOT_PROGRAM";
 /// The number of the first socket that systemd passes.
 const SYSTEMD_SOCKET: RawFd = 3;
@@ -31,7 +31,8 @@ impl Inherited {
     }
 
     pub(super) fn read(reading: &mut Reading<'_>) -> Inherited {
-        // The variables may be left over from the parent of this process, for which they were meant.
+        // The variables may be left over from the parent of this process, for which they were
+        // meant.
         let is_ours = reading.variable("LISTEN_PID") == Some(std::process::id().to_string());
         let sockets = if is_ours { reading.optional("LISTEN_FDS", one_socket) } else { None };
         Inherited {

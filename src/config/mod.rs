@@ -1,4 +1,5 @@
-//! The settings: one table of them, read at the start, and once more at SIGHUP and before a restart.
+//! The settings: one table of them, read at the start, and once more at SIGHUP and before a
+//! restart.
 
 mod source; // where settings come from: the environment, SETTINGS_FILE, files, credentials
 mod table; // every setting: its field, its parser, its default, its help
@@ -13,7 +14,7 @@ pub use read::{ConfigError, Default, SecretSources, Setting, Source};
 pub use secret::Secret;
 pub(crate) use secret::weakness;
 pub use source::with_source;
-pub(crate) use source::{Place, Settings};
+pub(crate) use source::{Origin, Settings};
 #[cfg(any(test, fuzzing))]
 pub(crate) use table::WORKERS_MAX;
 pub use table::{Config, SETTINGS};

@@ -11,7 +11,13 @@ use std::{
 use ipnet::IpNet;
 use log::LevelFilter;
 
-use super::{read::Found, secret::Secret};
+use super::secret::Secret;
+
+/// The bytes of a secret, and where they were found.
+pub(super) enum Found {
+    Variable(String),
+    File(Vec<u8>),
+}
 
 /// A whole number in this range.
 pub(super) fn within<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String>

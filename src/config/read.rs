@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::secret::Secret;
+use super::{parse::Found, secret::Secret};
 
 /// A row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -48,18 +48,12 @@ impl Default {
     }
 }
 
-/// A secret can be set itself, by a setting that names a file, or as a credential of systemd. The first
-/// of them that is there counts alone.
+/// A secret can be set itself, by a setting that names a file, or as a credential of systemd. The
+/// first of them that is there counts alone.
 #[derive(Debug, Clone, Copy)]
 pub struct SecretSources {
     pub file_setting: &'static str,
     pub credential: &'static str,
-}
-
-/// The bytes of a secret, and where they were found.
-pub(super) enum Found {
-    Variable(String),
-    File(Vec<u8>),
 }
 
 /// Every wrong setting, each with what was expected, so that the operator needs one restart only.
@@ -154,8 +148,8 @@ impl Reading<'_> {
         None
     }
 
-    /// The keys of a setting that is a secret. A source that is there and has no key is a problem: an
-    /// operator who sets a token does not want everybody to read.
+    /// The keys of a setting that is a secret. A source that is there and has no key is a problem:
+    /// an operator who sets a token does not want everybody to read.
     pub(super) fn keys(
         &mut self,
         setting: &Setting,

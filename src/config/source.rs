@@ -14,19 +14,19 @@ use super::{
 /// The settings of the environment and of the file that SETTINGS_FILE names.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
-    /// Of the file: the value, and the number of its line.
+    /// The lines of the file by name: the value, and the number of the line.
     lines: HashMap<String, (String, usize)>,
-    /// What is wrong with the file's other lines.
+    /// What is wrong with other lines of the file.
     problems: Vec<String>,
-    /// SETTINGS_FILE.
+    /// The value of SETTINGS_FILE.
     pub(crate) file: Option<PathBuf>,
 }
 
 /// Where the value of a setting was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Origin {
     Environment,
-    /// This line of SETTINGS_FILE.
+    /// A line of SETTINGS_FILE, by its number.
     Line(usize),
 }
 
@@ -60,8 +60,8 @@ impl Settings {
         Ok(Settings { file: Some(PathBuf::from(&*path)), ..settings })
     }
 
-    /// `NAME=value` lines, as systemd's EnvironmentFile= and Docker's --env-file have them; `#` begins
-    /// a line that is none.
+    /// Parses `NAME=value` lines, as in systemd's EnvironmentFile= and Docker's --env-file. A line
+    /// that begins with `#` is a comment.
     pub(crate) fn parse(path: &str, text: &str) -> Settings {
         let mut settings = Settings::default();
         for (line, number) in text.lines().map(str::trim).zip(1..) {
@@ -81,23 +81,24 @@ impl Settings {
         settings
     }
 
-    /// An empty variable is an unset one, so that the file's line counts.
+    /// An empty variable counts as unset, and then the line of the file counts.
     ///
     /// # Errors
     /// What is wrong with the environment's value.
-    pub(crate) fn find(&self, name: &str) -> Result<Option<(String, Place)>, String> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<(String, Origin)>, String> {
         match env::var(name) {
-            Ok(value) if !value.is_empty() => Ok(Some((value, Place::Environment))),
+            Ok(value) if !value.is_empty() => Ok(Some((value, Origin::Environment))),
             Ok(_) | Err(env::VarError::NotPresent) => {
                 let line = self.lines.get(name).filter(|(value, _)| !value.is_empty());
-                Ok(line.map(|(value, number)| (value.clone(), Place::Line(*number))))
+                Ok(line.map(|(value, number)| (value.clone(), Origin::Line(*number))))
             }
             Err(env::VarError::NotUnicode(_)) => Err("is not UTF-8".to_owned()),
         }
     }
 }
 
-/// Reads from the environment and, for what is not in it, from the file that SETTINGS_FILE names.
+/// Reads from the environment, and from the file that SETTINGS_FILE names what the environment does
+/// not set.
 ///
 /// # Errors
 /// Lists every setting that cannot be used.
@@ -121,7 +122,8 @@ pub fn with_source<T>(
     }
 }
 
-/// A file that systemd has left for the service (systemd.exec(5), LoadCredential=).
+/// Reads a credential, a file that systemd passes to the service (LoadCredential= in
+/// systemd.exec(5)).
 pub(crate) fn credential(name: &str) -> Result<Option<Vec<u8>>, String> {
     let Some(folder) = env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
     match fs::read(Path::new(&folder).join(name)) {

@@ -1,8 +1,8 @@
 //! Every setting in one table.
 //!
-//! A row declares a setting completely: its field in [`Config`], its parser, and in [`Setting`] its name,
-//! its default, its help, whether SIGHUP applies it, and where else a secret may come from. `--help`,
-//! `mailslot config`, the documentation's test and the reload follow from that row.
+//! A row declares a setting completely: its field in [`Config`], its parser, and in [`Setting`] its
+//! name, its default, its help, whether SIGHUP applies it, and where else a secret may come from.
+//! `--help`, `mailslot config`, the documentation's test and the reload follow from that row.
 
 use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 
@@ -31,7 +31,10 @@ const ROW: Setting =
 
 macro_rules! settings {
     (
-        fields { $($(#[$doc:meta])* $field:ident: $type:ty = $read:ident($parse:expr), $setting:expr;)* }
+        fields {
+            $($(#[$doc:meta])*
+            $field:ident: $type:ty = $read:ident($parse:expr), $setting:expr;)*
+        }
         files { $($file:expr;)* }
     ) => {
         #[derive(Debug, Clone)]
@@ -59,9 +62,12 @@ macro_rules! settings {
                 reading.finish(config)
             }
 
-            /// Takes from `new` what can change while mailslot runs. Gives the names of the settings
-            /// that have changed so, and of those that a restart would change.
-            pub(crate) fn reload(&mut self, new: &Config) -> (Vec<&'static str>, Vec<&'static str>) {
+            /// Takes from `new` what can change while mailslot runs. Gives the names of the
+            /// settings that have changed so, and of those that a restart would change.
+            pub(crate) fn reload(
+                &mut self,
+                new: &Config,
+            ) -> (Vec<&'static str>, Vec<&'static str>) {
                 let (mut changed, mut after_restart) = (Vec::new(), Vec::new());
                 $(if self.$field != new.$field {
                     let Setting { name, is_reloadable, .. } = $setting;
@@ -168,7 +174,9 @@ fields {
         ..ROW
     };
     /// From the end of a response, or from the start of a connection, to the end of the next head.
-    idle: Duration = value(|text| within(1_000..=600_000)(text).map(Duration::from_millis)), Setting {
+    idle: Duration = value(|text| {
+        within(1_000..=600_000)(text).map(Duration::from_millis)
+    }), Setting {
         name: "IDLE_MS",
         default: Default::Value("30000"),
         help: "time that a client may take for a request's head, 1000 to 600000",

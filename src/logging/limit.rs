@@ -1,4 +1,5 @@
-//! A rate limit on log lines, so that clients cannot fill a disk with them. What is suppressed is counted.
+//! A rate limit on log lines, so that clients cannot fill a disk with them. What is suppressed is
+//! counted.
 
 use std::{
     mem,
@@ -34,8 +35,8 @@ impl RateLimit {
         RateLimit { tokens, since: now, suppressed: 0, reported: now }
     }
 
-    /// `None` if the line is to be suppressed. Else how many lines were suppressed before it: this is
-    /// reported once a second, and 0 in between.
+    /// `None` if the line is to be suppressed. Else how many lines were suppressed before it: this
+    /// is reported once a second, and 0 in between.
     pub(super) fn take(&mut self) -> Option<u64> {
         self.take_at(Instant::now())
     }

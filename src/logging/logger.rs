@@ -1,4 +1,5 @@
-//! The loggers to which simplelog dispatches every record. Each takes the records of its own targets.
+//! The loggers to which simplelog dispatches every record. Each takes the records of its own
+//! targets.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,9 +13,9 @@ use super::{
 };
 use crate::threads::lock;
 
-/// The targets whose lines are limited in number, since clients can cause them without a signature: what
-/// is about clients, and errors of the machine. Each has a limit of its own, so that clients cannot hide
-/// errors.
+/// The targets whose lines are limited in number, since clients can cause them without a signature:
+/// what is about clients, and errors of the machine. Each has a limit of its own, so that clients
+/// cannot hide errors.
 pub(crate) const CLIENT: &str = "mailslot::client";
 pub(crate) const ERRORS: &str = "mailslot::errors";
 
@@ -53,7 +54,8 @@ impl Log for JsonLines {
         if let Some((target, limit)) = &self.limited {
             let Some(suppressed) = lock(limit).take() else { return };
             if suppressed > 0 {
-                log::warn!(lines = suppressed, about = *target; "log lines suppressed: too many at once");
+                let about = *target;
+                log::warn!(lines = suppressed, about; "log lines suppressed: too many at once");
             }
         }
         self.queue.push(&line::of(record));

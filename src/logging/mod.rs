@@ -1,4 +1,5 @@
-//! The log: one JSON object per line on stdout, whichever library wrote the record, and nothing else.
+//! The log: one JSON object per line on stdout, whichever library wrote the record, and nothing
+//! else.
 
 mod panics; // the hook that logs and counts panics
 mod logger; // which records become lines

@@ -30,13 +30,14 @@ pub(crate) fn tiny_http_panics() -> u64 {
 pub(super) fn install_hook(queue: Arc<Queue>) {
     panic::set_hook(Box::new(move |panic| {
         let thread = thread::current();
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("");
         let is_main = thread.name() == Some("main");
-        let is_ours = !place.contains("tiny_http");
+        let is_ours = !location.contains("tiny_http");
         let (target, count) = if is_ours { (ERRORS, &PANICS) } else { (CLIENT, &TINY_HTTP_PANICS) };
         count.fetch_add(1, Relaxed);
-        log::error!(target: target, thread = thread.name().unwrap_or(""), place = place.as_str(), panic = message; "panic");
+        let (thread, location) = (thread.name().unwrap_or(""), location.as_str());
+        log::error!(target: target, thread, location, panic = message; "panic");
         if is_main {
             // The process ends with this thread.
             queue.flush();

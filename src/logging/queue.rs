@@ -1,7 +1,7 @@
 //! The lines that wait for stdout, and the thread that writes them.
 //!
-//! A reader of the log that stops reading (a paused terminal, a stuck log driver) must not stop a worker.
-//! So lines wait in a bounded buffer, and are dropped and counted when it is full.
+//! A reader of the log that stops reading (a paused terminal, a stuck log driver) must not stop a
+//! worker. So lines wait in a bounded buffer, and are dropped and counted when it is full.
 
 use std::{
     io::{self, Write},
@@ -71,7 +71,8 @@ impl Queue {
             let dropped = mem::take(&mut state.dropped);
             state.is_writing = true;
             drop(state);
-            // There is no other way to report that stdout is closed, and the service goes on without it.
+            // There is no other way to report that stdout is closed, and the service goes on
+            // without it.
             let _ = io::stdout().write_all(&lines);
             lines.clear();
             if dropped > 0 {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-/// Lines of JSON or CSV as a terminal can show them: a character that a terminal would obey is written as
-/// `\u001b`, which means the same in JSON. Ends of lines and tabs stay.
+/// Lines of JSON or CSV as a terminal can show them: a character that a terminal would obey is
+/// written as `\u001b`, which means the same in JSON. Ends of lines and tabs stay.
 pub(crate) fn escaped(lines: Vec<u8>) -> Vec<u8> {
     // Nearly every line of the log is of this kind, which is quickly tested.
     if lines.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')) {
@@ -23,7 +23,8 @@ pub(crate) fn escaped(lines: Vec<u8>) -> Vec<u8> {
     shown.into_bytes()
 }
 
-/// Control characters, line separators, and changes of the text's direction (Unicode's Bidi_Control).
+/// Control characters, line separators, and changes of the text's direction (Unicode's
+/// Bidi_Control).
 fn is_obeyed(c: char) -> bool {
     let is_separator_or_direction = matches!(
         c,

@@ -1,11 +1,11 @@
 //! Every metric of /metrics in one table, and the Prometheus text format in which they are shown.
 //!
-//! A row of the table declares a metric completely: its field in [`Metrics`], its name (with its unit,
-//! as Prometheus names end in it), its help, and by its type its kind and its labels. The rendering, the
-//! documentation's test and the code that counts follow from that row.
+//! A row of the table declares a metric completely: its field in [`Metrics`], its name (with its
+//! unit, as Prometheus names end in it), its help, and by its type its kind and its labels. The
+//! rendering, the documentation's test and the code that counts follow from that row.
 //!
-//! No label ever holds a client's bytes: paths are the routes' own, and every other value is one of a
-//! fixed list.
+//! No label ever holds a client's bytes: paths are the routes' own, and every other value is one of
+//! a fixed list.
 
 mod value; // counters, gauges, histograms
 mod label; // the values that a label can have
@@ -72,10 +72,12 @@ metrics! {
     deliveries: Counters<WebhookResult> = Counters::default(),
         "webhook_requests_total", "POST requests to /webhook by result.";
     keys_used: Counters<KeyIndex> = Counters::default(),
-        "mailslot_webhook_key_used_total", "Valid signatures by the key that made them; key 1 is the current one.";
+        "mailslot_webhook_key_used_total",
+        "Valid signatures by the key that made them; key 1 is the current one.";
     /// From the moment at which a worker takes the request to the response.
     request_latency: Histogram = Histogram::new(DURATION_BUCKETS_US, PER_MILLISECOND),
-        "request_latency_ms", "Time from a worker taking a request to its response, in milliseconds.";
+        "request_latency_ms",
+        "Time from a worker taking a request to its response, in milliseconds.";
     commit_duration: Histogram = Histogram::new(DURATION_BUCKETS_US, PER_SECOND),
         "mailslot_commit_duration_seconds", "Duration of a commit, including its fsync.";
     commit_batch_size: Histogram = Histogram::new(BATCH_BUCKETS, 1),
@@ -87,23 +89,29 @@ metrics! {
         "mailslot_commit_failures_total", "Failed commits; their requests were answered 503.";
     /// How long a request that is queued now would wait for a worker.
     queue_delay: Histogram = Histogram::new(DURATION_BUCKETS_US, PER_SECOND),
-        "mailslot_queue_delay_seconds", "Time a request waits for a worker, sampled ten times a second.";
+        "mailslot_queue_delay_seconds",
+        "Time a request waits for a worker, sampled ten times a second.";
     requests_shed: Counter = Counter::default(),
         "mailslot_requests_shed_total", "Requests answered 503 because of overload.";
     panics: Reading = Reading(logging::panics),
-        "mailslot_panics_total", "Panics of mailslot, contained; one during a request is answered 500.";
+        "mailslot_panics_total",
+        "Panics of mailslot, contained; one during a request is answered 500.";
     tiny_http_panics: Reading = Reading(logging::tiny_http_panics),
-        "mailslot_tiny_http_panics_total", "Panics of tiny_http, contained; caused by clients that reset connections.";
+        "mailslot_tiny_http_panics_total",
+        "Panics of tiny_http, contained; caused by clients that reset connections.";
     log_lines_suppressed: Reading = Reading(logging::suppressed),
-        "mailslot_log_lines_suppressed_total", "Log lines left out by the rate limit on what clients can cause.";
+        "mailslot_log_lines_suppressed_total",
+        "Log lines left out by the rate limit on what clients can cause.";
     feed_waiters: Gauge = Gauge::default(),
         "mailslot_feed_waiters", "Requests to /feed waiting for new messages.";
     connections: Gauge = Gauge::default(),
         "mailslot_connections", "Open connections, at the last scan.";
     connections_closed: Counters<Disconnect> = Counters::default(),
-        "mailslot_connections_closed_total", "Connections closed by mailslot before the client closed them, by reason.";
+        "mailslot_connections_closed_total",
+        "Connections closed by mailslot before the client closed them, by reason.";
     connections_leaked: Gauge = Gauge::default(),
-        "mailslot_connections_leaked", "Connections that tiny_http never closed; too many of them restart the process.";
+        "mailslot_connections_leaked",
+        "Connections that tiny_http never closed; too many of them restart the process.";
     restarts: Counter = Counter::of(restarts),
         "mailslot_restarts_total", "Restarts of the process in place.";
     uptime: Uptime = Uptime(Instant::now()),

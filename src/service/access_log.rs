@@ -1,4 +1,4 @@
-//! The one log line and the metrics of each request.
+//! The log line and the metrics of a request.
 
 use std::{net::SocketAddr, sync::Mutex};
 
@@ -44,17 +44,17 @@ pub(super) fn record(
     }
     let mut fields: Vec<(&str, Value<'_>)> = vec![
         ("request_id", Value::from(exchange.request_id.as_str())),
-        ("method", Value::from(cut(method.as_str()))),
-        ("path", Value::from(cut(path))),
+        ("method", Value::from(truncated(method.as_str()))),
+        ("path", Value::from(truncated(path))),
         ("status", Value::from(status)),
         ("latency_ms", Value::from(rounded(milliseconds(latency)))),
     ];
     if let Some(result) = result {
-        fields.extend(message_id.map(|id| ("message_id", Value::from(cut(id)))));
+        fields.extend(message_id.map(|id| ("message_id", Value::from(truncated(id)))));
         fields.push(("dup", Value::from(result == WebhookResult::Duplicate)));
         fields.push(("result", Value::from(result.value())));
     }
-    // Who has no secret must not fill the log.
+    // Lines that clients without a key can cause are limited in number.
     let is_signed = result.is_some_and(WebhookResult::is_signed);
     let mut record = Record::builder();
     let target = if is_signed { module_path!() } else { logging::CLIENT };
@@ -62,26 +62,26 @@ pub(super) fn record(
     log::logger().log(&record.args(format_args!("request")).build());
 }
 
-/// A client's bytes in a log line are bounded.
-pub(super) fn cut(text: &str) -> &str {
+/// A client's text in a log line, which must not be long.
+fn truncated(text: &str) -> &str {
     &text[..text.floor_char_boundary(LOGGED_BYTES_MAX)]
 }
 
-/// To the microsecond.
+/// Rounded to microseconds.
 pub(super) fn rounded(milliseconds: f64) -> f64 {
     (milliseconds * 1e3).round() / 1e3
 }
 
-/// The watchdog's own end of its connection while it asks. No other client can have that address and
-/// port at the same time, so none can have its requests logged as the watchdog's.
-/// An answer that the watchdog has not waited for is logged as any other.
-pub(super) static WATCHDOG: Mutex<Option<SocketAddr>> = Mutex::new(None);
+/// The watchdog's own address and port while it waits for an answer. No other client can have them
+/// at the same time, so no other client's requests are logged at DEBUG. A response for which the
+/// watchdog no longer waits is logged like any other.
+static WATCHDOG: Mutex<Option<SocketAddr>> = Mutex::new(None);
 
 pub(super) fn set_watchdog(address: Option<SocketAddr>) {
     *lock(&WATCHDOG) = address;
 }
 
-pub(super) fn is_watchdog(exchange: &Exchange) -> bool {
+fn is_watchdog(exchange: &Exchange) -> bool {
     let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
     let watchdog = *lock(&WATCHDOG);
     watchdog.map(canonical) == Some(canonical(exchange.peer_address()))

@@ -1,4 +1,4 @@
-//! Exports under way: a thread each, which reads a portion, sends it, and waits for the client.
+//! Running exports: each has a thread, which reads a portion, sends it, and waits for the client.
 
 use std::{
     net::IpAddr,
@@ -18,14 +18,14 @@ use crate::{
     http::{Body, Exchange, Response},
     logging,
     metrics::Metrics,
-    rates::{Place, Places},
+    rates::{Slot, Slots},
     store::{Export, Reader, Searches},
     threads::spawn,
 };
 
-/// Exports at once; one client may have half of them.
+/// Exports at once, of which one client may have half.
 pub(crate) const EXPORTS_MAX: usize = 4;
-/// How much less of the processor an export gets than who answers requests (nice(1)).
+/// An export has a lower priority than the threads that answer requests (nice(1)).
 const NICENESS: i32 = 10;
 
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Exports {
     database: PathBuf,
     searches: Arc<Searches>,
     metrics: Arc<Metrics>,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
 }
 
 impl Exports {
@@ -42,13 +42,13 @@ impl Exports {
         searches: Arc<Searches>,
         metrics: Arc<Metrics>,
     ) -> Exports {
-        Exports { database, searches, metrics, places: Places::new(EXPORTS_MAX) }
+        Exports { database, searches, metrics, slots: Slots::new(EXPORTS_MAX) }
     }
 
     /// Starts an export for this client.
     ///
     /// # Errors
-    /// Gives the exchange back, and what to answer.
+    /// Returns the exchange and an error if the export cannot begin.
     pub(crate) fn start(
         &self,
         exchange: Exchange,
@@ -56,13 +56,13 @@ impl Exports {
         wanted: ExportQuery,
     ) -> Result<(), (Exchange, Error)> {
         let format = wanted.format;
-        let (place, mut reader, export) = match self.prepare(&exchange, client, wanted) {
+        let (slot, mut reader, export) = match self.prepare(&exchange, client, wanted) {
             Ok(prepared) => prepared,
             Err(error) => return Err((exchange, error)),
         };
         let metrics = Arc::clone(&self.metrics);
         let run = move || {
-            let _place = place;
+            let _slot = slot;
             let _ = setpriority_process(Some(gettid()), NICENESS);
             let (content_type, name) = format.media_type_and_name();
             let disposition = format!("attachment; filename=\"{name}\"");
@@ -73,7 +73,7 @@ impl Exports {
                 send(body, &mut reader, export, format);
             }
         };
-        // Without a thread the exchange is dropped, and so answered 500.
+        // Without a thread the exchange is dropped, which answers it with 500.
         if let Err(error) = spawn("export", run) {
             log::error!(target: logging::ERRORS, error:% = error; "an export cannot be started");
         }
@@ -85,14 +85,14 @@ impl Exports {
         exchange: &Exchange,
         client: IpAddr,
         wanted: ExportQuery,
-    ) -> Result<(Place, Reader, Export), Error> {
+    ) -> Result<(Slot, Reader, Export), Error> {
         exchange.check_chunked()?;
-        let place = self.places.take(client).ok_or(Error::Unavailable(
-            "too many exports at once, of this client or in all, try again later",
+        let slot = self.slots.take(client).ok_or(Error::Unavailable(
+            "too many exports at once, of this client or of all clients, try again later",
         ))?;
         let reader = Reader::open(&self.database, &self.searches)?;
         let export = Export::begin(&reader, wanted.filter)?;
-        Ok((place, reader, export))
+        Ok((slot, reader, export))
     }
 }
 
@@ -102,7 +102,7 @@ fn send(mut body: Body, reader: &mut Reader, mut export: Export, format: Format)
         if let Err(ended) = body.send(&lines) {
             return body.cut(ended);
         }
-        // What cannot be read, or panics, is an answer that is not whole.
+        // An error or a panic leaves the response incomplete, which its client can see.
         let Ok(Ok(portion)) = catch_unwind(AssertUnwindSafe(|| export.next(reader))) else {
             return body.cut(Ended::Stopped);
         };

@@ -1,9 +1,9 @@
-//! Readers of the feed who wait: one thread for all of them, woken by commits.
+//! Long polling of the feed: one thread for all waiting readers, woken by commits.
 //!
-//! Who waits for the same is told the same, read and written down once. Where much is delivered, the
-//! thread rests between its rounds, so that a thousand readers do not slow down what they wait for;
-//! they are told more at a time instead. Where there are more answers to send than time, readers have
-//! their turns in the order in which they asked.
+//! Waiters with equal cursor and limit share one query and one serialized response. While many
+//! messages are delivered, the thread pauses between its rounds, so that a thousand readers do not
+//! slow down the deliveries; each response then has more messages. When a round has not the time
+//! for all readers, they are answered in the order in which they asked.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -25,31 +25,31 @@ use crate::{
     error::Error,
     http::{Exchange, Response},
     metrics::Metrics,
-    rates::{Place, Places},
+    rates::{Slot, Slots},
     store::Reader,
     threads::spawn,
 };
 
-/// Readers that may wait; half as many as connections, if those are fewer. One client may have half of
-/// these places.
+/// Readers that may wait, or half the number of connections, if that is less. One client may have
+/// half of these slots.
 pub(crate) const FEED_WAITING_MAX: usize = 8_192;
 
-/// A round is followed by a rest this many times as long, for each thousand messages a second that
-/// are delivered: up to so many times, and no longer than that.
-const REST_FACTOR: f64 = 8.0;
-const REST_FACTOR_LARGEST: f64 = 80.0;
-const REST_LONGEST: Duration = Duration::from_secs(2);
-/// A round answers no more readers than it can in this time.
+/// The pause after a round: this many times as long as the round for each thousand messages that
+/// are delivered per second, up to the second factor, and not longer than the last value.
+const PAUSE_FACTOR: f64 = 8.0;
+const PAUSE_FACTOR_LARGEST: f64 = 80.0;
+const PAUSE_LONGEST: Duration = Duration::from_secs(2);
+/// How long a round goes on answering readers.
 const ROUND_LONGEST: Duration = Duration::from_millis(20);
-/// Of it, what readers who wait for the newest messages may take where others wait who catch up: neither
-/// holds up the other.
+/// The part of it for readers that wait for new messages while other readers catch up, so that
+/// neither kind holds up the other.
 const NEWEST_LONGEST: Duration = Duration::from_millis(10);
-/// How often it is looked for what another process has committed, an import say; and for readers who
-/// have gone, which costs 6 µs for each.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-const CLEAR_EVERY: Duration = Duration::from_secs(1);
+/// How often the thread looks for commits of other processes, such as an import; and for readers
+/// that have disconnected, which costs 6 µs per reader.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where readers wait. Dropping it ends nothing.
+/// The handle on the thread. Dropping it does not end the thread.
 #[derive(Debug)]
 pub(crate) struct Feed {
     events: Sender<Event>,
@@ -58,46 +58,46 @@ pub(crate) struct Feed {
 
 #[derive(Debug)]
 struct Shared {
-    /// Of readers that wait, or are about to.
-    places: Arc<Places>,
-    /// Messages committed that the thread has not seen yet.
+    /// Those of the readers that wait.
+    slots: Arc<Slots>,
+    /// Messages committed since the last round.
     committed: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
 enum Event {
-    Asked(Exchange, FeedQuery, Place),
+    Waits(Exchange, FeedQuery, Slot),
     Committed,
-    /// Nobody is to wait any more.
+    /// The process is about to end, so no reader waits any more.
     Closed,
 }
 
 struct Waiter {
     exchange: Exchange,
-    follow: FeedQuery,
-    turn: Turn,
+    query: FeedQuery,
+    priority: Priority,
     until: Instant,
-    place: Place,
+    slot: Slot,
 }
 
-/// Which readers are answered before which, where there is not the time for all: first those who wait
-/// for the newest messages, then those who catch up, and of both the one that asked first.
+/// The order in which readers are answered: first those that wait for new messages, then those that
+/// catch up, and in each group the one that asked first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
-    /// There were messages for it when it asked. Otherwise a round found nothing for it yet.
+struct Priority {
+    /// False once a round has found no message for the reader.
     catches_up: bool,
     asked: Instant,
 }
 
-/// The thread's end.
+/// What the thread needs.
 pub(crate) struct Events(Receiver<Event>, Arc<Shared>);
 
 impl Feed {
     pub(crate) fn new(connections: usize, metrics: &Arc<Metrics>) -> (Feed, Events) {
         let (events, received) = channel();
         let shared = Arc::new(Shared {
-            places: Places::new(FEED_WAITING_MAX.min(connections / 2)),
+            slots: Slots::new(FEED_WAITING_MAX.min(connections / 2)),
             committed: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
         });
@@ -105,37 +105,38 @@ impl Feed {
         (Feed { events, shared }, events_of_thread)
     }
 
-    /// Lets a reader wait, for this client.
+    /// Lets a reader of this client wait.
     ///
     /// # Errors
-    /// Gives the exchange back when too many do, and what to answer.
+    /// Returns the exchange and an error if too many readers wait.
     pub(crate) fn wait(
         &self,
         exchange: Exchange,
         client: IpAddr,
-        follow: FeedQuery,
+        query: FeedQuery,
     ) -> Result<(), (Exchange, Error)> {
-        let Some(place) = self.shared.places.take(client) else {
-            let problem = "too many readers wait, of this client or in all, try again later";
+        let Some(slot) = self.shared.slots.take(client) else {
+            let problem =
+                "too many waiting readers, of this client or of all clients, try again later";
             return Err((exchange, Error::Unavailable(problem)));
         };
         self.shared.metrics.feed_waiters.add(1);
         // The thread ends with the process only.
-        let _ = self.events.send(Event::Asked(exchange, follow, place));
+        let _ = self.events.send(Event::Waits(exchange, query, slot));
         Ok(())
     }
 
-    /// So many messages are on disk.
+    /// To be called after each commit, with the number of new messages.
     pub(crate) fn committed(&self, messages: u64) {
         if messages > 0
             && self.shared.committed.fetch_add(messages, SeqCst) == 0
-            && self.shared.places.taken() > 0
+            && self.shared.slots.taken() > 0
         {
             let _ = self.events.send(Event::Committed);
         }
     }
 
-    /// Tells everybody that nothing has come, now and from now on: the process is about to end.
+    /// Answers all readers, now and from now on, since the process is about to end.
     pub(crate) fn close(&self) {
         let _ = self.events.send(Event::Closed);
     }
@@ -151,8 +152,8 @@ impl Events {
             shared,
             waiters: Vec::new(),
             is_closed: false,
-            looked: now,
-            cleared: now,
+            polled: now,
+            swept: now,
             is_behind: false,
         };
         let run = move || {
@@ -169,16 +170,16 @@ struct Follower {
     shared: Arc<Shared>,
     waiters: Vec<Waiter>,
     is_closed: bool,
-    /// When the last round began.
-    looked: Instant,
-    /// When it was last looked for readers who have gone.
-    cleared: Instant,
-    /// The last round ended before everybody was served.
+    /// The start of the last round.
+    polled: Instant,
+    /// When the thread last looked for readers that have disconnected.
+    swept: Instant,
+    /// The last round ended before every reader was answered.
     is_behind: bool,
 }
 
 impl Follower {
-    /// Until there is something to do.
+    /// Waits for an event or the next deadline. False when the handle is dropped.
     fn listen(&mut self, events: &Receiver<Event>) -> bool {
         let now = Instant::now();
         let until = self.waiters.iter().map(|waiter| waiter.until).min();
@@ -186,7 +187,7 @@ impl Follower {
             _ if self.is_behind => events.recv_timeout(Duration::ZERO),
             None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(until) => {
-                events.recv_timeout(until.saturating_duration_since(now).min(LOOK_EVERY))
+                events.recv_timeout(until.saturating_duration_since(now).min(POLL_INTERVAL))
             }
         };
         let event = match event {
@@ -196,11 +197,11 @@ impl Follower {
         };
         for event in event.into_iter().chain(events.try_iter()) {
             match event {
-                Event::Asked(exchange, follow, place) => {
+                Event::Waits(exchange, query, slot) => {
                     let asked = Instant::now();
-                    let turn = Turn { catches_up: true, asked };
-                    let until = asked + follow.wait;
-                    self.waiters.push(Waiter { exchange, follow, turn, until, place });
+                    let priority = Priority { catches_up: true, asked };
+                    let until = asked + query.wait;
+                    self.waiters.push(Waiter { exchange, query, priority, until, slot });
                 }
                 Event::Committed => {}
                 Event::Closed => self.is_closed = true,
@@ -209,33 +210,33 @@ impl Follower {
         true
     }
 
-    /// Answers those for whom there is something, or whose time is over, in the order of their turns
-    /// and no more than there is time for. The others come next.
+    /// Answers the readers for which there are messages or whose time is over, in the order of
+    /// their priorities, as many as there is time for.
     fn round(&mut self) {
         let started = Instant::now();
-        // Before it is read what there is: what is committed later wakes this thread again.
+        // This comes before the read, so that a commit after the read wakes this thread again.
         let committed = self.shared.committed.swap(0, SeqCst);
         let last = self.reader.last_cursor();
-        let clears = self.cleared.elapsed() >= CLEAR_EVERY;
-        if clears {
-            self.cleared = started;
+        let sweeps = self.swept.elapsed() >= SWEEP_INTERVAL;
+        if sweeps {
+            self.swept = started;
         }
         let mut answers = HashMap::new();
         let mut waiters = std::mem::take(&mut self.waiters);
-        waiters.sort_by_key(|waiter| waiter.turn);
-        let is_catching_up = waiters.last().is_some_and(|waiter| waiter.turn.catches_up);
+        waiters.sort_by_key(|waiter| waiter.priority);
+        let is_catching_up = waiters.last().is_some_and(|waiter| waiter.priority.catches_up);
         self.is_behind = false;
         for mut waiter in waiters {
-            let FeedQuery { after, limit, .. } = waiter.follow;
-            // Who has gone would keep a place, and its connection's address, for nothing.
+            let FeedQuery { after, limit, .. } = waiter.query;
+            // A reader that has disconnected would keep a slot, and the address of its connection.
             let is_over =
-                self.is_closed || waiter.until <= started || (clears && waiter.exchange.is_over());
+                self.is_closed || waiter.until <= started || (sweeps && waiter.exchange.is_over());
             if !is_over && last == Ok(after) {
-                waiter.turn.catches_up = false;
+                waiter.priority.catches_up = false;
                 self.waiters.push(waiter);
                 continue;
             }
-            let has_half = is_catching_up && !waiter.turn.catches_up;
+            let has_half = is_catching_up && !waiter.priority.catches_up;
             let longest = if has_half { NEWEST_LONGEST } else { ROUND_LONGEST };
             if !self.is_closed && started.elapsed() > longest {
                 self.is_behind = true;
@@ -250,22 +251,22 @@ impl Follower {
                 self.waiters.push(waiter);
                 continue;
             }
-            // Before the reader has its answer, since it may ask again at once.
-            drop(waiter.place);
-            // A panic costs one reader.
+            // The slot is free before the reader has its response, since it may ask again at once.
+            drop(waiter.slot);
+            // A panic costs one reader its response.
             let (metrics, exchange) = (&self.shared.metrics, waiter.exchange);
             let send = || reply(metrics, exchange, response, None);
             let _ = catch_unwind(AssertUnwindSafe(send));
             metrics.feed_waiters.add(-1);
         }
         if !self.is_closed {
-            thread::sleep(rest(committed, started - self.looked, started.elapsed()));
+            thread::sleep(pause(committed, started - self.polled, started.elapsed()));
         }
-        self.looked = started;
+        self.polled = started;
     }
 }
 
-/// An error is something to be told, too.
+/// The response, and whether a reader is to get it at once: it has messages, or is an error.
 fn answer(reader: &mut Reader, after: i64, limit: i64) -> (Response, bool) {
     let read = catch_unwind(AssertUnwindSafe(|| feed::answer(reader, after, limit)));
     match read.unwrap_or(Err(Error::Internal)) {
@@ -274,11 +275,12 @@ fn answer(reader: &mut Reader, after: i64, limit: i64) -> (Response, bool) {
     }
 }
 
-/// After a round that took this long, with so many messages since the one before it.
-fn rest(messages: u64, since: Duration, took: Duration) -> Duration {
-    #[expect(clippy::cast_precision_loss, reason = "a rate is about")]
+/// The pause after a round that took this long, with so many messages committed since the last
+/// round.
+fn pause(messages: u64, since: Duration, took: Duration) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "an approximate rate")]
     let thousands = messages as f64 / 1e3 / since.as_secs_f64().max(1e-3);
-    took.mul_f64((thousands * REST_FACTOR).min(REST_FACTOR_LARGEST)).min(REST_LONGEST)
+    took.mul_f64((thousands * PAUSE_FACTOR).min(PAUSE_FACTOR_LARGEST)).min(PAUSE_LONGEST)
 }
 
 #[cfg(test)]
@@ -286,25 +288,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_question_has_its_turn_first_and_those_who_catch_up_come_last() {
+    fn readers_that_catch_up_come_last_and_the_oldest_request_first() {
         let start = Instant::now();
-        let turn = |catches_up, asked_ms| Turn {
+        let priority = |catches_up, asked_ms| Priority {
             catches_up,
             asked: start + Duration::from_millis(asked_ms),
         };
-        let mut turns = [turn(true, 0), turn(false, 9), turn(true, 5), turn(false, 3)];
-        turns.sort();
-        assert_eq!(turns, [turn(false, 3), turn(false, 9), turn(true, 0), turn(true, 5)]);
+        let unsorted = [(true, 0), (false, 9), (true, 5), (false, 3)];
+        let mut sorted = unsorted.map(|(catches_up, asked_ms)| priority(catches_up, asked_ms));
+        sorted.sort();
+        let expected = [(false, 3), (false, 9), (true, 0), (true, 5)];
+        assert_eq!(sorted, expected.map(|(catches_up, asked)| priority(catches_up, asked)));
     }
 
     #[test]
-    fn the_thread_rests_by_how_much_is_delivered() {
+    fn the_pause_grows_with_the_rate_of_deliveries() {
         let (second, round) = (Duration::from_secs(1), Duration::from_millis(20));
-        assert_eq!(rest(0, second, round), Duration::ZERO);
-        assert!(rest(10, second, round) < Duration::from_millis(2));
-        assert_eq!(rest(1_000, second, round), Duration::from_millis(160));
-        assert_eq!(rest(15_000, second, round), Duration::from_millis(1_600));
-        assert_eq!(rest(15_000, second, second), REST_LONGEST);
-        assert!(rest(1, Duration::ZERO, round) < Duration::from_millis(200));
+        assert_eq!(pause(0, second, round), Duration::ZERO);
+        assert!(pause(10, second, round) < Duration::from_millis(2));
+        assert_eq!(pause(1_000, second, round), Duration::from_millis(160));
+        assert_eq!(pause(15_000, second, round), Duration::from_millis(1_600));
+        assert_eq!(pause(15_000, second, second), PAUSE_LONGEST);
+        assert!(pause(1, Duration::ZERO, round) < Duration::from_millis(200));
     }
 }

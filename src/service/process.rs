@@ -1,4 +1,4 @@
-//! The process that serves: signals, systemd, and restarting in place.
+//! The process that serves: its signals, systemd, the reload and the restart in place.
 
 use std::{
     io,
@@ -28,23 +28,23 @@ use crate::{
     logging,
 };
 
-/// How often the log repeats that the service cannot restart for the same reasons.
+/// How often it is logged that the service cannot restart for the same reasons.
 const REPEAT_REFUSAL: Duration = Duration::from_mins(1);
 
-/// Why the service has not started, or has not ended as it was asked.
+/// Why the service did not start, or did not restart in place.
 #[derive(Debug)]
 pub enum Failure {
-    /// The settings are wrong: another try will not help.
+    /// The settings are wrong: trying again will not help.
     Settings(Vec<String>),
     Failed(Vec<String>),
 }
 
-/// Serves until a signal asks for the end. A restart in place does not return.
+/// Serves until SIGTERM or SIGINT. A restart in place does not return.
 ///
 /// # Errors
-/// Every reason at once, each a sentence for the operator.
+/// Every reason, each as a sentence for the operator.
 pub fn serve() -> Result<(), Failure> {
-    // Before anything else, so that no signal is missed.
+    // This comes first, so that no signal is missed.
     let leaving = Arc::new(AtomicBool::new(false));
     let signals = handle_signals(&leaving);
     let mut config = match with_source(Config::read) {
@@ -86,7 +86,7 @@ pub fn serve() -> Result<(), Failure> {
         }
     }
     flush.flush();
-    // A signal that asks for the end is either seen here, or ends the process in its handler.
+    // From here on, SIGTERM and SIGINT end the process in their handlers.
     leaving.store(true, SeqCst);
     meanwhile.extend(signals.pending());
     let asks_for_end = meanwhile.into_iter().any(is_end);
@@ -102,15 +102,16 @@ pub fn serve() -> Result<(), Failure> {
     }
 }
 
-/// The signals that [`wait`] decides on. Once `leaving` is true, SIGTERM and SIGINT end the process at
-/// once. Their second action is registered after the first: a signal whose handler runs while
-/// `leaving` is set has then been recorded before, or sees it.
+/// The signals that [`wait`] handles. Once `leaving` is true, SIGTERM and SIGINT also end the
+/// process at once. This second action is registered after the first, so a signal that comes while
+/// `leaving` is being set is recorded before, or ends the process.
 fn handle_signals(leaving: &Arc<AtomicBool>) -> io::Result<Signals> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP])?;
     for signal in [SIGTERM, SIGINT] {
         flag::register_conditional_shutdown(signal, 0, Arc::clone(leaving))?;
     }
-    // A limit on file sizes is an error of the write, which is answered 503, not a death.
+    // With a handler, a limit on file sizes is an error of the write, which is answered 503, and
+    // does not kill the process.
     let file_too_large = Arc::new(AtomicBool::new(false));
     flag::register(SIGXFSZ, file_too_large)?;
     Ok(signals)
@@ -120,7 +121,8 @@ fn is_end(signal: i32) -> bool {
     signal == SIGTERM || signal == SIGINT
 }
 
-/// Returns when the service is to stop: what the process becomes then, or `None` if it is to end.
+/// Handles signals until the service must stop. Returns the program for a restart, or `None` for
+/// the end.
 fn wait(
     server: &Server,
     signals: &mut Signals,
@@ -144,10 +146,10 @@ fn wait(
             spare = spare_descriptor();
             match settings {
                 Ok(_) => {
-                    log::warn!(reason; "starting anew");
+                    log::warn!(reason; "restarting in place");
                     log::info!("stopping");
                     if seen.contains(&SIGUSR2) {
-                        // Which is looked at once the service has stopped.
+                        // It is handled once the service has stopped.
                         let _ = signal_hook::low_level::raise(SIGUSR2);
                     }
                     return Some(Next::Running);
@@ -167,22 +169,23 @@ fn wait(
     }
 }
 
-/// For reading the settings when clients have taken every other descriptor.
+/// A descriptor that is closed to read the settings when clients use all others.
 fn spare_descriptor() -> Option<OwnedFd> {
     io::stdin().as_fd().try_clone_to_owned().ok()
 }
 
-/// Whether the process can become what an operator has installed. `is_urgent` ends the wait for it.
+/// Checks that the process can restart as the program that the operator has installed. `is_urgent`
+/// ends the wait for that program.
 fn check_new(started_as: &io::Result<PathBuf>, is_urgent: impl Fn() -> bool) -> Result<(), String> {
     with_source(Config::read).map_err(|error| error.0.join("; "))?;
     let program = started_as
         .as_ref()
-        .map_err(|error| format!("the path of this program cannot be found out: {error}"))?;
+        .map_err(|error| format!("the path of this program cannot be determined: {error}"))?;
     restart::check(program, is_urgent)
 }
 
-/// Stays with a service that asks for a restart. It asks once a second: the log tells of it when the
-/// problems change, and now and then.
+/// Refuses a restart for which the service asks. It asks every second: this is logged when the
+/// problems change, and once a minute.
 fn refuse(server: &Server, last: &mut Option<(String, Instant)>, reason: &str, problems: String) {
     server.refuse_restart();
     let is_known = last
@@ -195,17 +198,17 @@ fn refuse(server: &Server, last: &mut Option<(String, Instant)>, reason: &str, p
 }
 
 fn log_refusal(reason: &str, problems: &str) {
-    log::error!(reason, problems; "cannot restart: the service goes on as it is");
+    log::error!(reason, problems; "cannot restart: the service goes on unchanged");
 }
 
-/// Reads the settings again: secrets, tokens, HOSTS and the log level count from now on, all or none. What
-/// else has changed counts from the next start.
+/// Reads the settings again and applies those that can change while mailslot runs, all or none of
+/// them.
 fn reload(server: &Server, config: &mut Config) {
     let new = match with_source(Config::read) {
         Ok(new) => new,
         Err(error) => {
             let problems = error.0.join("; ");
-            log::error!(problems; "settings not read again: all stay as they were");
+            log::error!(problems; "settings not reloaded: all stay unchanged");
             return;
         }
     };
@@ -213,5 +216,5 @@ fn reload(server: &Server, config: &mut Config) {
     server.replace_keys(config);
     logging::set_level(config.log_level);
     let (changed, after_restart) = (changed.join(" "), after_restart.join(" "));
-    log::warn!(changed, after_restart, secrets = config.webhook_secrets.len(); "settings read again");
+    log::warn!(changed, after_restart, secrets = config.webhook_secrets.len(); "settings reloaded");
 }

@@ -1,5 +1,5 @@
-//! Restarting in place: which program the process becomes by `exec`, and what must hold before the
-//! service stops for it, since there is no way back afterwards.
+//! Restarting in place: the same process runs a program again by `exec`. Once the service has
+//! stopped for it there is no way back, so the program is checked before.
 
 use std::{
     env,
@@ -20,27 +20,28 @@ use rustix::fs::{OFlags, fcntl_setfl};
 
 use crate::config::{INHERITED_PROGRAM, INHERITED_RESTARTS, INHERITED_SOCKET};
 
-/// The file that this process runs, also after it was replaced or removed.
+/// The file that this process runs, even if it has been replaced or removed.
 const RUNNING: &str = "/proc/self/exe";
-/// How long a new program may take to print its version, and how often it is asked whether it has.
+/// How long a new program may take to print its version, and how often this is checked.
 const NEW_PROGRAM_MS_MAX: u64 = 5_000;
 const NEW_PROGRAM_TICK_MS: u64 = 10;
-/// How the output of `mailslot --version` begins.
+/// The beginning of the output of `mailslot --version`.
 const VERSION_BEGIN: &[u8] = b"mailslot ";
 
-/// Which program the process is to become.
+/// The program that runs after the restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// What the file that it was started from holds now, as an operator wants it after an upgrade.
+    /// The current content of the file from which the process was started: for an upgrade.
     New,
-    /// The program that runs now. A restart that clients cause must not depend on that file.
+    /// The program that runs now. A restart that clients can cause must not depend on a file.
     Running,
 }
 
-/// The path that this process was started as: it may be a symbolic link, which an upgrade changes.
+/// The path from which this process was started. It may be a symbolic link, which an upgrade
+/// changes.
 ///
 /// # Errors
-/// When it cannot be found out.
+/// When the path cannot be determined.
 pub(crate) fn started_as() -> io::Result<PathBuf> {
     if let Some(path) = env::var_os(INHERITED_PROGRAM) {
         return Ok(path.into());
@@ -53,21 +54,21 @@ pub(crate) fn started_as() -> io::Result<PathBuf> {
     }
 }
 
-/// Gives the process the name of its program, which `pkill -x mailslot` looks for: the kernel takes
-/// it from the path, and [`RUNNING`] ends in "exe".
+/// Gives the process the name of its program, for `pkill -x mailslot`. The kernel takes the name
+/// from the path, and [`RUNNING`] ends in "exe".
 pub(crate) fn restore_name(program: &Path) {
     let name = program.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
     if let Some(name) = name {
-        // Only what looks for the name would notice.
+        // Without the name, the service works as well.
         let _ = rustix::thread::set_name(&name);
     }
 }
 
-/// Whether the file at `program` can be run and is a mailslot: an upgrade may be half done, be one for
-/// another machine, or have put another program there. `is_urgent` ends the wait for it.
+/// Checks that the file at `program` can be run and is a mailslot: an upgrade may be incomplete, be
+/// for another machine, or have put another program there. `is_urgent` ends the wait for it.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the file.
 pub(crate) fn check(program: &Path, is_urgent: impl Fn() -> bool) -> Result<(), String> {
     let name = program.display();
     let mut command = Command::new(program);
@@ -97,8 +98,8 @@ pub(crate) fn check(program: &Path, is_urgent: impl Fn() -> bool) -> Result<(), 
     }
 }
 
-/// Whether a program that has ended wrote what a mailslot writes. Something that it has started may still
-/// have the pipe open, so nothing is waited for.
+/// Whether a program that has ended wrote what a mailslot writes. A process that it started may
+/// still have the pipe open, so this does not wait.
 fn is_of_mailslot(mut output: ChildStdout) -> bool {
     let mut begin = [0; VERSION_BEGIN.len()];
     fcntl_setfl(&output, OFlags::NONBLOCK).is_ok()
@@ -106,9 +107,9 @@ fn is_of_mailslot(mut output: ChildStdout) -> bool {
         && begin == VERSION_BEGIN
 }
 
-/// The same process goes on as another program, and finds the listening socket open: as PID 1 of a
-/// container, under systemd, started by hand. Where the program that is wanted cannot be run after
-/// all, the other one is tried. Returns only if neither can, with the reasons.
+/// Runs a program in this process, which keeps its id and the listening socket: this works as PID 1
+/// of a container, under systemd, and from a shell. If the program cannot be run after all, the
+/// other one is tried. Returns only if neither can be run, with the reasons.
 pub(crate) fn exec(
     next: Next,
     started_as: &io::Result<PathBuf>,

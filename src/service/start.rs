@@ -1,4 +1,4 @@
-//! The service's threads: how they start and how they stop.
+//! Starting and stopping the service: the database, the socket, and the threads.
 
 use std::{
     io,
@@ -30,20 +30,20 @@ use crate::{
     threads::{lock, spawn},
 };
 
-/// How long a stop waits for requests in hand before it goes on without them.
+/// How long a stop waits for the requests that are being handled.
 pub(super) const DRAIN_MS_MAX: u64 = 10_000;
-/// The same, where memory runs out: what is not committed by then is sent again.
+/// The same, if memory runs out. Senders send again what is not committed by then.
 const DRAIN_HASTY_MS: u64 = 250;
-/// How often it looks, and how often in a row it must see nothing in hand.
+/// How often a stop checks for such requests, and how many times in a row there must be none.
 const DRAIN_TICK_MS: u64 = 20;
 const DRAIN_QUIET_TICKS: u32 = 3;
-/// Descriptors: of all that is no connection, of a worker's database, of a connection (three while a
-/// slow client is waited for).
+/// Descriptors of the process itself, of the database of each worker, and of each connection (a
+/// connection has three while a slow client is waited for).
 const OWN_DESCRIPTORS: usize = 36;
 const DESCRIPTORS_PER_WORKER: usize = 3;
 pub(crate) const DESCRIPTORS_PER_CONNECTION: usize = 3;
 
-/// The start line, at any LOG_LEVEL: with port 0 it is the only place that tells the port.
+/// Logs the start at any LOG_LEVEL, since with port 0 only this line has the port.
 fn announce(config: &Config, address: SocketAddr, start: Duration) {
     let is_loopback = address.ip().to_canonical().is_loopback();
     let (address, database) = (address.to_string(), config.database.display().to_string());
@@ -59,7 +59,8 @@ fn announce(config: &Config, address: SocketAddr, start: Duration) {
     logging::announce(&record.args(format_args!("listening")).build());
     if config.read_tokens.is_empty() && !is_loopback {
         log::warn!(
-            "READ_TOKEN is not set, or empty: anyone who reaches this address can read every message; set it, or listen on 127.0.0.1"
+            "READ_TOKEN is not set, or empty: every client that reaches this address can read \
+             every message; set it, or listen on 127.0.0.1"
         );
     }
     warn_of_weak_keys(config);
@@ -73,37 +74,40 @@ fn warn_of_weak_keys(config: &Config) {
     }
 }
 
-/// The listening socket: systemd's, that of the process before, or a new one.
+/// The listening socket: systemd's, that of an earlier mailslot in this process, or a new one.
 fn socket(config: &Config) -> Result<TcpListener, String> {
     match config.inherited.socket() {
         Some(number) => http::inherit(number)
-            .map_err(|error| format!("the socket that was passed cannot be used: {error}")),
+            .map_err(|error| format!("the inherited socket cannot be used: {error}")),
         None => http::listen_on(config.listen)
             .map_err(|error| format!("LISTEN={}: cannot listen there: {error}", config.listen)),
     }
 }
 
-/// As many connections as there are descriptors for, when those are fewer than is configured.
+/// Reduces the number of connections to the descriptors that there are.
 fn within_descriptors(limits: Limits, workers: usize) -> Limits {
     let own = OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers;
     let possible = http::raise_descriptor_limit().saturating_sub(own) / DESCRIPTORS_PER_CONNECTION;
     let connections = limits.connections.min(possible.max(1));
     if connections < limits.connections {
-        log::warn!(connections; "fewer connections than MAX_CONNECTIONS: raise the limit on open files");
+        log::warn!(
+            connections;
+            "fewer connections than MAX_CONNECTIONS: raise the limit on open files"
+        );
     }
     Limits { connections, ..limits }
 }
 
-/// How the service is to end.
+/// What follows the stop of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// For good.
+    /// The process ends.
     Exit,
-    /// To be started anew by this process itself, so that nobody who connects meanwhile is refused.
+    /// The process restarts in place, so connections wait in the kernel meanwhile.
     Restart,
 }
 
-/// The running service. [`Server::stop`] ends it; dropping it ends nothing.
+/// The running service. [`Server::stop`] stops it; dropping it does not.
 pub(super) struct Server {
     inherited: Inherited,
     shared: Arc<Shared>,
@@ -120,14 +124,14 @@ impl Server {
     /// Opens the database, listens, and starts the workers.
     ///
     /// # Errors
-    /// Every reason at once, each a sentence for the operator.
+    /// Every reason, each as a sentence for the operator.
     pub(super) fn start(config: &Config) -> Result<Server, Vec<String>> {
         Server::start_with(config, api::find)
     }
 
     fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
         let started = Instant::now();
-        // A connection takes two descriptors, and tiny_http does not survive the last one.
+        // tiny_http does not survive it when the last descriptor is in use.
         let limits = within_descriptors(config.limits(), config.workers);
         let writer = Writer::open(&config.database);
         let (writer, socket) = match (writer, socket(config)) {
@@ -195,36 +199,36 @@ impl Server {
         Ok(Server { inherited: config.inherited, shared, workers })
     }
 
-    /// Where a client on this machine reaches the service.
+    /// The address at which a client on this machine reaches the service.
     #[must_use]
     pub(super) fn address(&self) -> SocketAddr {
         http::reachable(self.shared.listener.address())
     }
 
-    /// From the next request on, these secrets, tokens and host names count.
+    /// Applies secrets, tokens and host names from the next request on.
     pub(super) fn replace_keys(&self, config: &Config) {
         warn_of_weak_keys(config);
         *lock(&self.shared.keys) = Keys::of(config);
     }
 
-    /// Why the service asks for a restart of the process with [`Stop::Restart`], if it does. It raises
-    /// SIGUSR1 when that changes.
+    /// Why the service asks for a restart of the process, if it does. It raises SIGUSR1 to ask.
     #[must_use]
     pub(super) fn restart_reason(&self) -> Option<String> {
         self.shared.listener.restart_reason()
     }
 
-    /// The service goes on. It asks again after a second, if nothing has changed by then.
+    /// The service goes on, and asks again after a second if it still needs a restart.
     pub(super) fn refuse_restart(&self) {
         self.shared.listener.refuse_restart();
     }
 
-    /// Takes no more connections, answers what is in hand, makes it durable, moves the write-ahead
-    /// log into the database. Takes at most [`DRAIN_MS_MAX`] and the time of a checkpoint. For a
-    /// restart, gives the number of the listening socket, if this process is to pass it on.
+    /// Accepts no more connections, answers the requests that are being handled, and moves the
+    /// write-ahead log into the database. Takes at most [`DRAIN_MS_MAX`] and the time of a
+    /// checkpoint. Returns the descriptor of the listening socket, if this process passes it on to
+    /// the next program.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When the socket cannot be passed on.
     pub(super) fn stop(self, stop: Stop) -> io::Result<Option<RawFd>> {
         let Shared { listener, feed, store, .. } = &*self.shared;
         let is_kept = stop == Stop::Restart || self.inherited.from_systemd.is_some();
@@ -243,20 +247,20 @@ impl Server {
             quiet_ticks = if listener.is_busy() { 0 } else { quiet_ticks + 1 };
         }
         listener.stop(self.workers.len());
-        // Workers are not joined: one may still hang on a client, and the process ends anyway. But
-        // a commit under way is waited for.
+        // Workers are not joined, since the process ends anyway. But a running commit is waited
+        // for.
         let mut writer = store.close();
-        let patience_ms = if listener.is_hasty() { DRAIN_HASTY_MS } else { DRAIN_MS_MAX };
-        while writer.is_none() && started.elapsed() < Duration::from_millis(patience_ms) {
+        let limit_ms = if listener.is_hasty() { DRAIN_HASTY_MS } else { DRAIN_MS_MAX };
+        while writer.is_none() && started.elapsed() < Duration::from_millis(limit_ms) {
             thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
             writer = store.close();
         }
         match writer {
             Some(writer) => writer.checkpoint(),
-            None => log::warn!(parked = store.parked(); "stopped with requests in hand"),
+            None => log::warn!(queued = store.parked(); "stopped while requests wait for a commit"),
         }
         log::info!(drain_ms = rounded(milliseconds(started.elapsed())); "stopped");
-        // What was inherited survives as it has before.
+        // An inherited socket survives the next `exec`, too.
         match (stop, self.inherited) {
             (Stop::Exit, _) | (_, Inherited { from_systemd: Some(_), .. }) => Ok(None),
             (_, Inherited { from_itself: Some(number), .. }) => Ok(Some(number)),

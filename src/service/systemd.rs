@@ -1,4 +1,5 @@
-//! What systemd is told (sd_notify(3)): that the service is ready, that it is stopping, that it is alive.
+//! What systemd is told (sd_notify(3)): that the service is ready, that it is stopping, that it is
+//! alive.
 
 use std::{net::SocketAddr, slice, thread, time::Duration};
 
@@ -14,8 +15,8 @@ pub(super) fn notify(state: &NotifyState<'_>) {
     }
 }
 
-/// Tells systemd at regular intervals that mailslot is alive, where the unit has WatchdogSec=, as long as
-/// a request of its own is answered and finds the database.
+/// Tells systemd at regular intervals that mailslot is alive, where the unit has WatchdogSec=, as
+/// long as a request of its own is answered and finds the database.
 pub(super) fn start_watchdog(address: SocketAddr) {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return };
     // One answer may fail to come: the next request follows at once.
@@ -38,8 +39,8 @@ pub(super) fn start_watchdog(address: SocketAddr) {
     }
 }
 
-/// False where a restart could help: requests are not taken, not answered, or do not find the database.
-/// A disk that takes no write is not one of these cases, and senders get 503 meanwhile.
+/// False where a restart could help: requests are not taken, not answered, or do not find the
+/// database. A disk that takes no write is not one of these cases, and senders get 503 meanwhile.
 fn is_alive(address: SocketAddr, timeout: Duration) -> bool {
     let mut client = Client::new(address, address.to_string(), timeout);
     let answer = client.connect().and_then(|own_address| {

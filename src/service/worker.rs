@@ -1,6 +1,6 @@
-//! A request's life: a worker takes it, routes it, checks what its route requires, calls the handler and
-//! sends the response, or hands the request to the thread that will. A worker waits for the disk only,
-//! never for a client.
+//! A request's life: a worker takes it, routes it, checks what its route requires, calls the
+//! handler and sends the response, or hands the request to the thread that will. A worker waits for
+//! the disk only, never for a client.
 
 use std::{
     net::IpAddr,
@@ -25,7 +25,8 @@ use crate::{
     threads::lock,
 };
 
-/// Finds the route of a method and a path. Only a test uses another function than [`crate::api::find`].
+/// Finds the route of a method and a path. Only a test uses another function than
+/// [`crate::api::find`].
 pub(super) type Find = fn(&Method, &str) -> Result<&'static Route, Error>;
 
 /// What the workers share.
@@ -52,8 +53,8 @@ impl Worker {
     pub(super) fn run(&mut self) {
         let mut body = Vec::new();
         while let Some(incoming) = self.shared.listener.next() {
-            // A panic of a handler is answered in `serve`. Any other panic costs its request, too, which
-            // is answered 500 when it is dropped, but not this thread.
+            // A panic of a handler is answered in `serve`. Any other panic costs its request, too,
+            // which is answered 500 when it is dropped, but not this thread.
             let _ = catch_unwind(AssertUnwindSafe(|| self.take(incoming, &mut body)));
         }
     }

@@ -287,7 +287,7 @@ fn the_names_of_hosts_may_be_asked_under_and_are_read_again() {
     let file = inbox.folder.path().join("settings");
     fs::write(&file, "HOSTS=other.example.com\n").unwrap();
     inbox.signal("-HUP");
-    let line = inbox.wait_for_log(|line| line["msg"] == "settings read again");
+    let line = inbox.wait_for_log(|line| line["msg"] == "settings reloaded");
     assert_eq!((&line["changed"], &line["after_restart"]), (&json!("HOSTS"), &json!("")));
     assert_eq!(ask_as(&inbox, "hooks.example.com", "/stats"), 421);
     assert_eq!(ask_as(&inbox, "other.example.com", "/stats"), 200);

@@ -213,7 +213,7 @@ fn a_restart_that_clients_cause_waits_until_the_settings_can_be_read() {
     fs::write(secret_of(inbox.folder.path()), "").unwrap();
     attack(&inbox);
     let refused = inbox.wait_for_log(|line| line["level"] == "ERROR");
-    assert_eq!(refused["msg"], "cannot restart: the service goes on as it is");
+    assert_eq!(refused["msg"], "cannot restart: the service goes on unchanged");
     assert!(refused["problems"].as_str().unwrap().contains("WEBHOOK_SECRET_FILE"), "{refused}");
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     assert!(inbox.is_running());
@@ -234,7 +234,7 @@ fn a_restart_that_could_not_succeed_is_refused_and_cuts_no_connection() {
         assert_eq!(client.get("/health/live"), Ok(200));
         inbox.signal("-USR2");
         let refused = inbox.wait_for_log(|line| line["level"] == "ERROR");
-        assert_eq!(refused["msg"], "cannot restart: the service goes on as it is");
+        assert_eq!(refused["msg"], "cannot restart: the service goes on unchanged");
         assert_eq!(refused["reason"], "SIGUSR2");
         assert!(refused["problems"].as_str().unwrap().contains(expected), "{refused}");
         assert_eq!(inbox.metric("mailslot_restarts_total"), 0);

@@ -203,7 +203,7 @@ fn panics_of_tiny_http_that_clients_cause_are_not_counted_as_panics_of_mailslot(
     }
     inbox.signal("-CONT");
     let line = inbox.wait_for_log(|line| line["msg"] == "panic");
-    assert!(line["place"].as_str().unwrap().contains("tiny_http"), "{line}");
+    assert!(line["location"].as_str().unwrap().contains("tiny_http"), "{line}");
     assert!(inbox.metric("mailslot_tiny_http_panics_total") > 0);
     assert_eq!(inbox.metric("mailslot_panics_total"), 0);
     assert_eq!(inbox.deliver(&message("m1")).status, 200);

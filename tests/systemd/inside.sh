@@ -96,7 +96,7 @@ cp /test/mailslot /usr/local/bin/mailslot.new && mv /usr/local/bin/mailslot.new 
 # A reload.
 echo LOG_LEVEL=WARNING > /etc/mailslot/mailslot.env
 check "systemctl reload loses no delivery" while_delivering systemctl reload mailslot
-check "the log says that the settings were read again" within 10 logged "settings read again"
+check "the log says that the settings were reloaded" within 10 logged "settings reloaded"
 check "the process id is the same after it" test "$pid" = "$(property MainPID)"
 rm /etc/mailslot/mailslot.env
 
