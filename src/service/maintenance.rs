@@ -1,5 +1,6 @@
-//! What is done beside requests, by threads of their own: packing texts for searching, and letting
-//! messages expire. Both go through the group commit, a little at a time.
+//! Maintenance beside requests: threads that index texts for searching, delete expired messages,
+//! and wait for a disk that could not be written at the start. All go through the group commit, a
+//! little at a time.
 
 use std::{
     io, thread,
@@ -14,23 +15,24 @@ use crate::{
     threads::spawn,
 };
 
-/// How long packing rests: between two packs, and where there is nothing to pack or no luck with it.
+/// How long indexing pauses: after a block, and if there is nothing to index or it failed.
 const PACK_PAUSE_MS: u64 = 5;
 const PACK_REST_MS: u64 = 500;
-/// How often a writer that could not begin at the start is asked whether it can now.
+/// How often a commit is tried on a disk that could not be written at the start.
 const BEGIN_EVERY_MS: u64 = 1_000;
-/// The same of expiring.
+/// The same for expiring.
 const EXPIRE_PAUSE_MS: u64 = 30;
 const EXPIRE_REST_MS: u64 = 60_000;
-/// A clock that is this much ahead of the last message that was stored may be wrong. It counts as right
-/// once this process has run as long with it, or messages were stored as long ago by it: an operator
-/// who reads the log on Monday can still set it. Shorter gaps are usual, over a weekend for example.
-const DOUBT: Duration = Duration::from_hours(72);
-/// How often the log says so.
-const DOUBT_LOG: Duration = Duration::from_hours(1);
+/// A clock that is further ahead of the last stored message than this may be wrong. It is believed
+/// once this process has run this long with it, or messages were stored this long ago by it, so
+/// that an operator who reads the log on Monday can still set it. Shorter gaps are usual, for
+/// example over a weekend.
+const CLOCK_GAP: Duration = Duration::from_hours(72);
+/// How often this is logged.
+const CLOCK_GAP_LOG: Duration = Duration::from_hours(1);
 
-/// Starts the thread that asks for a commit, once a second, until the writer could begin: a disk that
-/// was full at the start needs no restart once it has room.
+/// Starts the thread that tries a commit every second until one succeeds, so that a disk that was
+/// full at the start needs no restart once it has space.
 pub(crate) fn start_beginning(
     submit: impl Fn(Entry) -> Option<Outcome> + Send + 'static,
 ) -> io::Result<()> {
@@ -38,13 +40,13 @@ pub(crate) fn start_beginning(
         while submit(Entry::Probe) != Some(Ok(Stored::Done)) {
             thread::sleep(Duration::from_millis(BEGIN_EVERY_MS));
         }
-        log::info!("the database takes commits: deliveries are stored from now on");
+        log::info!("the database accepts commits: deliveries are stored from now on");
     };
     spawn("beginner", run).map(drop)
 }
 
-/// Starts the thread that packs texts for searching, one block at a time. What fails is logged where
-/// it does, and tried again.
+/// Starts the thread that indexes texts for searching, one block at a time. An error is logged
+/// where it occurs, and the block is tried again.
 pub(crate) fn start_packing(
     mut packer: Packer,
     submit: impl Fn(Entry) -> Option<Outcome> + Send + 'static,
@@ -60,7 +62,7 @@ pub(crate) fn start_packing(
     spawn("packer", run).map(drop)
 }
 
-/// Starts the thread that deletes what is older than `retention`, by its `ts`.
+/// Starts the thread that deletes messages whose `ts` is older than `retention`.
 pub(crate) fn start_expiring(
     mut reader: Reader,
     retention: Duration,
@@ -89,22 +91,22 @@ pub(crate) fn start_expiring(
     spawn("expirer", run).map(drop)
 }
 
-/// What the system clock is compared with before it decides what is too old: the time for which this
-/// process has run, and the times at which messages were stored.
+/// Decides whether the system clock is to be believed before messages expire by it: compares it
+/// with the time for which this process has run, and with the times at which messages were stored.
 #[derive(Debug)]
 struct Clock {
     running: time::Instant,
-    /// What the clock said, and how long this process had run, when it was last set or first read.
+    /// The clock's time and this process's uptime when the clock was last set, or first read.
     since: (i64, Duration),
-    told: Option<time::Instant>,
+    logged: Option<time::Instant>,
 }
 
 impl Clock {
     fn start(now: i64) -> Clock {
-        Clock { running: time::Instant::now(), since: (now, Duration::ZERO), told: None }
+        Clock { running: time::Instant::now(), since: (now, Duration::ZERO), logged: None }
     }
 
-    /// Before which moment messages are too old, if there are any.
+    /// The time before which messages are too old, if there are such messages.
     fn expiry(&mut self, reader: &mut Reader, retention: Duration) -> Option<Instant> {
         let ago = |seconds: i64| Instant::from(seconds - retention.as_secs().cast_signed());
         let now = logging::now_seconds();
@@ -114,34 +116,37 @@ impl Clock {
         if oldest < ago(believed) {
             return Some(ago(believed));
         }
-        if self.told.is_none_or(|told| told.elapsed() >= DOUBT_LOG) {
-            self.told = Some(time::Instant::now());
+        if self.logged.is_none_or(|logged| logged.elapsed() >= CLOCK_GAP_LOG) {
+            self.logged = Some(time::Instant::now());
             let (clock, stored) = (Instant::from(now).text(), Instant::from(believed).text());
-            log::error!(clock, stored; "messages do not expire: the clock is wrong, or nothing was stored for three days");
+            log::error!(
+                clock, stored;
+                "messages do not expire: the clock is wrong, or nothing was stored for three days"
+            );
         }
         None
     }
 
-    /// The clock's time; or, while that is in doubt, the time of the last message that was stored
-    /// before the gap. `around` gives the times of the messages before and after a moment.
+    /// The clock's time; or, if there is a gap, the time of the last message that was stored before
+    /// the gap. `around` gives the times of the messages that were stored before and after a time.
     fn believed(
         &mut self,
         now: i64,
         uptime: Duration,
         around: impl FnOnce(Instant) -> Result<(Option<Instant>, Option<Instant>), Error>,
     ) -> Result<i64, Error> {
-        let doubt = DOUBT.as_secs().cast_signed();
+        let gap = CLOCK_GAP.as_secs().cast_signed();
         let (clock, up) = self.since;
         let elapsed = uptime.saturating_sub(up);
-        if (now - clock - elapsed.as_secs().cast_signed()).abs() > doubt {
+        if (now - clock - elapsed.as_secs().cast_signed()).abs() > gap {
             self.since = (now, uptime);
-        } else if elapsed >= DOUBT {
+        } else if elapsed >= CLOCK_GAP {
             return Ok(now);
         }
-        let (before, after) = around(Instant::from(now - doubt))?;
+        let (before, after) = around(Instant::from(now - gap))?;
         let Some(before) = before else { return Ok(now) };
         let after = after.map_or(now, |after| after.seconds);
-        Ok(if after - before.seconds > doubt { before.seconds } else { now })
+        Ok(if after - before.seconds > gap { before.seconds } else { now })
     }
 }
 
@@ -152,7 +157,7 @@ mod tests {
     const DAY: i64 = 86_400;
     const NOW: i64 = 1_000 * DAY;
 
-    /// By an inbox in which messages were stored at these times, in order.
+    /// `stored` are the times at which messages were stored, in order.
     fn believed(clock: &mut Clock, now: i64, uptime: i64, stored: &[i64]) -> i64 {
         let uptime = Duration::from_secs(uptime.unsigned_abs());
         let around = |moment: Instant| {
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_leaps_while_the_process_runs_is_in_doubt_again() {
+    fn a_clock_that_leaps_while_the_process_runs_is_not_believed() {
         let daily: Vec<i64> = (900..1_000).map(|day| day * DAY).collect();
         let mut clock = Clock::start(NOW - 10 * DAY);
         assert_eq!(believed(&mut clock, NOW, 10 * DAY, &[]), NOW);

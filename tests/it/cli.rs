@@ -172,7 +172,10 @@ fn verify_explains_what_is_wrong_with_a_signature() {
         (base64.trim_end_matches('=').replace('+', "-").replace('/', "_"), "base64"),
         (right[..40].to_owned(), "40 hexadecimal digits"),
         (format!("{right}00"), "66 hexadecimal digits"),
-        (right.replace(|c: char| c.is_ascii_digit(), "x"), "64 characters that are not hexadecimal"),
+        (
+            right.replace(|c: char| c.is_ascii_digit(), "x"),
+            "64 characters that are not hexadecimal",
+        ),
         (sign_with("other", b"body"), "another secret, or of another body"),
     ] {
         let told = explained(SECRET, &signature, b"body");

@@ -135,7 +135,7 @@ fn a_start_on_a_failing_disk_takes_no_delivery_and_needs_no_restart_once_it_work
         assert_eq!(ready.json, json!({ "status": "not ready", "detail": reason }));
         assert_eq!(inbox.get("/messages").json["total"], 1, "reading works");
         inbox.fault(fault, false);
-        inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("takes commits"));
+        inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("accepts commits"));
         assert_eq!(inbox.get("/health/ready").status, 200);
         assert_eq!(inbox.deliver(&message("during")).status, 200);
         assert_eq!(inbox.rows(), 2);

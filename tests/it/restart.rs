@@ -293,7 +293,7 @@ fn a_restart_while_another_process_holds_the_lock_goes_on_when_it_is_released() 
     assert_eq!(inbox.get("/messages").json["total"], 1);
     assert_eq!(inbox.deliver(&message("m2")).status, 503);
     other.execute_batch("ROLLBACK").unwrap();
-    inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("takes commits"));
+    inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("accepts commits"));
     assert_eq!(inbox.deliver(&message("m2")).status, 200);
     assert_eq!((inbox.rows(), inbox.metric("mailslot_restarts_total")), (2, 1));
     inbox.stop();
