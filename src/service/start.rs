@@ -131,71 +131,76 @@ impl Server {
 
     fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
         let started = Instant::now();
-        // tiny_http does not survive it when the last descriptor is in use.
-        let limits = within_descriptors(config.limits(), config.workers);
-        let writer = Writer::open(&config.database);
-        let (writer, socket) = match (writer, socket(config)) {
+        let (writer, socket) = match (Writer::open(&config.database), socket(config)) {
             (Ok(writer), Ok(socket)) => (writer, socket),
             (writer, socket) => {
                 return Err([writer.err(), socket.err()].into_iter().flatten().collect());
             }
         };
-        let one = |problem: String| vec![problem];
+        let server = Server::start_threads(config, find, writer, socket);
+        let server = server.map_err(|problem| vec![problem])?;
+        announce(config, server.shared.listener.address(), started.elapsed());
+        Ok(server)
+    }
+
+    /// Opens what each thread needs, starts the threads, and last of all lets tiny_http accept.
+    fn start_threads(
+        config: &Config,
+        find: Find,
+        writer: Writer,
+        socket: TcpListener,
+    ) -> Result<Server, String> {
+        let text = |error: io::Error| error.to_string();
+        let not_read = |error| format!("database {}: {error}", config.database.display());
+        // tiny_http does not survive it when the last descriptor is in use.
+        let limits = within_descriptors(config.limits(), config.workers);
         let paths = ROUTES.iter().map(|route| route.path).collect();
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
-        let unopened = |error| one(format!("database {}: {error}", config.database.display()));
-        let searches = Searches::open(&config.database, config.workers).map_err(unopened)?;
         let keys = Keys::of(config);
-        let reader = || Reader::open(&config.database, &searches).map_err(unopened);
-        let mut contexts = Vec::with_capacity(config.workers);
-        for _ in 0..config.workers {
+
+        let searches = Searches::open(&config.database, config.workers).map_err(not_read)?;
+        let reader = || Reader::open(&config.database, &searches).map_err(not_read);
+        let context = || {
             let (keys, metrics) = (Arc::clone(&keys), Arc::clone(&metrics));
-            contexts.push(Context { keys, reader: reader()?, metrics });
-        }
-        let packer = Packer::open(&config.database).map_err(unopened)?;
+            Ok(Context { keys, reader: reader()?, metrics })
+        };
+        let contexts =
+            (0..config.workers).map(|_| context()).collect::<Result<Vec<_>, String>>()?;
+        let packer = Packer::open(&config.database).map_err(not_read)?;
         let follower = reader()?;
-        let expirer = config.retention.map(|days| reader().map(|reader| (reader, days)));
+        let expirer = config.retention.map(|age| reader().map(|reader| (reader, age)));
         let expirer = expirer.transpose()?;
-        let no_thread = |error: std::io::Error| one(error.to_string());
-        let listener = Listener::new(socket, Arc::clone(&metrics)).map_err(no_thread)?;
-        http::start_guard(Arc::clone(&listener), limits).map_err(no_thread)?;
+
+        let listener = Listener::new(socket, Arc::clone(&metrics)).map_err(text)?;
+        http::start_guard(Arc::clone(&listener), limits).map_err(text)?;
         let is_begun = writer.not_begun().is_none();
         let store = Arc::new(Store::new(writer));
         let (feed, events) = Feed::new(limits.connections, &metrics);
         let feed = Arc::new(feed);
-        let replier = Replier::start(&metrics, &feed).map_err(no_thread)?;
-        events.serve(follower).map_err(no_thread)?;
-        let (database, searches) = (config.database.clone(), Arc::clone(&searches));
-        let exports = Exports::new(database, searches, Arc::clone(&metrics));
-        let (keys, limiter) = (Mutex::new(keys), Limiter::new(config.rates()));
+        let replier = Replier::start(&metrics, &feed).map_err(text)?;
+        events.serve(follower).map_err(text)?;
         if !is_begun {
-            maintenance::start_beginning(submission(&store, &replier)).map_err(no_thread)?;
+            maintenance::start_beginning(submission(&store, &replier)).map_err(text)?;
         }
-        maintenance::start_packing(packer, submission(&store, &replier)).map_err(no_thread)?;
+        maintenance::start_packing(packer, submission(&store, &replier)).map_err(text)?;
         if let Some((reader, retention)) = expirer {
             let submit = submission(&store, &replier);
-            maintenance::start_expiring(reader, retention, submit).map_err(no_thread)?;
+            maintenance::start_expiring(reader, retention, submit).map_err(text)?;
         }
-        let shared = Arc::new(Shared {
-            find,
-            keys,
-            limiter,
-            listener,
-            feed,
-            exports,
-            store,
-            replier,
-            metrics,
-        });
-        let mut workers = Vec::with_capacity(contexts.len());
-        for (number, context) in contexts.into_iter().enumerate() {
+
+        let (database, exports_metrics) = (config.database.clone(), Arc::clone(&metrics));
+        let exports = Exports::new(database, Arc::clone(&searches), exports_metrics);
+        let (keys, limiter) = (Mutex::new(Arc::clone(&keys)), Limiter::new(config.rates()));
+        let shared =
+            Shared { find, keys, limiter, listener, feed, exports, store, replier, metrics };
+        let shared = Arc::new(shared);
+        let worker = |(number, context)| {
             let mut worker = Worker { context, shared: Arc::clone(&shared) };
-            let run = move || worker.run();
-            workers.push(spawn(&format!("worker-{number}"), run).map_err(no_thread)?);
-        }
-        let not_started = |error| one(format!("tiny_http cannot be started: {error}"));
-        shared.listener.accept().map_err(not_started)?;
-        announce(config, shared.listener.address(), started.elapsed());
+            spawn(&format!("worker-{number}"), move || worker.run()).map_err(text)
+        };
+        let workers = (0..).zip(contexts).map(worker).collect::<Result<Vec<_>, String>>()?;
+        let accepting = shared.listener.accept();
+        accepting.map_err(|error| format!("tiny_http cannot be started: {error}"))?;
         Ok(Server { inherited: config.inherited, shared, workers })
     }
 
