@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    command::{Arguments, Command, OPTION, Operand, Opt},
+    command::{Arguments, Command, Operand, flag},
     outcome::{Failure, Outcome},
     output::{Part, Progress, print, size},
 };
@@ -20,7 +20,7 @@ Copies the database, as it is at one moment, to FILE, while the service goes on.
 FILE.part until SQLite's integrity check has read it and it is on disk. It is a database like the
 original, with which a service can be started.
 ",
-    options: &[Opt { name: "--force", help: "replace FILE if it exists", ..OPTION }],
+    options: &[flag("--force", "replace FILE if it exists")],
     operand: Operand::Required("FILE"),
     run,
 };

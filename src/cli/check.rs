@@ -9,7 +9,7 @@ use rustix::{
 };
 
 use super::{
-    command::{Arguments, Command, OPTION, Operand, Opt},
+    command::{Arguments, Command, Operand, flag},
     exposure,
     healthcheck::HEALTHCHECK_MS_MAX,
     outcome::Outcome,
@@ -33,14 +33,13 @@ PROBLEM. The whole database is read, which takes a while if it is large; the ser
 meanwhile.
 ",
     options: &[
-        Opt { name: "--full", help: "compare every index with its table, too", ..OPTION },
-        Opt {
-            name: "--json",
-            help: "one JSON object: {\"verdict\": LEVEL, \"findings\": [{\"level\", \"what\",\n\
+        flag("--full", "compare every index with its table, too"),
+        flag(
+            "--json",
+            "one JSON object: {\"verdict\": LEVEL, \"findings\": [{\"level\", \"what\",\n\
                    \"message\"}]}, where LEVEL is ok, warning or problem, and the verdict is the\n\
                    worst of them",
-            ..OPTION
-        },
+        ),
     ],
     operand: Operand::None,
     run,

@@ -28,17 +28,37 @@ pub(super) struct Command {
 }
 
 pub(super) struct Opt {
-    pub(super) name: &'static str,
-    pub(super) short: Option<char>,
+    name: &'static str,
+    short: Option<char>,
     /// What its value is called; empty for a flag.
-    pub(super) value: &'static str,
-    pub(super) is_required: bool,
-    pub(super) help: &'static str,
+    value: &'static str,
+    is_required: bool,
+    help: &'static str,
 }
 
-/// A flag that a row of a table completes.
-pub(super) const OPTION: Opt =
-    Opt { name: "", short: None, value: "", is_required: false, help: "" };
+/// An option without a value.
+pub(super) const fn flag(name: &'static str, help: &'static str) -> Opt {
+    option(name, "", help)
+}
+
+pub(super) const fn option(name: &'static str, value: &'static str, help: &'static str) -> Opt {
+    Opt { name, short: None, value, is_required: false, help }
+}
+
+impl Opt {
+    pub(super) const fn short(self, letter: char) -> Opt {
+        Opt { short: Some(letter), ..self }
+    }
+
+    pub(super) const fn required(self) -> Opt {
+        Opt { is_required: true, ..self }
+    }
+
+    fn usage(&self) -> String {
+        let space = if self.value.is_empty() { "" } else { " " };
+        format!("{}{space}{}", self.name, self.value)
+    }
+}
 
 /// The argument that is not an option.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,13 +128,6 @@ impl Command {
             }
             _ => Ok(arguments),
         }
-    }
-}
-
-impl Opt {
-    fn usage(&self) -> String {
-        let space = if self.value.is_empty() { "" } else { " " };
-        format!("{}{space}{}", self.name, self.value)
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 
 use super::{
-    command::{Arguments, Command, OPTION, Operand, Opt},
+    command::{Arguments, Command, Operand, flag},
     outcome::Outcome,
     output::print,
 };
@@ -17,11 +17,10 @@ Prints every setting with the value that a service started now would use, and in
 of the value: default, environment, a line of SETTINGS_FILE, a file or a credential. Each secret or
 token is printed as ***. Exit status: 2, with all problems on stderr, if settings are wrong.
 ",
-    options: &[Opt {
-        name: "--json",
-        help: "one JSON object: {NAME: {\"value\": TEXT or null, \"source\": TEXT}}",
-        ..OPTION
-    }],
+    options: &[flag(
+        "--json",
+        "one JSON object: {NAME: {\"value\": TEXT or null, \"source\": TEXT}}",
+    )],
     operand: Operand::None,
     run,
 };

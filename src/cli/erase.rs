@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::{
-    command::{Arguments, Command, OPTION, Operand, Opt},
+    command::{Arguments, Command, Operand, flag, option},
     outcome::{Failure, Outcome},
     output::{Progress, print},
 };
@@ -23,14 +23,9 @@ backups and exports still contain the messages: delete those, too. Exactly one o
 --before is needed.
 ",
     options: &[
-        Opt { name: "--from", value: "M", help: "all messages from this sender", ..OPTION },
-        Opt {
-            name: "--before",
-            value: "TS",
-            help: "all messages whose ts is earlier, as 2025-01-15T10:00:00Z",
-            ..OPTION
-        },
-        Opt { name: "--yes", help: "do not ask", ..OPTION },
+        option("--from", "M", "all messages from this sender"),
+        option("--before", "TS", "all messages whose ts is earlier, as 2025-01-15T10:00:00Z"),
+        flag("--yes", "do not ask"),
     ],
     operand: Operand::None,
     run,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    command::{Arguments, Command, OPTION, Operand, Opt},
+    command::{Arguments, Command, Operand, option},
     outcome::{Failure, Outcome},
     output::{Part, Progress, written},
 };
@@ -28,28 +28,21 @@ control characters and changes of direction are shown as \\u001b; a file or a pi
 are.
 ",
     options: &[
-        Opt {
-            name: "--format",
-            value: "ndjson|csv",
-            help: "JSON objects, which mailslot import takes, or RFC 4180; default ndjson",
-            ..OPTION
-        },
-        Opt { name: "--from", value: "M", help: "from this sender", ..OPTION },
-        Opt { name: "--to", value: "M", help: "to this receiver", ..OPTION },
-        Opt {
-            name: "--since",
-            value: "TS",
-            help: "at this time or later, as 2025-01-15T10:00:00Z",
-            ..OPTION
-        },
-        Opt { name: "--until", value: "TS", help: "before this time", ..OPTION },
-        Opt { name: "--q", value: "TEXT", help: "containing this text, in any case", ..OPTION },
-        Opt {
-            name: "--output",
-            value: "FILE",
-            help: "write to a file, which is named FILE.part until it is complete",
-            ..OPTION
-        },
+        option(
+            "--format",
+            "ndjson|csv",
+            "JSON objects, which mailslot import takes, or RFC 4180; default ndjson",
+        ),
+        option("--from", "M", "from this sender"),
+        option("--to", "M", "to this receiver"),
+        option("--since", "TS", "at this time or later, as 2025-01-15T10:00:00Z"),
+        option("--until", "TS", "before this time"),
+        option("--q", "TEXT", "containing this text, in any case"),
+        option(
+            "--output",
+            "FILE",
+            "write to a file, which is named FILE.part until it is complete",
+        ),
     ],
     operand: Operand::None,
     run,

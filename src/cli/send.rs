@@ -16,7 +16,7 @@ use signal_hook::{
 };
 
 use super::{
-    command::{Arguments, Command, OPTION, Operand, Opt},
+    command::{Arguments, Command, Operand, flag, option},
     input::{open, read_line},
     load_report::LoadReport,
     outcome::{Failure, Outcome},
@@ -41,22 +41,16 @@ again after Retry-After, a few times. Prints how many messages were acknowledged
 when Ctrl-C interrupts it. Exit status: 1 if a message was not acknowledged.
 ",
     options: &[
-        Opt {
-            name: "--url",
-            value: "URL",
-            help: "http://HOST:PORT/PATH; default /webhook at LISTEN. There is no https:\n\
+        option(
+            "--url",
+            "URL",
+            "http://HOST:PORT/PATH; default /webhook at LISTEN. There is no https:\n\
                    send to mailslot itself, behind the proxy",
-            ..OPTION
-        },
-        Opt {
-            name: "--count",
-            value: "N",
-            help: "number of messages; default all of FILE, or 1",
-            ..OPTION
-        },
-        Opt { name: "--rate", value: "N", help: "messages per second at most", ..OPTION },
-        Opt { name: "--connections", value: "N", help: "connections at once; default 1", ..OPTION },
-        Opt { name: "--json", help: "print the report as one JSON object", ..OPTION },
+        ),
+        option("--count", "N", "number of messages; default all of FILE, or 1"),
+        option("--rate", "N", "messages per second at most"),
+        option("--connections", "N", "connections at once; default 1"),
+        flag("--json", "print the report as one JSON object"),
     ],
     operand: Operand::Optional("FILE|-"),
     run,

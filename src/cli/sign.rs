@@ -1,7 +1,7 @@
 //! `mailslot sign` and `mailslot verify`: the signature of a body.
 
 use super::{
-    command::{Arguments, Command, OPTION, Operand, Opt},
+    command::{Arguments, Command, Operand, flag, option},
     diagnosis::diagnose,
     input::read,
     outcome::{Failure, Outcome},
@@ -32,14 +32,8 @@ Checks, as the service does, that a signature belongs to the bytes of FILE under
 - reads stdin. Prints which secret it was, or \"not valid\" with exit status 1.
 ",
     options: &[
-        Opt {
-            name: "--signature",
-            value: "HEX",
-            is_required: true,
-            help: "the value of the X-Signature header",
-            ..OPTION
-        },
-        Opt { name: "--explain", help: "print why it is not valid, and what to do", ..OPTION },
+        option("--signature", "HEX", "the value of the X-Signature header").required(),
+        flag("--explain", "print why it is not valid, and what to do"),
     ],
     operand: Operand::Required("FILE|-"),
     run: verify,

@@ -11,7 +11,7 @@ use rustix::{
 };
 
 use super::{
-    command::{Arguments, Command, OPTION, Operand, Opt},
+    command::{Arguments, Command, Operand, flag, option},
     outcome::{Failure, Outcome},
     output::written,
 };
@@ -31,13 +31,9 @@ control characters and changes of direction are shown as \\u009b; a file or a pi
 are.
 ",
     options: &[
-        Opt { name: "-n", value: "N", help: "number of messages; default 10", ..OPTION },
-        Opt {
-            name: "--follow",
-            short: Some('f'),
-            help: "go on with new messages, until Ctrl-C or until the output is closed",
-            ..OPTION
-        },
+        option("-n", "N", "number of messages; default 10"),
+        flag("--follow", "go on with new messages, until Ctrl-C or until the output is closed")
+            .short('f'),
     ],
     operand: Operand::None,
     run,

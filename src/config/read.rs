@@ -16,6 +16,25 @@ pub struct Setting {
     pub secret: Option<SecretSources>,
 }
 
+/// A setting that a restart applies.
+pub(super) const fn setting(name: &'static str, default: Default, help: &'static str) -> Setting {
+    Setting { name, default, help, is_reloadable: false, secret: None }
+}
+
+impl Setting {
+    pub(super) const fn reloadable(self) -> Setting {
+        Setting { is_reloadable: true, ..self }
+    }
+
+    pub(super) const fn secret(
+        self,
+        file_setting: &'static str,
+        credential: &'static str,
+    ) -> Setting {
+        Setting { secret: Some(SecretSources { file_setting, credential }), ..self }
+    }
+}
+
 /// What counts where a setting is not set.
 #[derive(Debug, Clone, Copy)]
 pub enum Default {

@@ -15,7 +15,7 @@ use super::{
         address, bearer_tokens, database_path, host_names, key_lines, level, networks, optional,
         within,
     },
-    read::{ConfigError, Default, Reading, SecretSources, Setting, Source},
+    read::{ConfigError, Default, Reading, Setting, Source, setting},
     secret::Secret,
 };
 
@@ -25,10 +25,6 @@ pub(crate) const SECRETS_MAX: usize = 8;
 pub(crate) const WORKERS_MAX: usize = 64;
 
 const NONE: Default = Default::None("none");
-/// What a row does not say.
-const ROW: Setting =
-    Setting { name: "", default: NONE, help: "", is_reloadable: false, secret: None };
-
 macro_rules! settings {
     (
         fields {
@@ -85,121 +81,75 @@ macro_rules! settings {
 }
 
 settings! {
-fields {
-    /// Every one is valid. The first is the current one, with which mailslot itself signs.
-    webhook_secrets: Vec<Secret> = keys(key_lines(SECRETS_MAX)), Setting {
-        name: "WEBHOOK_SECRET",
-        default: Default::Required("the secret that the provider signs with, not empty"),
-        help: "HMAC key of the provider's signatures; or the systemd credential webhook_secret",
-        is_reloadable: true,
-        secret: Some(SecretSources {
-            file_setting: "WEBHOOK_SECRET_FILE",
-            credential: "webhook_secret",
-        }),
-    };
-    /// Each of them lets its holder read. Without any, reading needs no token.
-    read_tokens: Vec<Secret> = keys(bearer_tokens), Setting {
-        name: "READ_TOKEN",
-        default: Default::None("none: reading needs no token"),
-        help: "bearer token required for reads; space-separated list; or the credential read_token",
-        is_reloadable: true,
-        secret: Some(SecretSources { file_setting: "READ_TOKEN_FILE", credential: "read_token" }),
-    };
-    /// Host names under which clients may read while there is no read token.
-    hosts: Vec<String> = value(host_names), Setting {
-        name: "HOSTS",
-        help: "without READ_TOKEN: host names under which clients may read; space-separated list",
-        is_reloadable: true,
-        ..ROW
-    };
-    database: PathBuf = value(database_path), Setting {
-        name: "DATABASE_URL",
-        default: Default::Value("sqlite:///mailslot.db"),
-        help: "sqlite:////absolute/path, sqlite:///relative/path or a bare path",
-        ..ROW
-    };
-    listen: SocketAddr = value(address), Setting {
-        name: "LISTEN",
-        default: Default::Value("127.0.0.1:8000"),
-        help: "numeric ADDR:PORT, IPv4 or [IPv6]; port 0 picks a free one and logs it",
-        ..ROW
-    };
-    log_level: LevelFilter = value(level), Setting {
-        name: "LOG_LEVEL",
-        default: Default::Value("INFO"),
-        help: "DEBUG, INFO, WARNING or ERROR",
-        is_reloadable: true,
-        ..ROW
-    };
-    workers: usize = value(within(1..=WORKERS_MAX)), Setting {
-        name: "WORKERS",
-        default: Default::Computed(default_workers, "2 per core, at least 4"),
-        help: "threads that answer requests, 1 to 64",
-        ..ROW
-    };
-    max_connections: usize = value(within(8..=16_384)), Setting {
-        name: "MAX_CONNECTIONS",
-        default: Default::Value("1024"),
-        help: "open connections, 8 to 16384; beyond it the longest idle ones are closed",
-        ..ROW
-    };
-    max_connections_per_address: usize = value(within(8..=16_384)), Setting {
-        name: "MAX_CONNECTIONS_PER_ADDRESS",
-        default: Default::Value("256"),
-        help: "the same for each client address, except this machine's own",
-        ..ROW
-    };
-    /// How long messages are kept.
-    retention: Option<Duration> = value(optional(|text| {
-        within(1..=36_500)(text).map(|days| Duration::from_hours(24 * days))
-    })), Setting {
-        name: "RETENTION_DAYS",
-        default: Default::None("none: messages are kept"),
-        help: "messages whose ts is older are deleted, 1 to 36500",
-        ..ROW
-    };
-    requests_per_second: Option<u32> = value(optional(within(1..=1_000_000))), Setting {
-        name: "REQUESTS_PER_SECOND",
-        help: "limit for all clients together, 1 to 1000000; beyond it they get 429",
-        ..ROW
-    };
-    requests_per_second_per_address: Option<u32> = value(optional(within(1..=1_000_000))), Setting {
-        name: "REQUESTS_PER_SECOND_PER_ADDRESS",
-        help: "the same for each client address",
-        ..ROW
-    };
-    trusted_proxies: Vec<IpNet> = value(networks), Setting {
-        name: "TRUSTED_PROXIES",
-        help: "addresses or networks whose X-Forwarded-For is trusted; space-separated list",
-        ..ROW
-    };
-    /// From the end of a response, or from the start of a connection, to the end of the next head.
-    idle: Duration = value(|text| {
-        within(1_000..=600_000)(text).map(Duration::from_millis)
-    }), Setting {
-        name: "IDLE_MS",
-        default: Default::Value("30000"),
-        help: "time that a client may take for a request's head, 1000 to 600000",
-        ..ROW
-    };
+    fields {
+        /// Every one is valid. The first is the current one, with which mailslot itself signs.
+        webhook_secrets: Vec<Secret> = keys(key_lines(SECRETS_MAX)),
+            setting("WEBHOOK_SECRET",
+                Default::Required("the secret that the provider signs with, not empty"),
+                "HMAC key of the provider's signatures; or the systemd credential webhook_secret")
+                .reloadable().secret("WEBHOOK_SECRET_FILE", "webhook_secret");
+        /// Each of them lets its holder read. Without any, reading needs no token.
+        read_tokens: Vec<Secret> = keys(bearer_tokens),
+            setting("READ_TOKEN", Default::None("none: reading needs no token"),
+                "bearer token required for reads; space-separated list; or the credential \
+                 read_token")
+                .reloadable().secret("READ_TOKEN_FILE", "read_token");
+        /// Host names under which clients may read while there is no read token.
+        hosts: Vec<String> = value(host_names),
+            setting("HOSTS", NONE,
+                "without READ_TOKEN: host names under which clients may read; space-separated list")
+                .reloadable();
+        database: PathBuf = value(database_path),
+            setting("DATABASE_URL", Default::Value("sqlite:///mailslot.db"),
+                "sqlite:////absolute/path, sqlite:///relative/path or a bare path");
+        listen: SocketAddr = value(address),
+            setting("LISTEN", Default::Value("127.0.0.1:8000"),
+                "numeric ADDR:PORT, IPv4 or [IPv6]; port 0 picks a free one and logs it");
+        log_level: LevelFilter = value(level),
+            setting("LOG_LEVEL", Default::Value("INFO"), "DEBUG, INFO, WARNING or ERROR")
+                .reloadable();
+        workers: usize = value(within(1..=WORKERS_MAX)),
+            setting("WORKERS", Default::Computed(default_workers, "2 per core, at least 4"),
+                "threads that answer requests, 1 to 64");
+        max_connections: usize = value(within(8..=16_384)),
+            setting("MAX_CONNECTIONS", Default::Value("1024"),
+                "open connections, 8 to 16384; beyond it the longest idle ones are closed");
+        max_connections_per_address: usize = value(within(8..=16_384)),
+            setting("MAX_CONNECTIONS_PER_ADDRESS", Default::Value("256"),
+                "the same for each client address, except this machine's own");
+        /// How long messages are kept.
+        retention: Option<Duration> = value(optional(days)),
+            setting("RETENTION_DAYS", Default::None("none: messages are kept"),
+                "messages whose ts is older are deleted, 1 to 36500");
+        requests_per_second: Option<u32> = value(optional(within(1..=1_000_000))),
+            setting("REQUESTS_PER_SECOND", NONE,
+                "limit for all clients together, 1 to 1000000; beyond it they get 429");
+        requests_per_second_per_address: Option<u32> = value(optional(within(1..=1_000_000))),
+            setting("REQUESTS_PER_SECOND_PER_ADDRESS", NONE, "the same for each client address");
+        trusted_proxies: Vec<IpNet> = value(networks),
+            setting("TRUSTED_PROXIES", NONE,
+                "addresses or networks whose X-Forwarded-For is trusted; space-separated list");
+        /// From the end of a response, or from the start of a connection, to the end of the next
+        /// head.
+        idle: Duration = value(milliseconds),
+            setting("IDLE_MS", Default::Value("30000"),
+                "time that a client may take for a request's head, 1000 to 600000");
+    }
+    files {
+        setting("WEBHOOK_SECRET_FILE", NONE,
+            "file with several keys instead, one a line, all valid, the first one current");
+        setting("READ_TOKEN_FILE", NONE, "file with tokens instead, one a line");
+        setting("SETTINGS_FILE", NONE,
+            "file of NAME=value lines, for settings that the environment does not set");
+    }
 }
-files {
-    Setting {
-        name: "WEBHOOK_SECRET_FILE",
-        help: "file with several keys instead, one a line, all valid, the first one current",
-        ..ROW
-    };
-    Setting {
-        name: "READ_TOKEN_FILE",
-        help: "file with tokens instead, one a line",
-        ..ROW
-    };
-    Setting {
-        name: "SETTINGS_FILE",
-        help: "file of NAME=value lines, for settings that the environment does not set",
-        ..ROW
-    };
+
+fn days(text: &str) -> Result<Duration, String> {
+    within(1..=36_500)(text).map(|days| Duration::from_hours(24 * days))
 }
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    within(1_000..=600_000)(text).map(Duration::from_millis)
 }
 
 fn default_workers() -> String {
