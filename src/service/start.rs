@@ -13,7 +13,7 @@ use log::{Level, Record, kv::Value};
 
 use super::{
     access_log::rounded,
-    committing::{Replier, Store, submission},
+    committing,
     exports::Exports,
     feed::Feed,
     maintenance,
@@ -26,7 +26,7 @@ use crate::{
     logging,
     metrics::{Metrics, milliseconds},
     rates::Limiter,
-    store::{Packer, Reader, Searches, Writer},
+    store::{CommitThread, Job, Store, Writer},
     threads::{lock, spawn},
 };
 
@@ -112,6 +112,7 @@ pub(super) struct Server {
     inherited: Inherited,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    committer: CommitThread,
 }
 
 impl std::fmt::Debug for Server {
@@ -131,13 +132,14 @@ impl Server {
 
     fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
         let started = Instant::now();
-        let (writer, socket) = match (Writer::open(&config.database), socket(config)) {
-            (Ok(writer), Ok(socket)) => (writer, socket),
-            (writer, socket) => {
-                return Err([writer.err(), socket.err()].into_iter().flatten().collect());
+        let opened = Store::open(&config.database, config.workers);
+        let (opened, socket) = match (opened, socket(config)) {
+            (Ok(opened), Ok(socket)) => (opened, socket),
+            (opened, socket) => {
+                return Err([opened.err(), socket.err()].into_iter().flatten().collect());
             }
         };
-        let server = Server::start_threads(config, find, writer, socket);
+        let server = Server::start_threads(config, find, opened, socket);
         let server = server.map_err(|problem| vec![problem])?;
         announce(config, server.shared.listener.address(), started.elapsed());
         Ok(server)
@@ -147,52 +149,51 @@ impl Server {
     fn start_threads(
         config: &Config,
         find: Find,
-        writer: Writer,
+        (store, writer): (Store, Writer),
         socket: TcpListener,
     ) -> Result<Server, String> {
         let text = |error: io::Error| error.to_string();
-        let not_read = |error| format!("database {}: {error}", config.database.display());
         // tiny_http does not survive it when the last descriptor is in use.
         let limits = within_descriptors(config.limits(), config.workers);
         let paths = ROUTES.iter().map(|route| route.path).collect();
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
         let keys = Keys::of(config);
 
-        let searches = Searches::open(&config.database, config.workers).map_err(not_read)?;
-        let reader = || Reader::open(&config.database, &searches).map_err(not_read);
+        let database = config.database.display();
+        let not_read = |_| format!("database {database}: it cannot be opened once more");
+        let reader = || store.reader().map_err(not_read);
         let context = || {
             let (keys, metrics) = (Arc::clone(&keys), Arc::clone(&metrics));
             Ok(Context { keys, reader: reader()?, metrics })
         };
         let contexts =
             (0..config.workers).map(|_| context()).collect::<Result<Vec<_>, String>>()?;
-        let packer = Packer::open(&config.database).map_err(not_read)?;
         let follower = reader()?;
         let expirer = config.retention.map(|age| reader().map(|reader| (reader, age)));
         let expirer = expirer.transpose()?;
 
         let listener = Listener::new(socket, Arc::clone(&metrics)).map_err(text)?;
         http::start_guard(Arc::clone(&listener), limits).map_err(text)?;
-        let is_begun = writer.not_begun().is_none();
-        let store = Arc::new(Store::new(writer));
+        let is_ready = writer.not_ready().is_none();
         let (feed, events) = Feed::new(limits.connections, &metrics);
         let feed = Arc::new(feed);
-        let replier = Replier::start(&metrics, &feed).map_err(text)?;
+        let (commits, committer) = committing::start(writer, &metrics, &feed).map_err(text)?;
+        let commit = || {
+            let commits = commits.clone();
+            move |job: Job| commits.commit(job)
+        };
         events.serve(follower).map_err(text)?;
-        if !is_begun {
-            maintenance::start_beginning(submission(&store, &replier)).map_err(text)?;
+        if !is_ready {
+            maintenance::start_beginning(commit()).map_err(text)?;
         }
-        maintenance::start_packing(packer, submission(&store, &replier)).map_err(text)?;
+        store.start_indexing(commit())?;
         if let Some((reader, retention)) = expirer {
-            let submit = submission(&store, &replier);
-            maintenance::start_expiring(reader, retention, submit).map_err(text)?;
+            maintenance::start_expiring(reader, retention, commit()).map_err(text)?;
         }
 
-        let (database, exports_metrics) = (config.database.clone(), Arc::clone(&metrics));
-        let exports = Exports::new(database, Arc::clone(&searches), exports_metrics);
+        let exports = Exports::new(store, Arc::clone(&metrics));
         let (keys, limiter) = (Mutex::new(Arc::clone(&keys)), Limiter::new(config.rates()));
-        let shared =
-            Shared { find, keys, limiter, listener, feed, exports, store, replier, metrics };
+        let shared = Shared { find, keys, limiter, listener, feed, exports, commits, metrics };
         let shared = Arc::new(shared);
         let worker = |(number, context)| {
             let mut worker = Worker { context, shared: Arc::clone(&shared) };
@@ -201,7 +202,7 @@ impl Server {
         let workers = (0..).zip(contexts).map(worker).collect::<Result<Vec<_>, String>>()?;
         let accepting = shared.listener.accept();
         accepting.map_err(|error| format!("tiny_http cannot be started: {error}"))?;
-        Ok(Server { inherited: config.inherited, shared, workers })
+        Ok(Server { inherited: config.inherited, shared, workers, committer })
     }
 
     /// The address at which a client on this machine reaches the service.
@@ -235,7 +236,7 @@ impl Server {
     /// # Errors
     /// When the socket cannot be passed on.
     pub(super) fn stop(self, stop: Stop) -> io::Result<Option<RawFd>> {
-        let Shared { listener, feed, store, .. } = &*self.shared;
+        let Shared { listener, feed, commits, .. } = &*self.shared;
         let is_kept = stop == Stop::Restart || self.inherited.from_systemd.is_some();
         let ending = if is_kept { Ending::Keep } else { Ending::Close };
         if let Err(error) = listener.drain(ending) {
@@ -254,15 +255,13 @@ impl Server {
         listener.stop(self.workers.len());
         // Workers are not joined, since the process ends anyway. But a running commit is waited
         // for.
-        let mut writer = store.close();
-        let limit_ms = if listener.is_hasty() { DRAIN_HASTY_MS } else { DRAIN_MS_MAX };
-        while writer.is_none() && started.elapsed() < Duration::from_millis(limit_ms) {
-            thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
-            writer = store.close();
-        }
-        match writer {
-            Some(writer) => writer.checkpoint(),
-            None => log::warn!(queued = store.parked(); "stopped while requests wait for a commit"),
+        let left = Duration::from_millis(DRAIN_MS_MAX).saturating_sub(started.elapsed());
+        let hasty = Duration::from_millis(DRAIN_HASTY_MS);
+        match self.committer.stop(if listener.is_hasty() { hasty } else { left.max(hasty) }) {
+            Some(mut writer) => writer.checkpoint(),
+            None => {
+                log::warn!(queued = commits.length(); "stopped while requests wait for a commit");
+            }
         }
         log::info!(drain_ms = rounded(milliseconds(started.elapsed())); "stopped");
         // An inherited socket survives the next `exec`, too.

@@ -34,15 +34,15 @@ const PRIVATE_WORDS: &[(&str, &str)] = &[
 /// and the beginning of a path, how many findings there may be at most.
 #[rustfmt::skip]
 const PENDING: &[(&str, &str, usize)] = &[
-    ("upward", "src/api/", 7), ("upward", "src/cli/", 2), ("upward", "src/http/", 5), ("upward", "src/store/", 31),
+    ("upward", "src/api/", 7), ("upward", "src/cli/", 2), ("upward", "src/http/", 5), 
     ("entangled", "src/api/", 2), ("entangled", "src/cli/", 12),
-    ("file", "src/config/", 1), ("file", "src/http/", 4), ("file", "src/store/", 3), ("file", "src/logging.rs", 1),
+    ("file", "src/config/", 1), ("file", "src/http/", 4), ("file", "src/logging.rs", 1),
     ("file", "src/metrics.rs", 1),
-    ("comment", "src/api/", 10), ("comment", "src/cli/", 19), ("comment", "src/store/", 20),
+    ("comment", "src/api/", 10), ("comment", "src/cli/", 19), 
     ("width", "src/api/", 9), ("width", "src/cli/", 51), ("width", "src/config/", 7), ("width", "src/http/", 34),
-    ("width", "src/service/", 26), ("width", "src/store/", 75), ("width", "src/", 12),
+    ("width", "src/service/", 26), ("width", "src/", 12),
     ("word", "src/api/", 5), ("word", "src/cli/", 27), ("word", "src/config/", 2), ("word", "src/http/", 59),
-    ("word", "src/service/", 41), ("word", "src/store/", 91), ("word", "src/properties.rs", 6), ("word", "src/", 20),
+    ("word", "src/service/", 41), ("word", "src/properties.rs", 6), ("word", "src/", 20),
 ];
 
 /// Fails with every finding of a rule for whose path more are found than [`PENDING`] allows.

@@ -1,0 +1,20 @@
+//! Model checks: concurrent parts of mailslot, compiled from their own source with loom's locks
+//! instead of std's. loom runs each test under every order in which its threads can take the locks,
+//! and reports a deadlock where all of them wait.
+
+#![allow(unreachable_pub, missing_debug_implementations, dead_code, clippy::unwrap_used)]
+
+mod store {
+    pub mod sync {
+        pub use loom::sync::{Condvar, Mutex, MutexGuard};
+
+        pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+            mutex.lock().unwrap()
+        }
+    }
+
+    #[path = "../../../src/store/queue.rs"]
+    mod queue;
+
+    mod queue_model;
+}
