@@ -44,6 +44,8 @@ run: tools ## Build and start an inbox here, with a development secret, and prin
 		echo "curl -i http://$(LISTEN)/webhook -H 'X-Signature: $$signature' -d '$$sample'" && echo
 	@exec ./target/release/mailslot
 
+# Most tests wait for a process or a deadline: more threads than processors end in half the time.
+test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 test: tools ## Run every test: units, and the real binary from outside
 	cargo test --locked --no-fail-fast
 
