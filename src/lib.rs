@@ -14,6 +14,7 @@ mod format; // the formats of exports
 mod client; // a small HTTP client, for the command line and the watchdog
 mod store; // what a store gives and takes, the group commit, and the engine
 mod message; // the domain: a Message that exists is valid
+mod timestamp; // a moment, to the nanosecond
 mod rates; // how often a client may ask
 mod access; // who may read
 mod signature; // HMAC: a SignedBody that exists is verified

@@ -10,8 +10,9 @@ use crate::{
     api::messages::{Side, cursor, read_cursor},
     config::{Config, Settings, Source, WORKERS_MAX},
     http::{HEADERS_MAX, content_length, path_and_query},
-    message::{Instant, Message},
+    message::Message,
     store::{Order, Piece, Place, Start},
+    timestamp::Timestamp,
 };
 
 pub type Property = fn(&[u8]);
@@ -70,29 +71,29 @@ pub fn target(data: &[u8]) {
     }
 }
 
-/// Lines of timestamps: each reads as the instant that it writes, and a later text in the order of
-/// their digits is the later instant.
+/// Lines of timestamps: each reads as the timestamp that it writes, and a later text in the order of
+/// their digits is the later timestamp.
 pub fn timestamp(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    let mut before: Option<(String, Instant)> = None;
+    let mut before: Option<(String, Timestamp)> = None;
     for line in text.lines() {
-        let Some(instant) = Instant::parse(line) else { continue };
+        let Some(timestamp) = Timestamp::parse(line) else { continue };
         assert!((20..=30).contains(&line.len()) && line.is_ascii() && line.ends_with('Z'));
         // To the second, a text is what was read.
-        assert_eq!(instant.text(), format!("{}Z", &line[..19]));
-        assert_eq!(Instant::parse(&instant.text()), Some(Instant::from(instant.seconds)));
+        assert_eq!(timestamp.text(), format!("{}Z", &line[..19]));
+        assert_eq!(Timestamp::parse(&timestamp.text()), Some(Timestamp::from(timestamp.seconds)));
         let fraction = line[19..].trim_start_matches('.').trim_end_matches('Z');
         let digits = format!("{}{fraction:0<9}", &line[..19]);
-        assert_eq!(format!("{:09}", instant.nanoseconds), digits[19..]);
+        assert_eq!(format!("{:09}", timestamp.nanoseconds), digits[19..]);
         if let Some((other, earlier)) = &before {
-            assert_eq!(digits.cmp(other), instant.cmp(earlier), "{line}");
+            assert_eq!(digits.cmp(other), timestamp.cmp(earlier), "{line}");
         }
-        before = Some((digits, instant));
+        before = Some((digits, timestamp));
     }
 }
 
 /// A position that is read from a cursor, written as a cursor and read again is the same position,
-/// and so is one of any instant and id.
+/// and so is one of any timestamp and id.
 pub fn cursors(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (text, order) = match text.strip_prefix('-') {
@@ -100,9 +101,9 @@ pub fn cursors(data: &[u8]) {
         None => (text, Order::Ascending),
     };
     let write = |side, place: &Place, row| {
-        let Place { instant, message_id } = place.clone();
+        let Place { timestamp, message_id } = place.clone();
         let [from, to, ts] = [(); 3].map(|()| String::new());
-        cursor(side, &Message { message_id, from, to, ts, text: None, instant }, |_| row)
+        cursor(side, &Message { message_id, from, to, ts, text: None, timestamp }, |_| row)
     };
     if let Some(start) = read_cursor(text, order, |_| None) {
         let (side, place) = match &start {
@@ -117,7 +118,7 @@ pub fn cursors(data: &[u8]) {
     let number = number.bytes().fold(0_i64, |number, byte| number << 8 | i64::from(byte));
     let nanoseconds = u32::try_from(number.rem_euclid(1_000_000_000)).unwrap_or_default();
     let place = Place {
-        instant: Instant { seconds: number >> 32, nanoseconds },
+        timestamp: Timestamp { seconds: number >> 32, nanoseconds },
         message_id: id.to_owned(),
     };
     let written = write(Side::After, &place, Some(7));

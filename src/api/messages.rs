@@ -11,8 +11,9 @@ use super::{
 use crate::{
     error::Error,
     http::{Request, Response},
-    message::{Instant, Message},
+    message::Message,
     store::{Filter, Listing, Order, Paging, Place, Reader, Start},
+    timestamp::Timestamp,
 };
 
 /// Bytes of a `Link` header beyond which it has the next page only, since clients and proxies often
@@ -116,7 +117,7 @@ pub(crate) enum Side {
     Before,
 }
 
-/// A cursor, opaque to clients: a side, an instant and a `message_id`, or of a long id its row and
+/// A cursor, opaque to clients: a side, an timestamp and a `message_id`, or of a long id its row and
 /// its beginning. `row_of` finds the row, which does not exist if the message was deleted
 /// meanwhile.
 pub(crate) fn cursor(
@@ -124,7 +125,7 @@ pub(crate) fn cursor(
     message: &Message,
     row_of: impl FnOnce(&str) -> Option<i64>,
 ) -> String {
-    let Message { message_id, instant: Instant { seconds, nanoseconds }, .. } = message;
+    let Message { message_id, timestamp: Timestamp { seconds, nanoseconds }, .. } = message;
     if message_id.len() <= CURSOR_ID_BYTES {
         let side = if matches!(side, Side::After) { 'a' } else { 'b' };
         return hex::encode(format!("{side} {seconds} {nanoseconds} {message_id}"));
@@ -143,14 +144,16 @@ pub(crate) fn read_cursor(
     let text = String::from_utf8(hex::decode(text).ok()?).ok()?;
     let mut parts = text.splitn(4, ' ');
     let side = parts.next()?;
-    let instant =
-        Instant { seconds: parts.next()?.parse().ok()?, nanoseconds: parts.next()?.parse().ok()? };
+    let timestamp = Timestamp {
+        seconds: parts.next()?.parse().ok()?,
+        nanoseconds: parts.next()?.parse().ok()?,
+    };
     let rest = parts.next()?;
-    let of_id = |id: &str| Place { instant, message_id: id.to_owned() };
+    let of_id = |id: &str| Place { timestamp, message_id: id.to_owned() };
     let of_row = |side: Side| {
         let (row, prefix) = rest.split_once(' ')?;
         let is_it =
-            |place: &Place| place.instant == instant && place.message_id.starts_with(prefix);
+            |place: &Place| place.timestamp == timestamp && place.message_id.starts_with(prefix);
         // If the message has been deleted, the page begins as far out as its id may have been: it
         // may repeat messages, but it skips none.
         let otherwise = || match (side, order) {
@@ -171,17 +174,17 @@ pub(crate) fn read_cursor(
 }
 
 /// The first position after every `message_id` that begins like this one.
-fn behind(Place { instant, mut message_id }: Place) -> Place {
+fn behind(Place { timestamp, mut message_id }: Place) -> Place {
     while let Some(last) = message_id.pop() {
         if let Some(next) = (last..=char::MAX).nth(1) {
             message_id.push(next);
-            return Place { instant, message_id };
+            return Place { timestamp, message_id };
         }
     }
-    // No id of this instant comes later.
-    let Instant { seconds, nanoseconds } = instant;
-    let instant = Instant { seconds, nanoseconds: nanoseconds.saturating_add(1) };
-    Place { instant, message_id }
+    // No id of this timestamp comes later.
+    let Timestamp { seconds, nanoseconds } = timestamp;
+    let timestamp = Timestamp { seconds, nanoseconds: nanoseconds.saturating_add(1) };
+    Place { timestamp, message_id }
 }
 
 #[cfg(test)]
@@ -247,12 +250,12 @@ mod tests {
             to: String::new(),
             ts: String::new(),
             text: None,
-            instant: Instant { seconds: -5, nanoseconds },
+            timestamp: Timestamp { seconds: -5, nanoseconds },
         }
     }
 
     fn place(message: &Message) -> Place {
-        Place { instant: message.instant, message_id: message.message_id.clone() }
+        Place { timestamp: message.timestamp, message_id: message.message_id.clone() }
     }
 
     #[test]

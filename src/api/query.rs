@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use crate::{
     error::{Error, Problem},
     http::Request,
-    message::{self, Instant},
+    message::{self},
     store::Filter,
+    timestamp::Timestamp,
 };
 
 /// A row of an endpoint's table, as documentation states it.
@@ -56,8 +57,8 @@ parameters! {
     pub(super) Filters {
         from: Option<String> = msisdn(),
         to: Option<String> = msisdn(),
-        since: Option<Instant> = timestamp(),
-        until: Option<Instant> = timestamp(),
+        since: Option<Timestamp> = timestamp(),
+        until: Option<Timestamp> = timestamp(),
         q: Option<String> = text(),
     }
 }
@@ -103,7 +104,7 @@ impl<'a> Query<'a> {
         Some(text.strip_prefix(' ').map(|digits| format!("+{digits}")).unwrap_or(text))
     }
 
-    pub(super) fn timestamp(&mut self, name: &'static str) -> Option<Instant> {
+    pub(super) fn timestamp(&mut self, name: &'static str) -> Option<Timestamp> {
         let text = self.text(name)?;
         let instant = message::check_ts(&text);
         instant.map_err(|(kind, msg, ctx)| self.refuse(kind, name, msg, &text, Some(ctx))).ok()

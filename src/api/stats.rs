@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     http::{Request, Response},
     logging,
-    message::Instant,
+    timestamp::Timestamp,
 };
 
 /// Buckets of one series.
@@ -36,8 +36,8 @@ parameters! {
             ("hour", Length { name: "hour", seconds: HOUR, count: 24 }),
             ("day", Length { name: "day", seconds: DAY, count: 30 }),
         ]),
-        since: Option<Instant> = timestamp(),
-        until: Option<Instant> = timestamp(),
+        since: Option<Timestamp> = timestamp(),
+        until: Option<Timestamp> = timestamp(),
     }
 }
 
@@ -66,11 +66,11 @@ pub(super) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
     let Series { bucket, since, until } = Series::read(&mut query);
     let Length { name, seconds: bucket, count } = bucket;
     let until =
-        until.unwrap_or_else(|| Instant::from(start_of(logging::now_seconds(), bucket) + bucket));
+        until.unwrap_or_else(|| Timestamp::from(start_of(logging::now_seconds(), bucket) + bucket));
     let last = if until.nanoseconds == 0 { until.seconds - 1 } else { until.seconds };
     let since =
-        since.unwrap_or_else(|| Instant::from(start_of(last, bucket) - (count - 1) * bucket));
-    let since = since.max(Instant::from(EARLIEST));
+        since.unwrap_or_else(|| Timestamp::from(start_of(last, bucket) - (count - 1) * bucket));
+    let since = since.max(Timestamp::from(EARLIEST));
     let first = start_of(since.seconds, bucket);
     let length = (last - first).div_euclid(bucket) + 1;
     if length > SERIES_BUCKETS_MAX {
@@ -80,10 +80,10 @@ pub(super) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
     }
     query.finish()?;
     let starts: Vec<i64> = (0..length.max(0)).map(|number| first + number * bucket).collect();
-    let bounds: Vec<Instant> =
-        starts.iter().map(|start| Instant::from(*start).max(since)).chain([until]).collect();
+    let bounds: Vec<Timestamp> =
+        starts.iter().map(|start| Timestamp::from(*start).max(since)).chain([until]).collect();
     let counts = if since < until { context.reader.series(&bounds)? } else { Vec::new() };
-    let ts = starts.iter().map(|start| Instant::from(*start).text());
+    let ts = starts.iter().map(|start| Timestamp::from(*start).text());
     let data = ts.zip(counts).map(|(ts, count)| Bucket { ts, count }).collect();
     Ok(Answer::Now(Response::json(&Body { bucket: name, data })))
 }

@@ -19,8 +19,9 @@ use super::{
 use crate::{
     client::{Answer, ask_ready},
     config::{Config, Settings, with_source},
-    http, logging, message, service,
+    http, logging, service,
     store::{self, check::CommitWatch},
+    timestamp::Timestamp,
 };
 
 pub(super) const COMMAND: Command = Command {
@@ -219,7 +220,7 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
         report.ok("counters", format!("right for {messages} messages"))?;
     }
     let newest = recount.last_created_at.unwrap_or_default();
-    match message::Instant::parse(&newest) {
+    match Timestamp::parse(&newest) {
         Some(instant) if instant.seconds > logging::now_seconds() + SKEW_SECONDS => {
             let message = format!("the newest message was stored at {newest}: set the clock");
             report.problem("clock", message)

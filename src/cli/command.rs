@@ -14,7 +14,8 @@ use lexopt::{
 };
 
 use super::outcome::{Failure, Outcome};
-use crate::message::{Instant, check_ts};
+use crate::message::check_ts;
+use crate::timestamp::Timestamp;
 
 /// A command, such as `mailslot send`.
 pub(super) struct Command {
@@ -177,7 +178,7 @@ impl Arguments {
     }
 
     /// A moment, in the form that the API takes.
-    pub(super) fn instant(&self, name: &str) -> Result<Option<Instant>, Failure> {
+    pub(super) fn instant(&self, name: &str) -> Result<Option<Timestamp>, Failure> {
         let instant = |text: String| {
             check_ts(&text).map_err(|_| {
                 let expected = "a timestamp such as 2025-01-15T10:00:00Z";

@@ -10,9 +10,9 @@ use std::{
 use crate::{
     error::Error,
     logging,
-    message::Instant,
     store::{Entry, Outcome, Packer, Reader, Stored},
     threads::spawn,
+    timestamp::Timestamp,
 };
 
 /// How long indexing pauses: after a block, and if there is nothing to index or it failed.
@@ -70,7 +70,7 @@ pub(crate) fn start_expiring(
 ) -> io::Result<()> {
     let run = move || {
         let mut clock = Clock::start(logging::now_seconds());
-        let mut expired: Option<Instant> = None;
+        let mut expired: Option<Timestamp> = None;
         loop {
             let before = clock.expiry(&mut reader, retention);
             if before.is_none()
@@ -107,8 +107,8 @@ impl Clock {
     }
 
     /// The time before which messages are too old, if there are such messages.
-    fn expiry(&mut self, reader: &mut Reader, retention: Duration) -> Option<Instant> {
-        let ago = |seconds: i64| Instant::from(seconds - retention.as_secs().cast_signed());
+    fn expiry(&mut self, reader: &mut Reader, retention: Duration) -> Option<Timestamp> {
+        let ago = |seconds: i64| Timestamp::from(seconds - retention.as_secs().cast_signed());
         let now = logging::now_seconds();
         let oldest = reader.oldest().ok()?.filter(|oldest| *oldest < ago(now))?;
         let uptime = self.running.elapsed();
@@ -118,7 +118,7 @@ impl Clock {
         }
         if self.logged.is_none_or(|logged| logged.elapsed() >= CLOCK_GAP_LOG) {
             self.logged = Some(time::Instant::now());
-            let (clock, stored) = (Instant::from(now).text(), Instant::from(believed).text());
+            let (clock, stored) = (Timestamp::from(now).text(), Timestamp::from(believed).text());
             log::error!(
                 clock, stored;
                 "messages do not expire: the clock is wrong, or nothing was stored for three days"
@@ -133,7 +133,7 @@ impl Clock {
         &mut self,
         now: i64,
         uptime: Duration,
-        around: impl FnOnce(Instant) -> Result<(Option<Instant>, Option<Instant>), Error>,
+        around: impl FnOnce(Timestamp) -> Result<(Option<Timestamp>, Option<Timestamp>), Error>,
     ) -> Result<i64, Error> {
         let gap = CLOCK_GAP.as_secs().cast_signed();
         let (clock, up) = self.since;
@@ -143,7 +143,7 @@ impl Clock {
         } else if elapsed >= CLOCK_GAP {
             return Ok(now);
         }
-        let (before, after) = around(Instant::from(now - gap))?;
+        let (before, after) = around(Timestamp::from(now - gap))?;
         let Some(before) = before else { return Ok(now) };
         let after = after.map_or(now, |after| after.seconds);
         Ok(if after - before.seconds > gap { before.seconds } else { now })
@@ -160,10 +160,10 @@ mod tests {
     /// `stored` are the times at which messages were stored, in order.
     fn believed(clock: &mut Clock, now: i64, uptime: i64, stored: &[i64]) -> i64 {
         let uptime = Duration::from_secs(uptime.unsigned_abs());
-        let around = |moment: Instant| {
+        let around = |moment: Timestamp| {
             let at = stored.partition_point(|stored| *stored <= moment.seconds);
             let time = |at: Option<usize>| at.and_then(|at| stored.get(at)).copied();
-            Ok((time(at.checked_sub(1)).map(Instant::from), time(Some(at)).map(Instant::from)))
+            Ok((time(at.checked_sub(1)).map(Timestamp::from), time(Some(at)).map(Timestamp::from)))
         };
         clock.believed(now, uptime, around).unwrap()
     }

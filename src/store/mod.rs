@@ -4,10 +4,7 @@
 mod commit;
 mod sqlite;
 
-use crate::{
-    error::Error,
-    message::{Instant, Message},
-};
+use crate::{error::Error, message::Message, timestamp::Timestamp};
 
 pub(crate) use commit::{BATCH_MAX, GroupCommit, Leader, answer_all};
 pub(crate) use sqlite::*;
@@ -19,7 +16,7 @@ pub(crate) enum Entry {
     /// Texts of a block of messages, packed for searching.
     Pack(Pack),
     /// The oldest messages go, some of them, if they are older than this.
-    Expire(Instant),
+    Expire(Timestamp),
     /// Nothing but the commit itself: would a message be taken?
     Probe,
 }

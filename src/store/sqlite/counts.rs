@@ -1,6 +1,6 @@
 //! How many, without counting: the totals, each sender's count, and milestones along the order.
 //!
-//! Messages have an order, (instant, `message_id`), and each sender's messages have the same one.
+//! Messages have an order, (timestamp, `message_id`), and each sender's messages have the same one.
 //! A milestone stands at a place in it and holds how many messages lie between it and the next one
 //! of its level. Those of the second level stand farther apart, each where one of the first level
 //! stands. How many come before a place, and what stands at an offset, is then a sum over each
@@ -16,7 +16,8 @@
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::reader;
-use crate::message::{Instant, Message};
+use crate::message::Message;
+use crate::timestamp::Timestamp;
 
 /// Messages that the milestones may lack. More save a commit little, and each costs every read
 /// (docs/PERFORMANCE.md).
@@ -34,7 +35,7 @@ const HEAVY_MIN: i64 = if cfg!(test) { 40 } else { 4_096 };
 /// A place in the order: at the message that has it, or where one would be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
-    pub(crate) instant: Instant,
+    pub(crate) timestamp: Timestamp,
     pub(crate) message_id: String,
 }
 
@@ -47,21 +48,23 @@ pub(super) enum Scope<'a> {
 
 impl Place {
     /// Before every message; the first milestone of each level stands here.
-    pub(super) const START: Place =
-        Place { instant: Instant { seconds: i64::MIN, nanoseconds: 0 }, message_id: String::new() };
+    pub(super) const START: Place = Place {
+        timestamp: Timestamp { seconds: i64::MIN, nanoseconds: 0 },
+        message_id: String::new(),
+    };
 
     /// Before every message of this moment.
-    pub(super) fn at(instant: Instant) -> Place {
-        Place { instant, message_id: String::new() }
+    pub(super) fn at(timestamp: Timestamp) -> Place {
+        Place { timestamp, message_id: String::new() }
     }
 
     /// Right behind this one: no text is between one and the same with a NUL more.
     pub(super) fn next(&self) -> Place {
-        Place { instant: self.instant, message_id: format!("{}\0", self.message_id) }
+        Place { timestamp: self.timestamp, message_id: format!("{}\0", self.message_id) }
     }
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Place> {
-        Ok(Place { instant: reader::instant(row, 0)?, message_id: reader::text(row, 2)? })
+        Ok(Place { timestamp: reader::timestamp(row, 0)?, message_id: reader::text(row, 2)? })
     }
 }
 
@@ -349,8 +352,8 @@ fn set(
 
 /// The primary key of a milestone.
 fn key<'a>(scope: Scope<'_>, level: u8, place: &'a Place) -> (i64, u8, i64, u32, &'a str) {
-    let Place { instant, message_id } = place;
-    (scope.id(), level, instant.seconds, instant.nanoseconds, message_id)
+    let Place { timestamp, message_id } = place;
+    (scope.id(), level, timestamp.seconds, timestamp.nanoseconds, message_id)
 }
 
 /// The message `offset` messages behind a place.
@@ -366,11 +369,11 @@ fn message_at(
          ORDER BY ts_s, ts_ns, message_id LIMIT 1 OFFSET ?5",
         scope.condition()
     );
-    let Place { instant, message_id } = place;
+    let Place { timestamp, message_id } = place;
     transaction
         .prepare_cached(&sql)?
         .query_row(
-            params![scope.msisdn(), instant.seconds, instant.nanoseconds, message_id, offset],
+            params![scope.msisdn(), timestamp.seconds, timestamp.nanoseconds, message_id, offset],
             Place::read,
         )
         .optional()
@@ -450,11 +453,11 @@ impl<'a> Line<'a> {
         let walked: i64 = self.transaction.prepare_cached(&sql)?.query_row(
             params![
                 self.scope.msisdn(),
-                from.instant.seconds,
-                from.instant.nanoseconds,
+                from.timestamp.seconds,
+                from.timestamp.nanoseconds,
                 from.message_id,
-                place.instant.seconds,
-                place.instant.nanoseconds,
+                place.timestamp.seconds,
+                place.timestamp.nanoseconds,
                 place.message_id
             ],
             |row| row.get(0),
@@ -491,7 +494,7 @@ impl<'a> Line<'a> {
                  AND (ts_s, ts_ns, message_id) < (?6, ?7, ?8)",
         )?;
         let (sender_id, level, seconds, nanoseconds, message_id) = key(self.scope, level, from);
-        let Place { instant: end, message_id: end_id } = to;
+        let Place { timestamp: end, message_id: end_id } = to;
         let span = (
             sender_id,
             level,

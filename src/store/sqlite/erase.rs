@@ -20,7 +20,7 @@ use super::{
     counts::{self, Place, Scope},
     schema, visit,
 };
-use crate::{message::Instant, signature};
+use crate::{signature, timestamp::Timestamp};
 
 /// Messages that go in one transaction, so that deliveries do not wait long for it.
 const EXPIRED_AT_ONCE: i64 = 32;
@@ -36,7 +36,7 @@ pub(crate) enum What {
     /// Everything from this sender.
     From(String),
     /// Everything whose `ts` is earlier.
-    Before(Instant),
+    Before(Timestamp),
 }
 
 /// The ids of erased messages, by their hashes.
@@ -71,7 +71,7 @@ impl Erased {
 }
 
 /// Deletes the oldest messages, some of those from before this moment.
-pub(super) fn expire(transaction: &Transaction<'_>, before: Instant) -> rusqlite::Result<()> {
+pub(super) fn expire(transaction: &Transaction<'_>, before: Timestamp) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
             "DELETE FROM messages WHERE id IN (
@@ -94,7 +94,7 @@ pub(crate) fn count(database: &Path, what: &What) -> Result<i64, String> {
             [msisdn],
             |row| row.get(0),
         ),
-        What::Before(Instant { seconds, nanoseconds }) => connection.query_row(
+        What::Before(Timestamp { seconds, nanoseconds }) => connection.query_row(
             "SELECT count(*) FROM messages WHERE (ts_s, ts_ns) < (?1, ?2)",
             (seconds, nanoseconds),
             |row| row.get(0),

@@ -15,10 +15,7 @@ use time::macros::{datetime, format_description};
 
 use super::{erase::What, *};
 use crate::message::fold_case;
-use crate::{
-    error::Error,
-    message::{Instant, Message},
-};
+use crate::{error::Error, message::Message, timestamp::Timestamp};
 
 /// Numbers that are the same in every run, by xorshift64.
 struct Numbers(u64);
@@ -100,7 +97,7 @@ impl Store {
             message_id,
             from: format!("+{}", 1 + numbers.skewed(senders)),
             to: format!("+{}", 1 + numbers.skewed(RECEIVERS)),
-            instant: Instant::parse(&ts).unwrap_or_else(|| panic!("{ts}")),
+            timestamp: Timestamp::parse(&ts).unwrap_or_else(|| panic!("{ts}")),
             ts,
             text,
         }
@@ -143,7 +140,7 @@ impl Store {
                     What::From(format!("+{}", 1 + numbers.skewed(senders)))
                 } else {
                     let oldest = self.reader.oldest().unwrap();
-                    What::Before(Instant::from(oldest.map_or(0, |ts| ts.seconds + number % 40)))
+                    What::Before(Timestamp::from(oldest.map_or(0, |ts| ts.seconds + number % 40)))
                 };
                 let count = erase::count(&self.path, &what).unwrap();
                 assert_eq!(erase::erase(&self.path, &what, &mut |_| {}), Ok(count));
@@ -151,7 +148,7 @@ impl Store {
             }
             6 => {
                 let oldest = self.reader.oldest().unwrap().map_or(0, |ts| ts.seconds);
-                let expire = Entry::Expire(Instant::from(oldest + number % 40));
+                let expire = Entry::Expire(Timestamp::from(oldest + number % 40));
                 assert_eq!(self.writer.commit([expire].iter()), [Ok(Stored::Done)]);
                 return;
             }
@@ -179,7 +176,7 @@ impl Store {
             )
             .unwrap();
         let Filter { from, to, since, until, q } = filter;
-        let (seconds, nanoseconds) = (|i: Instant| i.seconds, |i: Instant| i.nanoseconds);
+        let (seconds, nanoseconds) = (|i: Timestamp| i.seconds, |i: Timestamp| i.nanoseconds);
         let bounds = params![
             from,
             to,
@@ -227,8 +224,8 @@ impl Store {
         let mut filter = Filter {
             from: sometimes(numbers, 2).then(|| format!("+{}", 1 + numbers.skewed(senders + 2))),
             to: sometimes(numbers, 3).then(|| format!("+{}", 1 + numbers.skewed(RECEIVERS + 2))),
-            since: sometimes(numbers, 2).then(|| self.message(numbers, seconds, 1).instant),
-            until: sometimes(numbers, 3).then(|| self.message(numbers, seconds, 1).instant),
+            since: sometimes(numbers, 2).then(|| self.message(numbers, seconds, 1).timestamp),
+            until: sometimes(numbers, 3).then(|| self.message(numbers, seconds, 1).timestamp),
             q: sometimes(numbers, 2).then(|| fold_case(numbers.pick(SEARCHES))),
         };
         // Often the same, as whoever pages asks.
@@ -328,8 +325,8 @@ impl Store {
         );
         drop(statement);
 
-        let mut bounds: Vec<Instant> =
-            (0..=numbers.below(20)).map(|_| self.message(numbers, seconds, 1).instant).collect();
+        let mut bounds: Vec<Timestamp> =
+            (0..=numbers.below(20)).map(|_| self.message(numbers, seconds, 1).timestamp).collect();
         bounds.sort_unstable();
         let counts = self.reader.series(&bounds).unwrap();
         for (bounds, count) in bounds.windows(2).zip(counts) {
@@ -476,13 +473,13 @@ fn a_database_of_version_one_is_counted_when_it_is_opened() {
         old.execute_batch(schema::MIGRATIONS[0]).unwrap();
         old.execute_batch("PRAGMA user_version = 1; BEGIN").unwrap();
         for _ in 0..5_000 {
-            let Message { message_id, from, to, ts, text, instant } =
+            let Message { message_id, from, to, ts, text, timestamp } =
                 store.message(&mut numbers, 1_000_000, 30);
             old.execute(
                 "INSERT INTO messages
                      (message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'then')",
-                params![message_id, from, to, ts, instant.seconds, instant.nanoseconds, text],
+                params![message_id, from, to, ts, timestamp.seconds, timestamp.nanoseconds, text],
             )
             .unwrap();
         }
@@ -764,7 +761,7 @@ impl Store {
             json!(self.reader.committed(0, 10_000).unwrap()).to_string(),
             self.reader.cursor_before_last(10_000).unwrap().to_string(),
         ];
-        let place = Place::at(Instant::from(1_735_689_608));
+        let place = Place::at(Timestamp::from(1_735_689_608));
         for filter in filters {
             for start in [Start::Offset(0), Start::Offset(80), Start::After(place.clone())] {
                 let paging = Paging { start, limit: 100, ..FIRST };
@@ -789,7 +786,7 @@ fn what_expires_as_it_is_stored_is_not_counted() {
     let old = Entry::Message(store.message(&mut numbers, 100, 3));
     let others = (0..60).map(|_| Entry::Message(store.message(&mut numbers, 100, 3)));
     let mut batch: Vec<Entry> = others.collect();
-    batch.extend([old, Entry::Expire(Instant::from(2_000_000_000))]);
+    batch.extend([old, Entry::Expire(Timestamp::from(2_000_000_000))]);
     let outcomes = store.writer.commit(batch.iter());
     assert_eq!(outcomes.last(), Some(&Ok(Stored::Done)));
     assert_eq!(json!(store.reader.stats().unwrap()), store.naive_stats());

@@ -13,7 +13,7 @@ use super::{
     reader::{Filter, Received, received, scope},
     search::is_found,
 };
-use crate::{error::Error, message::Instant};
+use crate::{error::Error, timestamp::Timestamp};
 
 /// Messages that are looked at for one portion.
 const PORTION_MESSAGES: i64 = 256;
@@ -32,7 +32,7 @@ impl Export {
     /// Begins here and now.
     pub(crate) fn begin(reader: &Reader, filter: Filter) -> Result<Export, Error> {
         let last_id = reader.last_id()?;
-        let place = Place::at(filter.since.unwrap_or(Place::START.instant));
+        let place = Place::at(filter.since.unwrap_or(Place::START.timestamp));
         Ok(Export { filter, last_id, place, is_done: false })
     }
 
@@ -51,12 +51,12 @@ impl Export {
             scope.condition()
         );
         let mut statement = transaction.prepare_cached(&sql)?;
-        let Place { instant, message_id } = &self.place;
-        let until = self.filter.until.unwrap_or(Instant { seconds: i64::MAX, nanoseconds: 0 });
+        let Place { timestamp, message_id } = &self.place;
+        let until = self.filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
         let mut rows = statement.query(params![
             scope.msisdn(),
-            instant.seconds,
-            instant.nanoseconds,
+            timestamp.seconds,
+            timestamp.nanoseconds,
             message_id,
             until.seconds,
             until.nanoseconds,

@@ -113,7 +113,7 @@ impl Matches {
         transaction: &Transaction<'_>,
         place: &Place,
     ) -> rusqlite::Result<i64> {
-        let seconds = place.instant.seconds;
+        let seconds = place.timestamp.seconds;
         let spans = self.spans.partition_point(|(start, _)| *start <= seconds).saturating_sub(1);
         let mut rank = self.spans.iter().take(spans).map(|(_, n)| n).sum();
         let Some((start, _)) = self.spans.get(spans) else { return Ok(rank) };
@@ -122,9 +122,9 @@ impl Matches {
              WHERE ts_s >= ?1 AND (ts_s, ts_ns, message_id) < (?2, ?3, ?4)
              ORDER BY ts_s, ts_ns, message_id",
         )?;
-        let Place { instant, message_id } = place;
+        let Place { timestamp, message_id } = place;
         let mut rows =
-            statement.query((start, instant.seconds, instant.nanoseconds, message_id))?;
+            statement.query((start, timestamp.seconds, timestamp.nanoseconds, message_id))?;
         while let Some(row) = rows.next()? {
             rank += i64::from(self.has(row.get(0)?));
         }

@@ -12,10 +12,7 @@ use super::{
     open, schema,
     search::{self, Searches},
 };
-use crate::{
-    error::Error,
-    message::{Instant, Message},
-};
+use crate::{error::Error, message::Message, timestamp::Timestamp};
 
 /// Pages that each reader keeps.
 const CACHE_KIB: u32 = 2_000;
@@ -40,9 +37,9 @@ pub(crate) struct Filter {
     pub(crate) from: Option<String>,
     pub(crate) to: Option<String>,
     /// Inclusive.
-    pub(crate) since: Option<Instant>,
+    pub(crate) since: Option<Timestamp>,
     /// Exclusive.
-    pub(crate) until: Option<Instant>,
+    pub(crate) until: Option<Timestamp>,
     /// A substring of the text, case-folded.
     pub(crate) q: Option<String>,
 }
@@ -128,13 +125,13 @@ impl Reader {
         }
     }
 
-    /// A page in the order of (instant, `message_id`), and how many match in all, at one moment.
+    /// A page in the order of (timestamp, `message_id`), and how many match in all, at one moment.
     pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
         let transaction = self.connection.transaction()?;
         let Some((scope, n)) = scope(&transaction, filter)? else { return Ok(Listing::default()) };
         let line = Line::open(&transaction, scope)?;
-        let before = |bound: Option<Instant>, otherwise| match bound {
-            Some(instant) => line.rank(&Place::at(instant)),
+        let before = |bound: Option<Timestamp>, otherwise| match bound {
+            Some(timestamp) => line.rank(&Place::at(timestamp)),
             None => Ok(otherwise),
         };
         let first = before(filter.since, 0)?;
@@ -214,8 +211,8 @@ impl Reader {
 
 impl Received {
     pub(super) fn place(&self) -> Place {
-        let Message { instant, message_id, .. } = &self.message;
-        Place { instant: *instant, message_id: message_id.clone() }
+        let Message { timestamp, message_id, .. } = &self.message;
+        Place { timestamp: *timestamp, message_id: message_id.clone() }
     }
 
     /// About as long as it is in an answer.
@@ -237,9 +234,9 @@ fn escaped(text: &str) -> usize {
 
 impl Filter {
     /// Whether a moment is in its time.
-    pub(super) fn covers(&self, instant: Instant) -> bool {
-        self.since.is_none_or(|since| instant >= since)
-            && self.until.is_none_or(|until| instant < until)
+    pub(super) fn covers(&self, timestamp: Timestamp) -> bool {
+        self.since.is_none_or(|since| timestamp >= since)
+            && self.until.is_none_or(|until| timestamp < until)
     }
 
     pub(super) fn is_to(&self, msisdn: &[u8]) -> bool {
@@ -300,7 +297,7 @@ fn page(
         line.condition
     );
     let mut statement = transaction.prepare_cached(&sql)?;
-    let Place { instant: Instant { seconds, nanoseconds }, message_id } = place;
+    let Place { timestamp: Timestamp { seconds, nanoseconds }, message_id } = place;
     let from = params![line.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset];
     statement.query_map(from, message)?.collect()
 }
@@ -318,8 +315,8 @@ fn pick(
         scope.condition()
     );
     let finder = filter.q.as_deref().map(Finder::new);
-    let since = filter.since.unwrap_or(Place::START.instant);
-    let until = filter.until.unwrap_or(Instant { seconds: i64::MAX, nanoseconds: 0 });
+    let since = filter.since.unwrap_or(Place::START.timestamp);
+    let until = filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
     let mut statement = transaction.prepare_cached(&sql)?;
     let mut rows = statement.query(params![
         scope.msisdn(),
@@ -358,7 +355,7 @@ pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
         to: text(row, 2)?,
         ts: text(row, 3)?,
         text: row.get_ref(4)?.as_bytes_or_null()?.map(lossy),
-        instant: instant(row, 5)?,
+        timestamp: timestamp(row, 5)?,
     })
 }
 
@@ -375,8 +372,8 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 /// Of two columns.
-pub(super) fn instant(row: &Row<'_>, column: usize) -> rusqlite::Result<Instant> {
+pub(super) fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     let nanoseconds: i64 = row.get(column + 1)?;
     let nanoseconds = u32::try_from(nanoseconds).unwrap_or(999_999_999);
-    Ok(Instant { seconds: row.get(column)?, nanoseconds })
+    Ok(Timestamp { seconds: row.get(column)?, nanoseconds })
 }

@@ -5,12 +5,12 @@ use std::time;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::{BUSY_MS_MAX, counts, packs};
-use crate::message::Instant;
+use crate::timestamp::Timestamp;
 
 /// `MIGRATIONS[n]` leads from version n to n + 1. What has been released is never edited.
 pub(super) const MIGRATIONS: [&str; VERSION as usize] = [
-    // The order of messages is by instant, and a text does not sort as one ('.' is before 'Z'), so
-    // the instant is stored: seconds since 1970 and nanoseconds, which holds every ts from the
+    // The order of messages is by timestamp, and a text does not sort as one ('.' is before 'Z'), so
+    // the timestamp is stored: seconds since 1970 and nanoseconds, which holds every ts from the
     // year 0001 to 9999 exactly. In an index that is 6 bytes for a ts without a fraction (the text
     // has 20), since SQLite stores small integers small and zero in none.
     "CREATE TABLE messages (
@@ -408,7 +408,8 @@ fn adopt(transaction: &Transaction<'_>, progress: &mut Progress) -> Result<(), S
         )?;
         let mut rows = read.query(())?;
         while let Some(row) = rows.next()? {
-            let Some(Instant { seconds, nanoseconds }) = Instant::parse(&row.get::<_, String>(2)?)
+            let Some(Timestamp { seconds, nanoseconds }) =
+                Timestamp::parse(&row.get::<_, String>(2)?)
             else {
                 return row.get(1).map(Some);
             };

@@ -35,10 +35,7 @@ use super::{
     packs::{BLOCK_MESSAGES, BLOCK_PIECES, Piece, candidates, slots},
     reader,
 };
-use crate::{
-    error::Error,
-    message::{Instant, fold_case},
-};
+use crate::{error::Error, message::fold_case, timestamp::Timestamp};
 
 /// A search that takes longer needs one of the places for long ones, of which there are half as many
 /// as workers, so that long ones never hold all workers.
@@ -431,17 +428,17 @@ impl Question<'_> {
         id: i64,
     ) -> rusqlite::Result<bool> {
         let Filter { since, until, .. } = self.filter;
-        let is_at = |bound: Option<Instant>| {
+        let is_at = |bound: Option<Timestamp>| {
             bound.is_some_and(|bound| ts_s == bound.seconds && bound.nanoseconds > 0)
         };
         if !is_at(*since) && !is_at(*until) {
             return Ok(since.is_none_or(|since| ts_s >= since.seconds)
                 && until.is_none_or(|until| ts_s < until.seconds));
         }
-        let instant = transaction
+        let timestamp = transaction
             .prepare_cached("SELECT ts_s, ts_ns FROM messages WHERE id = ?1")?
-            .query_row([id], |row| reader::instant(row, 0))?;
-        Ok(self.filter.covers(instant))
+            .query_row([id], |row| reader::timestamp(row, 0))?;
+        Ok(self.filter.covers(timestamp))
     }
 
     /// From an id to the end of its block, or to the last.
@@ -461,9 +458,9 @@ impl Question<'_> {
         let mut rows =
             statement.query(params![first, last, self.scope.msisdn(), self.filter.to])?;
         while let Some(row) = rows.next()? {
-            let instant = reader::instant(row, 1)?;
-            if self.filter.covers(instant) && is_found(self.finder.as_ref(), row.get_ref(3)?)? {
-                matches.add(row.get(0)?, instant.seconds, &mut Span::default());
+            let timestamp = reader::timestamp(row, 1)?;
+            if self.filter.covers(timestamp) && is_found(self.finder.as_ref(), row.get_ref(3)?)? {
+                matches.add(row.get(0)?, timestamp.seconds, &mut Span::default());
             }
         }
         Ok(())
@@ -510,7 +507,7 @@ mod tests {
                 to: "+2".to_owned(),
                 ts: "2025-01-15T10:00:00Z".to_owned(),
                 text: Some(if number % 3 == 0 { "Hello" } else { "Good bye" }.to_owned()),
-                instant: Instant::parse("2025-01-15T10:00:00Z").unwrap(),
+                timestamp: Timestamp::parse("2025-01-15T10:00:00Z").unwrap(),
             })
             .map(Entry::Message)
             .collect();

@@ -7,16 +7,16 @@ use super::{
     counts::{Line, Place, Scope},
     reader,
 };
-use crate::{error::Error, message::Instant};
+use crate::{error::Error, timestamp::Timestamp};
 
 impl Reader {
     /// When the first message was sent, by its `ts`.
-    pub(crate) fn oldest(&mut self) -> Result<Option<Instant>, Error> {
+    pub(crate) fn oldest(&mut self) -> Result<Option<Timestamp>, Error> {
         let mut statement = self.connection.prepare_cached(
             "SELECT ts_s, ts_ns FROM messages WHERE ts_s >= ?1
              ORDER BY ts_s, ts_ns, message_id LIMIT 1",
         )?;
-        let oldest = statement.query_row([i64::MIN], |row| reader::instant(row, 0));
+        let oldest = statement.query_row([i64::MIN], |row| reader::timestamp(row, 0));
         Ok(oldest.optional()?)
     }
 
@@ -25,8 +25,8 @@ impl Reader {
     /// step; where the clock was set back, what is found is one such gap of several.
     pub(crate) fn stored_around(
         &mut self,
-        moment: Instant,
-    ) -> Result<(Option<Instant>, Option<Instant>), Error> {
+        moment: Timestamp,
+    ) -> Result<(Option<Timestamp>, Option<Timestamp>), Error> {
         let moment = moment.text();
         let (mut before, mut last) = ((0, None), self.last_id()?);
         let transaction = self.connection.transaction()?;
@@ -47,17 +47,17 @@ impl Reader {
             }
         }
         let after = first_from(before.0 + 1)?.map(|(_, stored)| stored);
-        let parse = |stored: Option<String>| stored.and_then(|stored| Instant::parse(&stored));
+        let parse = |stored: Option<String>| stored.and_then(|stored| Timestamp::parse(&stored));
         Ok((parse(before.1), parse(after)))
     }
 
     /// Between each of these moments and the next one, all at one moment.
-    pub(crate) fn series(&mut self, bounds: &[Instant]) -> Result<Vec<i64>, Error> {
+    pub(crate) fn series(&mut self, bounds: &[Timestamp]) -> Result<Vec<i64>, Error> {
         let transaction = self.connection.transaction()?;
         let line = Line::open(&transaction, Scope::All)?;
         let ranks = bounds
             .iter()
-            .map(|instant| line.rank(&Place::at(*instant)))
+            .map(|timestamp| line.rank(&Place::at(*timestamp)))
             .collect::<rusqlite::Result<Vec<_>>>()?;
         Ok(ranks.windows(2).map(|pair| pair[1] - pair[0]).collect())
     }
@@ -77,7 +77,7 @@ mod tests {
         let path = folder.path().join("mailslot.db");
         let mut writer = Writer::open(&path).unwrap();
         let mut reader = Reader::open(&path, &Searches::open(&path, 1).unwrap()).unwrap();
-        let day = |day: i64| Instant::from(day * 86_400);
+        let day = |day: i64| Timestamp::from(day * 86_400);
         assert_eq!(reader.stored_around(day(5)), Ok((None, None)));
         let message = |number| Message {
             message_id: format!("m{number}"),
@@ -85,7 +85,7 @@ mod tests {
             to: "+2".to_owned(),
             ts: day(0).text(),
             text: None,
-            instant: day(0),
+            timestamp: day(0),
         };
         let entries: Vec<Entry> = (1..=30).map(message).map(Entry::Message).collect();
         writer.commit(entries.iter());
@@ -102,7 +102,7 @@ mod tests {
             let before = days.iter().rfind(|stored| **stored <= moment).copied().map(day);
             let after = days.iter().find(|stored| **stored > moment).copied().map(day);
             // A moment later, since a text with a fraction sorts before one without.
-            let found = reader.stored_around(Instant::from(moment * 86_400 + 1));
+            let found = reader.stored_around(Timestamp::from(moment * 86_400 + 1));
             assert_eq!(found, Ok((before, after)), "{moment}");
         }
     }

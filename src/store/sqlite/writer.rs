@@ -16,11 +16,7 @@ use super::{
     erase::{self, Erased},
     is_on_read_only, open, packs, schema, wal,
 };
-use crate::{
-    error::Error,
-    logging,
-    message::{Instant, Message},
-};
+use crate::{error::Error, logging, message::Message, timestamp::Timestamp};
 
 /// Pages that the writer keeps: an insert touches three indexes in random places.
 const CACHE_KIB: u32 = 8_000;
@@ -364,8 +360,8 @@ fn insert(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
          ON CONFLICT (message_id) DO NOTHING",
     )?;
-    let Message { message_id, from, to, ts, text, instant } = message;
-    let Instant { seconds, nanoseconds } = instant;
+    let Message { message_id, from, to, ts, text, timestamp } = message;
+    let Timestamp { seconds, nanoseconds } = timestamp;
     let row = params![id, message_id, from, to, ts, seconds, nanoseconds, text, now];
     match statement.execute(row) {
         Ok(1) => Ok(Ok(Stored::Created)),
