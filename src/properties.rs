@@ -11,7 +11,7 @@ use crate::{
     config::{Config, Settings, Source, WORKERS_MAX},
     http::{HEADERS_MAX, content_length, path_and_query},
     message::Message,
-    store::{Order, Piece, Place, Start},
+    store::{Order, Page, Position, Start},
     timestamp::Timestamp,
 };
 
@@ -71,8 +71,8 @@ pub fn target(data: &[u8]) {
     }
 }
 
-/// Lines of timestamps: each reads as the timestamp that it writes, and a later text in the order of
-/// their digits is the later timestamp.
+/// Lines of timestamps: each reads as the timestamp that it writes, and a later text in the order
+/// of their digits is the later timestamp.
 pub fn timestamp(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut before: Option<(String, Timestamp)> = None;
@@ -100,43 +100,43 @@ pub fn cursors(data: &[u8]) {
         Some(text) => (text, Order::Descending),
         None => (text, Order::Ascending),
     };
-    let write = |side, place: &Place, row| {
-        let Place { timestamp, message_id } = place.clone();
+    let write = |side, position: &Position, row| {
+        let Position { timestamp, message_id } = position.clone();
         let [from, to, ts] = [(); 3].map(|()| String::new());
         cursor(side, &Message { message_id, from, to, ts, text: None, timestamp }, |_| row)
     };
     if let Some(start) = read_cursor(text, order, |_| None) {
-        let (side, place) = match &start {
-            Start::After(place) => (Side::After, place),
-            Start::Before(place) => (Side::Before, place),
+        let (side, position) = match &start {
+            Start::After(position) => (Side::After, position),
+            Start::Before(position) => (Side::Before, position),
             Start::Offset(offset) => panic!("a cursor is no offset: {offset}"),
         };
-        let again = read_cursor(&write(side, place, Some(1)), order, |_| Some(place.clone()));
+        let again = read_cursor(&write(side, position, Some(1)), order, |_| Some(position.clone()));
         assert_eq!(again, Some(start));
     }
     let (number, id) = text.split_at_checked(8).unwrap_or((text, text));
     let number = number.bytes().fold(0_i64, |number, byte| number << 8 | i64::from(byte));
     let nanoseconds = u32::try_from(number.rem_euclid(1_000_000_000)).unwrap_or_default();
-    let place = Place {
+    let position = Position {
         timestamp: Timestamp { seconds: number >> 32, nanoseconds },
         message_id: id.to_owned(),
     };
-    let written = write(Side::After, &place, Some(7));
-    let read = read_cursor(&written, order, |row| (row == 7).then(|| place.clone()));
-    assert_eq!(read, Some(Start::After(place)));
+    let written = write(Side::After, &position, Some(7));
+    let read = read_cursor(&written, order, |row| (row == 7).then(|| position.clone()));
+    assert_eq!(read, Some(Start::After(position)));
 }
 
 /// What a stored page of a segment holds lies inside of it.
 pub fn segment(data: &[u8]) {
-    let Some(piece) = Piece::parse(data) else { return };
+    let Some(page) = Page::parse(data) else { return };
     let mut start = 0;
-    for row in 0..piece.length() {
-        let end = piece.end(row);
-        assert!(start <= end && end <= piece.texts.len(), "{row}: {start} to {end}");
-        let _ = (piece.ts_s(row), piece.sender_id(row), piece.number(row), piece.receiver(row));
+    for row in 0..page.length() {
+        let end = page.end(row);
+        assert!(start <= end && end <= page.texts.len(), "{row}: {start} to {end}");
+        let _ = (page.ts_s(row), page.sender_id(row), page.number(row), page.receiver(row));
         start = end;
     }
-    assert_eq!(start, piece.texts.len());
+    assert_eq!(start, page.texts.len());
 }
 
 /// Lines of a file of settings: each problem names a setting, accepted values are within their

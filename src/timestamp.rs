@@ -12,8 +12,8 @@ pub(crate) struct Timestamp {
 }
 
 impl Timestamp {
-    /// Reads `YYYY-MM-DDTHH:MM:SS[.f…]Z` with 1 to 9 digits of fraction: RFC 3339 narrowed to UTC, a
-    /// capital `T` and `Z`, and no leap second. `None` for anything else.
+    /// Reads `YYYY-MM-DDTHH:MM:SS[.f…]Z` with 1 to 9 digits of fraction: RFC 3339 narrowed to UTC,
+    /// a capital `T` and `Z`, and no leap second. `None` for anything else.
     pub(crate) fn parse(text: &str) -> Option<Timestamp> {
         let (whole, rest) = text.as_bytes().split_at_checked(19)?;
         let fits = whole.iter().zip(b"0000-00-00T00:00:00").all(|(byte, shape)| match shape {
@@ -37,7 +37,8 @@ impl Timestamp {
         })
     }
 
-    /// As [`Timestamp::parse`] reads it, without the fraction. Empty outside of the years 0001 to 9999.
+    /// As [`Timestamp::parse`] reads it, without the fraction. Empty outside of the years 0001 to
+    /// 9999.
     pub(crate) fn text(self) -> String {
         let shape = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
         let moment = OffsetDateTime::from_unix_timestamp(self.seconds).ok();

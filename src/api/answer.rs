@@ -10,7 +10,7 @@ use crate::{
     http::Response,
     metrics::Metrics,
     signature::Verifier,
-    store::{Entry, Filter, Outcome, Reader},
+    store::{Filter, Job, Outcome, Reader},
 };
 
 /// What requests are authenticated by: the keys of deliveries, the tokens of readers, and the host
@@ -45,7 +45,7 @@ pub(crate) struct Context {
 pub(crate) enum Answer {
     Now(Response),
     /// Once this is committed. The function makes the response from the outcome.
-    AfterCommit(Entry, fn(Outcome) -> Result<Response, Error>),
+    AfterCommit(Job, fn(Outcome) -> Result<Response, Error>),
     /// Once there are new messages, or the time is over.
     WhenCommitted(FeedQuery),
     /// While it is read, by a thread of its own.

@@ -6,7 +6,7 @@ use super::answer::{Answer, Context};
 use crate::{
     error::Error,
     http::{Request, Response},
-    store::{Entry, Outcome},
+    store::{Job, Outcome},
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "every handler has one type")]
@@ -24,7 +24,7 @@ pub(super) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Er
         Error::NotReady(_) => error,
         _ => Error::NotReady(UNREADABLE),
     })?;
-    Ok(Answer::AfterCommit(Entry::Probe, report))
+    Ok(Answer::AfterCommit(Job::Probe, report))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the type of every answer to an outcome")]

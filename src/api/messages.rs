@@ -12,7 +12,7 @@ use crate::{
     error::Error,
     http::{Request, Response},
     message::Message,
-    store::{Filter, Listing, Order, Paging, Place, Reader, Start},
+    store::{Filter, Listing, Order, Paging, Position, Reader, Start},
     timestamp::Timestamp,
 };
 
@@ -49,7 +49,7 @@ struct Body {
 
 pub(super) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let reader = &mut context.reader;
-    let (filter, paging) = parse(Query::of(request), |row| reader.place(row))?;
+    let (filter, paging) = parse(Query::of(request), |row| reader.position(row))?;
     let Listing { messages: data, total, offset } = reader.list(&filter, &paging)?;
     let links = links(reader, &Query::of(request), &data, &paging, total, offset);
     // An offset beyond the end is returned as it was requested.
@@ -58,16 +58,16 @@ pub(super) fn list(context: &mut Context, request: &Request<'_>) -> Result<Answe
     Ok(Answer::Now(response.with(links.map(|links| ("Link", links)))))
 }
 
-/// `place_of` gives the position of the message in a row.
+/// `position_of` gives the position of the message in a row.
 fn parse(
     mut query: Query<'_>,
-    place_of: impl FnOnce(i64) -> Option<Place>,
+    position_of: impl FnOnce(i64) -> Option<Position>,
 ) -> Result<(Filter, Paging), Error> {
     let filter = Filters::read(&mut query).into();
     let Page { limit, offset, order, cursor } = Page::read(&mut query);
     let start = match cursor {
         None => Start::Offset(offset),
-        Some(cursor) => read_cursor(&cursor, order, place_of).unwrap_or_else(|| {
+        Some(cursor) => read_cursor(&cursor, order, position_of).unwrap_or_else(|| {
             let msg = "Input should be the cursor of a Link header";
             query.refuse("value_error", "cursor", msg, &cursor, None);
             Start::Offset(offset)
@@ -139,7 +139,7 @@ pub(crate) fn cursor(
 pub(crate) fn read_cursor(
     text: &str,
     order: Order,
-    place_of: impl FnOnce(i64) -> Option<Place>,
+    position_of: impl FnOnce(i64) -> Option<Position>,
 ) -> Option<Start> {
     let text = String::from_utf8(hex::decode(text).ok()?).ok()?;
     let mut parts = text.splitn(4, ' ');
@@ -149,11 +149,12 @@ pub(crate) fn read_cursor(
         nanoseconds: parts.next()?.parse().ok()?,
     };
     let rest = parts.next()?;
-    let of_id = |id: &str| Place { timestamp, message_id: id.to_owned() };
+    let of_id = |id: &str| Position { timestamp, message_id: id.to_owned() };
     let of_row = |side: Side| {
         let (row, prefix) = rest.split_once(' ')?;
-        let is_it =
-            |place: &Place| place.timestamp == timestamp && place.message_id.starts_with(prefix);
+        let is_it = |position: &Position| {
+            position.timestamp == timestamp && position.message_id.starts_with(prefix)
+        };
         // If the message has been deleted, the page begins as far out as its id may have been: it
         // may repeat messages, but it skips none.
         let otherwise = || match (side, order) {
@@ -162,7 +163,7 @@ pub(crate) fn read_cursor(
                 behind(of_id(prefix))
             }
         };
-        Some(place_of(row.parse().ok()?).filter(is_it).unwrap_or_else(otherwise))
+        Some(position_of(row.parse().ok()?).filter(is_it).unwrap_or_else(otherwise))
     };
     match side {
         "a" => Some(Start::After(of_id(rest))),
@@ -174,17 +175,17 @@ pub(crate) fn read_cursor(
 }
 
 /// The first position after every `message_id` that begins like this one.
-fn behind(Place { timestamp, mut message_id }: Place) -> Place {
+fn behind(Position { timestamp, mut message_id }: Position) -> Position {
     while let Some(last) = message_id.pop() {
         if let Some(next) = (last..=char::MAX).nth(1) {
             message_id.push(next);
-            return Place { timestamp, message_id };
+            return Position { timestamp, message_id };
         }
     }
     // No id of this timestamp comes later.
     let Timestamp { seconds, nanoseconds } = timestamp;
     let timestamp = Timestamp { seconds, nanoseconds: nanoseconds.saturating_add(1) };
-    Place { timestamp, message_id }
+    Position { timestamp, message_id }
 }
 
 #[cfg(test)]
@@ -254,8 +255,8 @@ mod tests {
         }
     }
 
-    fn place(message: &Message) -> Place {
-        Place { timestamp: message.timestamp, message_id: message.message_id.clone() }
+    fn position(message: &Message) -> Position {
+        Position { timestamp: message.timestamp, message_id: message.message_id.clone() }
     }
 
     #[test]
@@ -263,8 +264,8 @@ mod tests {
         let message = at(7, "a b \u{e9}\0 \"<>");
         let read =
             |side| read_cursor(&cursor(side, &message, |_| None), Order::Ascending, |_| None);
-        assert_eq!(read(Side::After), Some(Start::After(place(&message))));
-        assert_eq!(read(Side::Before), Some(Start::Before(place(&message))));
+        assert_eq!(read(Side::After), Some(Start::After(position(&message))));
+        assert_eq!(read(Side::Before), Some(Start::Before(position(&message))));
     }
 
     #[test]
@@ -274,12 +275,13 @@ mod tests {
         let text = cursor(Side::After, &message, |id| (id == long).then_some(42));
         assert!(text.len() < 300, "{}", text.len());
         let exact =
-            read_cursor(&text, Order::Ascending, |row| (row == 42).then(|| place(&message)));
-        assert_eq!(exact, Some(Start::After(place(&message))));
+            read_cursor(&text, Order::Ascending, |row| (row == 42).then(|| position(&message)));
+        assert_eq!(exact, Some(Start::After(position(&message))));
         // Deleted, or another message in its row.
-        let others = [None, Some(place(&at(8, &long))), Some(place(&at(7, "other")))];
-        let (first, last) = (place(&at(7, &long[..100])), behind(place(&at(7, &long[..100]))));
-        assert!(first < place(&message) && place(&message) < last);
+        let others = [None, Some(position(&at(8, &long))), Some(position(&at(7, "other")))];
+        let (first, last) =
+            (position(&at(7, &long[..100])), behind(position(&at(7, &long[..100]))));
+        assert!(first < position(&message) && position(&message) < last);
         for other in others {
             let read = |side, order| {
                 let text = cursor(side, &message, |_| None);
@@ -301,7 +303,11 @@ mod tests {
             ("\u{10ffff}", (8, "")),
         ] {
             let (nanoseconds, id) = expected;
-            assert_eq!(behind(place(&at(7, prefix))), place(&at(nanoseconds, id)), "{prefix:?}");
+            assert_eq!(
+                behind(position(&at(7, prefix))),
+                position(&at(nanoseconds, id)),
+                "{prefix:?}"
+            );
         }
     }
 }

@@ -140,7 +140,7 @@ mod tests {
         config::Config,
         http::{Request, path_and_query},
         metrics::Metrics,
-        store::{Entry, Reader, Searches, Writer},
+        store::{Job, Store},
     };
 
     /// Numbers that are the same in every run, by xorshift64.
@@ -237,13 +237,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mailslot.db");
         let config = Config::read_variables(&[("WEBHOOK_SECRET", "secret")]);
-        let mut writer = Writer::open(&path).unwrap();
+        let (store, mut writer) = Store::open(&path, 1).unwrap();
         let mut context = Context {
             keys: Keys::of(&config.unwrap()),
-            reader: Reader::open(&path, &Searches::alone(1).into()).unwrap(),
+            reader: store.reader().unwrap(),
             metrics: Arc::new(Metrics::new(ROUTES.iter().map(|route| route.path).collect(), 0)),
         };
-        let (mut entries, mut stored) = (Vec::<Entry>::new(), 0);
+        let (mut jobs, mut stored) = (Vec::<Job>::new(), 0);
         for input in 0..inputs {
             let mut target = numbers.pick(TARGETS).as_bytes().to_vec();
             let mut body = numbers.pick(BODIES).as_bytes().to_vec();
@@ -273,18 +273,18 @@ mod tests {
             );
             match answer {
                 Ok(Answer::Now(response)) => assert_eq!(response.status, 200, "{described}"),
-                Ok(Answer::AfterCommit(entry, _)) => entries.push(entry),
+                Ok(Answer::AfterCommit(job, _)) => jobs.push(job),
                 Ok(Answer::WhenCommitted(_) | Answer::Export(_)) => {}
                 Err(error) => {
                     let status = error.refusal().status;
                     assert!((400..500).contains(&status), "{described}: {error:?}");
                 }
             }
-            if entries.len() == 500 {
-                let outcomes = writer.commit(entries.iter());
+            if jobs.len() == 500 {
+                let outcomes = writer.commit(jobs.iter());
                 assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-                stored += entries.len();
-                entries.clear();
+                stored += jobs.len();
+                jobs.clear();
             }
         }
         assert!(stored > inputs / 50, "the inputs are too far from valid ones: {stored}");

@@ -9,21 +9,21 @@ use crate::{
     http::{Request, Response},
     message::Message,
     metrics::{KeyIndex, WebhookResult},
-    store::{Entry, Outcome, Stored},
+    store::{Job, Outcome, Stored},
 };
 
 pub(super) fn receive(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let (body, key) = context.keys.verifier.verify(request.signature(), request.body)?;
     context.metrics.keys_used.increment(KeyIndex(key));
     let message = Message::from_signed(&body)?;
-    Ok(Answer::AfterCommit(Entry::Message(message), acknowledge))
+    Ok(Answer::AfterCommit(Job::Messages(vec![message]), acknowledge))
 }
 
 /// The response is the same for a new and a repeated message; the log and the metrics differ.
 fn acknowledge(outcome: Outcome) -> Result<Response, Error> {
-    let result = match outcome? {
-        Stored::Created => WebhookResult::Created,
-        Stored::Duplicate | Stored::Done => WebhookResult::Duplicate,
+    let result = match *outcome? {
+        [Stored::Created] => WebhookResult::Created,
+        _ => WebhookResult::Duplicate,
     };
     Ok(Response { result: Some(result), ..Response::json(&json!({ "status": "ok" })) })
 }

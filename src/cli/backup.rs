@@ -34,7 +34,7 @@ fn run(arguments: &Arguments) -> Outcome {
     }
     let part = Part::create(name, &database)?;
     let mut progress = Progress::start();
-    store::backup::copy(&database, &part.path, &mut |left, pages| {
+    store::backup(&database, &part.path, &mut |left, pages| {
         progress.show(|| {
             format!("{} % copied", 100 * i64::from(pages - left) / i64::from(pages.max(1)))
         });

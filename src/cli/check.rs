@@ -20,7 +20,7 @@ use crate::{
     client::{Answer, ask_ready},
     config::{Config, Settings, with_source},
     http, logging, service,
-    store::{self, check::CommitWatch},
+    store::{self, CommitWatch},
     timestamp::Timestamp,
 };
 
@@ -176,7 +176,7 @@ fn disk(report: &mut Report, folder: &Path, bytes: u64) -> Outcome {
 }
 
 fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
-    let problems = match store::check::look_through(database, is_full) {
+    let problems = match store::check_structure(database, is_full) {
         Ok(problems) => problems,
         Err(problem) => return report.problem("database", problem),
     };
@@ -192,12 +192,12 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
     if problems.is_empty() {
         report.ok("database", "intact, and of this version")?;
     }
-    if store::erase::is_unfinished(database).unwrap_or(false) {
+    if store::is_erasure_unfinished(database).unwrap_or(false) {
         let unfinished = "an erasure was interrupted, and bytes of erased messages may be left: \
                           run mailslot erase again";
         report.warn("database", unfinished)?;
     }
-    let recount = match store::check::recount(database) {
+    let recount = match store::recount(database) {
         Ok(recount) => recount,
         Err(problem) => return report.problem("counters", problem),
     };

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::{Config, with_source},
-    store::erase::{What, count, erase, is_unfinished},
+    store::{Selection, Writer, count_selected, is_erasure_unfinished},
 };
 
 pub(super) const COMMAND: Command = Command {
@@ -37,9 +37,9 @@ backups and exports still contain the messages: delete those, too. Exactly one o
 };
 
 fn run(arguments: &Arguments) -> Outcome {
-    let what = match (arguments.text("--from")?, arguments.instant("--before")?) {
-        (Some(sender), None) => What::From(sender),
-        (None, Some(instant)) => What::Before(instant),
+    let selection = match (arguments.text("--from")?, arguments.instant("--before")?) {
+        (Some(sender), None) => Selection::From(sender),
+        (None, Some(instant)) => Selection::Before(instant),
         _ => return Err(Failure::Usage("expected one of --from M and --before TS".to_owned())),
     };
     let is_confirmed = arguments.has("--yes");
@@ -47,13 +47,13 @@ fn run(arguments: &Arguments) -> Outcome {
         return Err(Failure::Usage("there is no terminal to ask on: add --yes".to_owned()));
     }
     let database = with_source(Config::read_database)?;
-    let messages = count(&database, &what)?;
-    if is_unfinished(&database)? {
+    let messages = count_selected(&database, &selection)?;
+    if is_erasure_unfinished(&database)? {
         log::warn!("an earlier erasure was interrupted: its file is rebuilt now");
     } else if messages == 0 {
-        let (option, value) = match &what {
-            What::From(sender) => ("--from", sender.clone()),
-            What::Before(instant) => ("--before", instant.text()),
+        let (option, value) = match &selection {
+            Selection::From(sender) => ("--from", sender.clone()),
+            Selection::Before(instant) => ("--before", instant.text()),
         };
         let problem = format!("no message matches {option} {value}, so nothing was erased");
         return Err(Failure::Usage(problem));
@@ -62,7 +62,7 @@ fn run(arguments: &Arguments) -> Outcome {
         return Err(Failure::failed("nothing was erased"));
     }
     let mut progress = Progress::start();
-    let gone = erase(&database, &what, &mut |gone| {
+    let gone = Writer::open(&database)?.erase(&selection, &mut |gone| {
         progress.show(|| format!("{gone} of {messages} messages erased"));
     })?;
     drop(progress);

@@ -15,7 +15,7 @@ use crate::{
     format::{FORMATS, Format},
     logging::escaped,
     message::fold_case,
-    store::{self, Export, Filter, Reader},
+    store::{Filter, Reader},
 };
 
 pub(super) const COMMAND: Command = Command {
@@ -65,27 +65,27 @@ fn run(arguments: &Arguments) -> Outcome {
         q: arguments.text("--q")?.map(|text| fold_case(&text)),
     };
     let database = with_source(Config::read_database)?;
-    let mut reader = store::visit(&database)?;
+    let reader = Reader::open(&database)?;
     let Some(file) = arguments.value("--output") else {
-        return write(&mut reader, filter, format, &mut io::stdout().lock());
+        return write(reader, filter, format, &mut io::stdout().lock());
     };
     let mut part = Part::create(Path::new(file), &database)?;
-    write(&mut reader, filter, format, &mut part.file)?;
+    write(reader, filter, format, &mut part.file)?;
     Ok(part.finish()?)
 }
 
 fn write(
-    reader: &mut Reader,
+    reader: Reader,
     filter: Filter,
     format: Format,
     output: &mut (impl Write + IsTerminal),
 ) -> Outcome {
     let mut progress = Progress::beside(output);
     let is_terminal = output.is_terminal();
-    let mut export = Export::begin(reader, filter)?;
+    let mut export = reader.export(filter)?;
     written(output.write_all(format.head().as_bytes()))?;
     let (mut lines, mut count) = (Vec::new(), 0);
-    while let Some(portion) = export.next(reader)? {
+    while let Some(portion) = export.next()? {
         lines.clear();
         for received in &portion {
             format.write(received, &mut lines);

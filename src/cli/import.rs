@@ -17,7 +17,7 @@ use crate::{
     config::{Config, with_source},
     message::Message,
     signature::SignedBody,
-    store::{self, Entry, Stored, Writer},
+    store::{Job, Reader, Stored, Writer},
 };
 
 /// Some editors write it at the beginning of a file.
@@ -43,7 +43,7 @@ fn run(arguments: &Arguments) -> Outcome {
     let database = with_source(Config::read_database)?;
     if database.exists() {
         // Opening it for writing would migrate it, which only the service may do.
-        drop(store::visit(&database)?);
+        drop(Reader::open(&database)?);
     }
     let (mut input, bytes) = open(arguments.file())?;
     let _ = nice(NICENESS);
@@ -67,7 +67,7 @@ struct Import<'a> {
     writer: Option<Writer>,
     pace: Pace,
     imported: Imported,
-    batch: Vec<Entry>,
+    batch: Vec<Job>,
     bytes: u64,
     bytes_in_all: Option<u64>,
     started: Instant,
@@ -117,7 +117,7 @@ impl Import<'_> {
             return Ok(());
         }
         match Message::from_signed(&SignedBody::from_operator(line)) {
-            Ok(message) => self.batch.push(Entry::Message(message)),
+            Ok(message) => self.batch.push(Job::Messages(vec![message])),
             Err(error) => {
                 self.imported.bad += 1;
                 self.progress.line(&format!("line {number}: {}", reason(&error)));
@@ -144,14 +144,14 @@ impl Import<'_> {
         }
         let writer = match &mut self.writer {
             Some(writer) => writer,
-            none => none.insert(Writer::open(self.database)?.patient()),
+            none => none.insert(Writer::open(self.database)?),
         };
         let begun = Instant::now();
         let outcomes = writer.commit(self.batch.iter());
         let took = begun.elapsed();
         for outcome in outcomes {
             match outcome {
-                Ok(Stored::Created) => self.imported.created += 1,
+                Ok(stored) if *stored == [Stored::Created] => self.imported.created += 1,
                 Ok(_) => self.imported.known += 1,
                 Err(error) => {
                     let reason = reason(&error);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{Config, with_source},
     logging::escaped,
-    store::{self, Reader, device_and_inode},
+    store::{Reader, device_and_inode},
 };
 
 pub(super) const COMMAND: Command = Command {
@@ -54,7 +54,7 @@ fn run(arguments: &Arguments) -> Outcome {
     let count = arguments.number("-n", 0..=u32::MAX)?.unwrap_or(COUNT);
     let follows = arguments.has("--follow");
     let database = with_source(Config::read_database)?;
-    let mut reader = store::visit(&database)?;
+    let mut reader = Reader::open(&database)?;
     let file = device_and_inode(&database);
     let mut cursor = reader.cursor_before_last(i64::from(count))?;
     loop {

@@ -3,7 +3,6 @@
 use std::{
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -18,7 +17,7 @@ use crate::{
     logging,
     metrics::Metrics,
     rates::{Slot, Slots},
-    store::{Export, Reader, Searches},
+    store::{Export, Store},
     threads::spawn,
 };
 
@@ -29,19 +28,14 @@ const NICENESS: i32 = 10;
 
 #[derive(Debug)]
 pub(crate) struct Exports {
-    database: PathBuf,
-    searches: Arc<Searches>,
+    store: Store,
     metrics: Arc<Metrics>,
     slots: Arc<Slots>,
 }
 
 impl Exports {
-    pub(crate) fn new(
-        database: PathBuf,
-        searches: Arc<Searches>,
-        metrics: Arc<Metrics>,
-    ) -> Exports {
-        Exports { database, searches, metrics, slots: Slots::new(EXPORTS_MAX) }
+    pub(crate) fn new(store: Store, metrics: Arc<Metrics>) -> Exports {
+        Exports { store, metrics, slots: Slots::new(EXPORTS_MAX) }
     }
 
     /// Starts an export for this client.
@@ -55,7 +49,7 @@ impl Exports {
         wanted: ExportQuery,
     ) -> Result<(), (Exchange, Error)> {
         let format = wanted.format;
-        let (slot, mut reader, export) = match self.prepare(&exchange, client, wanted) {
+        let (slot, export) = match self.prepare(&exchange, client, wanted) {
             Ok(prepared) => prepared,
             Err(error) => return Err((exchange, error)),
         };
@@ -69,7 +63,7 @@ impl Exports {
                 .with([("Content-Disposition", disposition)]);
             record(&metrics, &exchange, &response, None);
             if let Some(body) = exchange.stream(&response) {
-                send(body, &mut reader, export, format);
+                send(body, export, format);
             }
         };
         // Without a thread the exchange is dropped, which answers it with 500.
@@ -84,25 +78,24 @@ impl Exports {
         exchange: &Exchange,
         client: IpAddr,
         wanted: ExportQuery,
-    ) -> Result<(Slot, Reader, Export), Error> {
+    ) -> Result<(Slot, Export), Error> {
         exchange.check_chunked()?;
         let slot = self.slots.take(client).ok_or(Error::Unavailable(
             "too many exports at once, of this client or of all clients, try again later",
         ))?;
-        let reader = Reader::open(&self.database, &self.searches)?;
-        let export = Export::begin(&reader, wanted.filter)?;
-        Ok((slot, reader, export))
+        let export = self.store.reader()?.export(wanted.filter)?;
+        Ok((slot, export))
     }
 }
 
-fn send(mut body: ChunkedResponse, reader: &mut Reader, mut export: Export, format: Format) {
+fn send(mut body: ChunkedResponse, mut export: Export, format: Format) {
     let mut lines = format.head().as_bytes().to_vec();
     loop {
         if let Err(why) = body.send(&lines) {
             return body.abort(why);
         }
         // An error or a panic leaves the response incomplete, which its client can see.
-        let Ok(Ok(portion)) = catch_unwind(AssertUnwindSafe(|| export.next(reader))) else {
+        let Ok(Ok(portion)) = catch_unwind(AssertUnwindSafe(|| export.next())) else {
             return body.abort(Incomplete::Stopped);
         };
         let Some(portion) = portion else { return body.finish() };

@@ -1,6 +1,5 @@
-//! Maintenance beside requests: threads that index texts for searching, delete expired messages,
-//! and wait for a disk that could not be written at the start. All go through the group commit, a
-//! little at a time.
+//! Maintenance beside requests: threads that delete expired messages, and that wait for a disk that
+//! could not be written at the start. Both go through the commit queue, a little at a time.
 
 use std::{
     io, thread,
@@ -10,17 +9,14 @@ use std::{
 use crate::{
     error::Error,
     logging,
-    store::{Entry, Outcome, Packer, Reader, Stored},
+    store::{Job, Outcome, Reader},
     threads::spawn,
     timestamp::Timestamp,
 };
 
-/// How long indexing pauses: after a block, and if there is nothing to index or it failed.
-const PACK_PAUSE_MS: u64 = 5;
-const PACK_REST_MS: u64 = 500;
 /// How often a commit is tried on a disk that could not be written at the start.
 const BEGIN_EVERY_MS: u64 = 1_000;
-/// The same for expiring.
+/// How long expiring pauses: after a deletion, and if there is nothing to delete or it failed.
 const EXPIRE_PAUSE_MS: u64 = 30;
 const EXPIRE_REST_MS: u64 = 60_000;
 /// A clock that is further ahead of the last stored message than this may be wrong. It is believed
@@ -33,11 +29,9 @@ const CLOCK_GAP_LOG: Duration = Duration::from_hours(1);
 
 /// Starts the thread that tries a commit every second until one succeeds, so that a disk that was
 /// full at the start needs no restart once it has space.
-pub(crate) fn start_beginning(
-    submit: impl Fn(Entry) -> Option<Outcome> + Send + 'static,
-) -> io::Result<()> {
+pub(crate) fn start_beginning(commit: impl Fn(Job) -> Outcome + Send + 'static) -> io::Result<()> {
     let run = move || {
-        while submit(Entry::Probe) != Some(Ok(Stored::Done)) {
+        while commit(Job::Probe).is_err() {
             thread::sleep(Duration::from_millis(BEGIN_EVERY_MS));
         }
         log::info!("the database accepts commits: deliveries are stored from now on");
@@ -45,28 +39,11 @@ pub(crate) fn start_beginning(
     spawn("beginner", run).map(drop)
 }
 
-/// Starts the thread that indexes texts for searching, one block at a time. An error is logged
-/// where it occurs, and the block is tried again.
-pub(crate) fn start_packing(
-    mut packer: Packer,
-    submit: impl Fn(Entry) -> Option<Outcome> + Send + 'static,
-) -> io::Result<()> {
-    let run = move || {
-        loop {
-            let next = packer.next().ok().flatten();
-            let done = next.and_then(|pack| submit(Entry::Pack(pack)));
-            let pause = if done == Some(Ok(Stored::Done)) { PACK_PAUSE_MS } else { PACK_REST_MS };
-            thread::sleep(Duration::from_millis(pause));
-        }
-    };
-    spawn("packer", run).map(drop)
-}
-
 /// Starts the thread that deletes messages whose `ts` is older than `retention`.
 pub(crate) fn start_expiring(
     mut reader: Reader,
     retention: Duration,
-    submit: impl Fn(Entry) -> Option<Outcome> + Send + 'static,
+    commit: impl Fn(Job) -> Outcome + Send + 'static,
 ) -> io::Result<()> {
     let run = move || {
         let mut clock = Clock::start(logging::now_seconds());
@@ -79,8 +56,7 @@ pub(crate) fn start_expiring(
                 let before = before.text();
                 log::info!(before; "messages have expired");
             }
-            let done = before.map(|before| submit(Entry::Expire(before)));
-            let is_more = done == Some(Some(Ok(Stored::Done)));
+            let is_more = before.is_some_and(|before| commit(Job::Expire(before)).is_ok());
             if is_more {
                 expired = before;
             }

@@ -13,7 +13,7 @@ use log::{Level, Record, kv::Value};
 
 use super::{
     access_log::rounded,
-    committing::{Replier, Store, submission},
+    committing,
     exports::Exports,
     feed::Feed,
     maintenance,
@@ -26,7 +26,7 @@ use crate::{
     logging,
     metrics::{Metrics, milliseconds},
     rates::Limiter,
-    store::{Packer, Reader, Searches, Writer},
+    store::{CommitThread, Job, Store, Writer},
     threads::{lock, spawn},
 };
 
@@ -112,6 +112,7 @@ pub(super) struct Server {
     inherited: Inherited,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    committer: CommitThread,
 }
 
 impl std::fmt::Debug for Server {
@@ -131,72 +132,76 @@ impl Server {
 
     fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
         let started = Instant::now();
-        // tiny_http does not survive it when the last descriptor is in use.
-        let limits = within_descriptors(config.limits(), config.workers);
-        let writer = Writer::open(&config.database);
-        let (writer, socket) = match (writer, socket(config)) {
-            (Ok(writer), Ok(socket)) => (writer, socket),
-            (writer, socket) => {
-                return Err([writer.err(), socket.err()].into_iter().flatten().collect());
+        let opened = Store::open(&config.database, config.workers);
+        let (opened, socket) = match (opened, socket(config)) {
+            (Ok(opened), Ok(socket)) => (opened, socket),
+            (opened, socket) => {
+                return Err([opened.err(), socket.err()].into_iter().flatten().collect());
             }
         };
-        let one = |problem: String| vec![problem];
+        let server = Server::start_threads(config, find, opened, socket);
+        let server = server.map_err(|problem| vec![problem])?;
+        announce(config, server.shared.listener.address(), started.elapsed());
+        Ok(server)
+    }
+
+    /// Opens what each thread needs, starts the threads, and last of all lets tiny_http accept.
+    fn start_threads(
+        config: &Config,
+        find: Find,
+        (store, writer): (Store, Writer),
+        socket: TcpListener,
+    ) -> Result<Server, String> {
+        let text = |error: io::Error| error.to_string();
+        // tiny_http does not survive it when the last descriptor is in use.
+        let limits = within_descriptors(config.limits(), config.workers);
         let paths = ROUTES.iter().map(|route| route.path).collect();
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
-        let unopened = |error| one(format!("database {}: {error}", config.database.display()));
-        let searches = Searches::open(&config.database, config.workers).map_err(unopened)?;
         let keys = Keys::of(config);
-        let reader = || Reader::open(&config.database, &searches).map_err(unopened);
-        let mut contexts = Vec::with_capacity(config.workers);
-        for _ in 0..config.workers {
+
+        let database = config.database.display();
+        let not_read = |_| format!("database {database}: it cannot be opened once more");
+        let reader = || store.reader().map_err(not_read);
+        let context = || {
             let (keys, metrics) = (Arc::clone(&keys), Arc::clone(&metrics));
-            contexts.push(Context { keys, reader: reader()?, metrics });
-        }
-        let packer = Packer::open(&config.database).map_err(unopened)?;
+            Ok(Context { keys, reader: reader()?, metrics })
+        };
+        let contexts =
+            (0..config.workers).map(|_| context()).collect::<Result<Vec<_>, String>>()?;
         let follower = reader()?;
         let expirer = config.retention.map(|days| reader().map(|reader| (reader, days)));
         let expirer = expirer.transpose()?;
-        let no_thread = |error: std::io::Error| one(error.to_string());
-        let listener =
-            http::Server::new(socket, limits, Arc::clone(&metrics)).map_err(no_thread)?;
-        let is_begun = writer.not_begun().is_none();
-        let store = Arc::new(Store::new(writer));
+
+        let listener = http::Server::new(socket, limits, Arc::clone(&metrics)).map_err(text)?;
+        let is_ready = writer.not_ready().is_none();
         let (feed, events) = Feed::new(limits.connections, &metrics);
         let feed = Arc::new(feed);
-        let replier = Replier::start(&metrics, &feed).map_err(no_thread)?;
-        events.serve(follower).map_err(no_thread)?;
-        let (database, searches) = (config.database.clone(), Arc::clone(&searches));
-        let exports = Exports::new(database, searches, Arc::clone(&metrics));
-        let (keys, limiter) = (Mutex::new(keys), Limiter::new(config.rates()));
-        if !is_begun {
-            maintenance::start_beginning(submission(&store, &replier)).map_err(no_thread)?;
+        let (commits, committer) = committing::start(writer, &metrics, &feed).map_err(text)?;
+        let commit = || {
+            let commits = commits.clone();
+            move |job: Job| commits.commit(job)
+        };
+        events.serve(follower).map_err(text)?;
+        if !is_ready {
+            maintenance::start_beginning(commit()).map_err(text)?;
         }
-        maintenance::start_packing(packer, submission(&store, &replier)).map_err(no_thread)?;
+        store.start_indexing(commit())?;
         if let Some((reader, retention)) = expirer {
-            let submit = submission(&store, &replier);
-            maintenance::start_expiring(reader, retention, submit).map_err(no_thread)?;
+            maintenance::start_expiring(reader, retention, commit()).map_err(text)?;
         }
-        let shared = Arc::new(Shared {
-            find,
-            keys,
-            limiter,
-            listener,
-            feed,
-            exports,
-            store,
-            replier,
-            metrics,
-        });
-        let mut workers = Vec::with_capacity(contexts.len());
-        for (number, context) in contexts.into_iter().enumerate() {
+
+        let exports = Exports::new(store, Arc::clone(&metrics));
+        let (keys, limiter) = (Mutex::new(Arc::clone(&keys)), Limiter::new(config.rates()));
+        let shared = Shared { find, keys, limiter, listener, feed, exports, commits, metrics };
+        let shared = Arc::new(shared);
+        let worker = |(number, context)| {
             let mut worker = Worker { context, shared: Arc::clone(&shared) };
-            let run = move || worker.run();
-            workers.push(spawn(&format!("worker-{number}"), run).map_err(no_thread)?);
-        }
-        let not_started = |error| one(format!("tiny_http cannot be started: {error}"));
-        shared.listener.accept().map_err(not_started)?;
-        announce(config, shared.listener.address(), started.elapsed());
-        Ok(Server { inherited: config.inherited, shared, workers })
+            spawn(&format!("worker-{number}"), move || worker.run()).map_err(text)
+        };
+        let workers = (0..).zip(contexts).map(worker).collect::<Result<Vec<_>, String>>()?;
+        let accepting = shared.listener.accept();
+        accepting.map_err(|error| format!("tiny_http cannot be started: {error}"))?;
+        Ok(Server { inherited: config.inherited, shared, workers, committer })
     }
 
     /// The address at which a client on this machine reaches the service.
@@ -230,7 +235,7 @@ impl Server {
     /// # Errors
     /// When the socket cannot be passed on.
     pub(super) fn stop(self, stop: Stop) -> io::Result<Option<RawFd>> {
-        let Shared { listener, feed, store, .. } = &*self.shared;
+        let Shared { listener, feed, commits, .. } = &*self.shared;
         let is_kept = stop == Stop::Restart || self.inherited.from_systemd.is_some();
         let ending = if is_kept { Ending::Keep } else { Ending::Close };
         if let Err(error) = listener.drain(ending) {
@@ -249,15 +254,13 @@ impl Server {
         listener.stop(self.workers.len());
         // Workers are not joined, since the process ends anyway. But a running commit is waited
         // for.
-        let mut writer = store.close();
-        let limit_ms = if listener.is_hasty() { DRAIN_HASTY_MS } else { DRAIN_MS_MAX };
-        while writer.is_none() && started.elapsed() < Duration::from_millis(limit_ms) {
-            thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
-            writer = store.close();
-        }
-        match writer {
-            Some(writer) => writer.checkpoint(),
-            None => log::warn!(queued = store.parked(); "stopped while requests wait for a commit"),
+        let left = Duration::from_millis(DRAIN_MS_MAX).saturating_sub(started.elapsed());
+        let hasty = Duration::from_millis(DRAIN_HASTY_MS);
+        match self.committer.stop(if listener.is_hasty() { hasty } else { left.max(hasty) }) {
+            Some(mut writer) => writer.checkpoint(),
+            None => {
+                log::warn!(queued = commits.length(); "stopped while requests wait for a commit");
+            }
         }
         log::info!(drain_ms = rounded(milliseconds(started.elapsed())); "stopped");
         // An inherited socket survives the next `exec`, too.

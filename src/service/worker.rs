@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    committing::{Asker, Parked, Replier, Store},
+    committing::reply_after_commit,
     exports::Exports,
     feed::Feed,
     reply::{refuse, reply, reply_error},
@@ -21,7 +21,7 @@ use crate::{
     http::{self, Exchange, Intake, Method},
     metrics::Metrics,
     rates::Limiter,
-    store::Leader,
+    store::CommitQueue,
     threads::lock,
 };
 
@@ -38,8 +38,7 @@ pub(super) struct Shared {
     pub(super) listener: http::Server,
     pub(super) feed: Arc<Feed>,
     pub(super) exports: Exports,
-    pub(super) store: Arc<Store>,
-    pub(super) replier: Replier,
+    pub(super) commits: CommitQueue,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -76,8 +75,9 @@ impl Worker {
                 reply(&self.shared.metrics, exchange, &response, None);
                 return;
             }
-            Ok(Answer::AfterCommit(entry, respond)) => {
-                self.commit(Parked { entry, asker: Asker::Client(exchange, respond) });
+            Ok(Answer::AfterCommit(job, respond)) => {
+                let Shared { metrics, commits, .. } = &*self.shared;
+                reply_after_commit(metrics, commits, exchange, job, respond);
                 return;
             }
             Ok(Answer::WhenCommitted(query)) => {
@@ -123,14 +123,6 @@ impl Worker {
     /// The address by which clients are limited.
     fn client(&self, exchange: &Exchange) -> IpAddr {
         self.shared.limiter.client(exchange.peer(), exchange.forwarded())
-    }
-
-    fn commit(&self, parked: Parked) {
-        self.shared.metrics.commit_queue_length.add(1);
-        if let Err(parked) = self.shared.store.submit(parked, &self.shared.replier) {
-            let error = Error::Unavailable("too much waits for the disk, try again later");
-            self.shared.replier.answer(parked, Err(error));
-        }
     }
 }
 

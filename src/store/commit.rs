@@ -1,245 +1,272 @@
-//! The group commit: many requests, one fsync, and no thread that sleeps waiting for another's.
+//! The group commit: many jobs, one fsync.
 //!
-//! Whoever has something to store parks it here. The writer is here too while nobody commits: who
-//! finds it takes it and so leads, commits what is parked, has it answered, and looks whether more
-//! has come. Leadership is holding the writer; there can be no two.
+//! Jobs wait in a queue. One thread owns the writer; it takes what is there, commits it in one
+//! transaction, has each job answered, and takes again. Answers do not delay the next batch: where
+//! more jobs wait already, a second thread sends them.
 //!
-//! Deliberately absent: waiting for a fuller batch. Answering before looking again fills batches
-//! just as well, and costs a lone sender nothing (docs/PERFORMANCE.md).
+//! Deliberately absent: waiting for a fuller batch. While one batch is committed the next one
+//! gathers, and a lone sender waits for nobody (docs/PERFORMANCE.md).
 
 use std::{
-    collections::VecDeque,
+    fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, MutexGuard, PoisonError},
-    thread,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use super::Outcome;
-use crate::error::Error;
+use super::{
+    engine::Writer,
+    queue::Queue,
+    types::{Job, Outcome},
+};
+use crate::{error::Error, threads::spawn};
 
-/// Requests that may wait for a commit; with one more the sender is told 503.
-pub(crate) const PARKED_MAX: usize = 2048;
-/// How long the first of them may have waited: beyond, the disk hangs, and who comes is told 503.
-pub(crate) const PARKED_MS_MAX: u64 = 2_000;
-/// Requests that one commit carries, so that it stays short.
+/// Jobs that may wait for a commit; with one more, the answer is 503.
+pub(crate) const COMMIT_QUEUE_MAX: usize = 2048;
+/// How long the first of them may have waited: beyond, the disk hangs, and the answer is 503.
+pub(crate) const COMMIT_QUEUE_MS_MAX: u64 = 2_000;
+/// Jobs of one commit, so that it stays short.
 pub(crate) const BATCH_MAX: usize = 512;
 
-/// How long [`GroupCommit::submit_aside`] leaves the lead to others before it leads again.
-const ASIDE_US: u64 = 200;
+/// Called once, with a job and what became of it.
+type Reply = Box<dyn FnOnce(Job, Outcome) + Send>;
+/// Jobs that are committed and not answered yet.
+type Answers = Vec<(Submission, Outcome)>;
 
-/// `W` commits; `J` is a job: what to store and whom to tell.
-#[derive(Debug)]
-pub(crate) struct GroupCommit<W, J> {
-    state: Mutex<State<W, J>>,
+struct Submission {
+    job: Job,
+    reply: Reply,
 }
 
-#[derive(Debug)]
-struct State<W, J> {
-    parked: VecDeque<(Instant, J)>,
-    /// `None` while somebody leads.
-    writer: Option<W>,
-}
+/// The way to the writer, for every thread.
+#[derive(Clone)]
+pub(crate) struct CommitQueue(Arc<Queue<Submission>>);
 
-/// What a leader can do.
-pub(crate) trait Leader<W, J> {
-    /// Makes a batch durable, and says what became of each job, in order.
-    fn commit(&self, writer: &mut W, batch: &[J]) -> Vec<Outcome>;
-    /// Tells one job what became of it.
-    fn answer(&self, job: J, outcome: Outcome);
-    /// Lets another thread call [`Leader::answer`] for each.
-    fn hand_over(&self, answers: Vec<(J, Outcome)>);
-}
-
-impl<W, J> GroupCommit<W, J> {
-    pub(crate) fn new(writer: W) -> GroupCommit<W, J> {
-        GroupCommit { state: Mutex::new(State { parked: VecDeque::new(), writer: Some(writer) }) }
+impl fmt::Debug for CommitQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommitQueue({})", self.length())
     }
+}
 
-    /// Parks `job`; if nobody leads, leads until nothing is parked.
-    ///
-    /// A batch is answered before the next is taken, so that those senders' next requests are in
-    /// it. But where half as many wait already, committing them is worth more, and another thread
-    /// answers (docs/PERFORMANCE.md).
-    ///
-    /// # Errors
-    /// Gives the job back when [`PARKED_MAX`] are waiting, or one for longer than [`PARKED_MS_MAX`].
-    pub(crate) fn submit(&self, job: J, leader: &impl Leader<W, J>) -> Result<(), J> {
-        let mut leading = self.park(job)?;
-        while let Some((writer, batch)) = leading.and_then(|writer| self.take(writer)) {
-            leading = Some(self.lead(writer, batch, leader));
+impl CommitQueue {
+    /// Has a job committed. `reply` is called by another thread, or by this one where there is no
+    /// room.
+    pub(crate) fn submit(&self, job: Job, reply: impl FnOnce(Job, Outcome) + Send + 'static) {
+        if let Err(refused) = self.0.submit(Submission { job, reply: Box::new(reply) }) {
+            let error = Error::Unavailable("too much waits for the disk, try again later");
+            (refused.reply)(refused.job, Err(error));
         }
-        Ok(())
     }
 
-    /// As [`GroupCommit::submit`], for a thread that has other work than to lead: after each batch
-    /// it lets whoever comes next take the lead.
-    ///
-    /// # Errors
-    /// The same.
-    pub(crate) fn submit_aside(&self, job: J, leader: &impl Leader<W, J>) -> Result<(), J> {
-        let mut leading = self.park(job)?;
-        while let Some((writer, batch)) = leading.and_then(|writer| self.take(writer)) {
-            let writer = self.lead(writer, batch, leader);
-            self.lock().writer = Some(writer);
-            thread::sleep(Duration::from_micros(ASIDE_US));
-            let mut state = self.lock();
-            leading = if state.parked.is_empty() { None } else { state.writer.take() };
-        }
-        Ok(())
+    /// Has a job committed, and waits for that.
+    pub(crate) fn commit(&self, job: Job) -> Outcome {
+        let (sender, outcome) = channel();
+        self.submit(job, move |_, outcome| drop(sender.send(outcome)));
+        outcome.recv().unwrap_or(Err(Error::Internal))
     }
 
-    fn lead(&self, mut writer: W, batch: Vec<J>, leader: &impl Leader<W, J>) -> W {
-        let outcomes = outcomes(leader, &mut writer, &batch);
-        let is_crowded = 2 * self.parked() >= batch.len();
+    /// Jobs that wait.
+    pub(crate) fn length(&self) -> usize {
+        self.0.length()
+    }
+}
+
+/// The thread that owns the writer. Dropping this ends nothing.
+#[derive(Debug)]
+pub(crate) struct CommitThread {
+    queue: CommitQueue,
+    ended: Receiver<Writer>,
+}
+
+impl CommitThread {
+    /// Starts it. `report` hears of every batch, before its jobs are answered: their outcomes, and
+    /// how long the commit took.
+    pub(crate) fn start(
+        writer: Writer,
+        report: impl Fn(&[Outcome], Duration) + Send + 'static,
+    ) -> io::Result<(CommitQueue, CommitThread)> {
+        let wait_max = Duration::from_millis(COMMIT_QUEUE_MS_MAX);
+        let queue = CommitQueue(Arc::new(Queue::new(COMMIT_QUEUE_MAX, wait_max)));
+        let replier = Replier::start()?;
+        let (sender, ended) = channel();
+        let thread = CommitThread { queue: queue.clone(), ended };
+        let taken = Arc::clone(&queue.0);
+        let run = move || {
+            let mut writer = writer;
+            let commit = |batch: &[Submission]| {
+                let started = Instant::now();
+                let outcomes = writer.commit(batch.iter().map(|submission| &submission.job));
+                report(&outcomes, started.elapsed());
+                outcomes
+            };
+            run(&taken, commit, replier);
+            // Where nobody waits for it any more, the writer is dropped.
+            let _ = sender.send(writer);
+        };
+        spawn("committer", run)?;
+        Ok((queue, thread))
+    }
+
+    /// Takes no more jobs, commits and answers those that wait, and gives the writer back. `None`
+    /// where that takes longer than `patience`.
+    pub(crate) fn stop(self, patience: Duration) -> Option<Writer> {
+        self.queue.0.close();
+        self.ended.recv_timeout(patience).ok()
+    }
+}
+
+/// Commits batch after batch, until the queue is closed and empty and every job is answered.
+fn run(
+    queue: &Queue<Submission>,
+    mut commit: impl FnMut(&[Submission]) -> Vec<Outcome>,
+    replier: Replier,
+) {
+    while let Some(batch) = queue.take(BATCH_MAX) {
+        // A commit that panics has failed, and the thread goes on.
+        let outcomes = catch_unwind(AssertUnwindSafe(|| commit(&batch)));
+        let mut outcomes = outcomes.unwrap_or_default();
+        outcomes.resize(batch.len(), Err(Error::Internal));
         let answers = batch.into_iter().zip(outcomes).collect();
-        if is_crowded {
-            leader.hand_over(answers);
+        if queue.length() == 0 {
+            reply_all(answers);
         } else {
-            answer_all(leader, answers);
+            replier.send(answers);
         }
-        writer
+    }
+    replier.finish();
+}
+
+/// The thread that answers jobs while the next batch is committed.
+struct Replier {
+    answers: Sender<Answers>,
+    thread: JoinHandle<()>,
+}
+
+impl Replier {
+    fn start() -> io::Result<Replier> {
+        let (answers, committed) = channel();
+        let run = move || committed.iter().for_each(reply_all);
+        Ok(Replier { answers, thread: spawn("replier", run)? })
     }
 
-    /// Requests that wait for a commit now.
-    pub(crate) fn parked(&self) -> usize {
-        self.lock().parked.len()
+    fn send(&self, answers: Answers) {
+        // The thread does not end before the other end is dropped.
+        let _ = self.answers.send(answers);
     }
 
-    /// The writer, if nobody leads and nothing is parked: the end of the store.
-    pub(crate) fn close(&self) -> Option<W> {
-        let mut state = self.lock();
-        if state.parked.is_empty() { state.writer.take() } else { None }
-    }
-
-    fn park(&self, job: J) -> Result<Option<W>, J> {
-        let mut state = self.lock();
-        let now = Instant::now();
-        let oldest = state.parked.front().map(|(since, _)| now.duration_since(*since));
-        if state.parked.len() >= PARKED_MAX
-            || oldest.is_some_and(|waited| waited > Duration::from_millis(PARKED_MS_MAX))
-        {
-            return Err(job);
-        }
-        state.parked.push_back((now, job));
-        Ok(state.writer.take())
-    }
-
-    /// The next batch; or nothing is parked, and the writer is back for the next leader.
-    fn take(&self, writer: W) -> Option<(W, Vec<J>)> {
-        let mut state = self.lock();
-        if state.parked.is_empty() {
-            state.writer = Some(writer);
-            return None;
-        }
-        let length = state.parked.len().min(BATCH_MAX);
-        Some((writer, state.parked.drain(..length).map(|(_, job)| job).collect()))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<W, J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn finish(self) {
+        drop(self.answers);
+        let _ = self.thread.join();
     }
 }
 
-/// One for each job. A commit that panics has failed, and leading goes on: nobody who parked
-/// meanwhile is forgotten.
-fn outcomes<W, J>(leader: &impl Leader<W, J>, writer: &mut W, batch: &[J]) -> Vec<Outcome> {
-    let committed = catch_unwind(AssertUnwindSafe(|| leader.commit(writer, batch)));
-    let mut outcomes = committed.unwrap_or_default();
-    outcomes.resize(batch.len(), Err(Error::Internal));
-    outcomes
-}
-
-/// An answer that panics costs its own request only.
-pub(crate) fn answer_all<W, J>(leader: &impl Leader<W, J>, answers: Vec<(J, Outcome)>) {
-    for (job, outcome) in answers {
-        let _ = catch_unwind(AssertUnwindSafe(|| leader.answer(job, outcome)));
+/// A reply that panics costs its own request only.
+fn reply_all(answers: Answers) {
+    for (Submission { job, reply }, outcome) in answers {
+        let _ = catch_unwind(AssertUnwindSafe(|| reply(job, outcome)));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc, Barrier,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    use std::{
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        thread,
     };
 
     use super::*;
-    use crate::store::Stored;
+    use crate::{store::types::Stored, timestamp::Timestamp};
 
-    /// Commits numbers: the writer is a list. 13 panics in its commit, 5000 in its answer.
-    #[derive(Default)]
-    struct Numbers {
-        answered: Mutex<Vec<(u32, Outcome)>>,
-        handed_over: AtomicUsize,
-        committing: AtomicBool,
+    /// A job that is a number.
+    fn job(number: i64) -> Job {
+        Job::Expire(Timestamp::from(number))
     }
 
-    impl Leader<Vec<u32>, u32> for Numbers {
-        fn commit(&self, writer: &mut Vec<u32>, batch: &[u32]) -> Vec<Outcome> {
-            assert!(!self.committing.swap(true, SeqCst), "two lead at once");
-            thread::sleep(Duration::from_micros(300));
-            self.committing.store(false, SeqCst);
-            assert!(!batch.contains(&13), "a commit that panics");
-            writer.extend(batch);
-            vec![Ok(Stored::Created); batch.len()]
-        }
+    fn number(job: &Job) -> i64 {
+        let Job::Expire(Timestamp { seconds, .. }) = job else { panic!("{job:?}") };
+        *seconds
+    }
 
-        fn answer(&self, job: u32, outcome: Outcome) {
-            self.answered.lock().unwrap().push((job, outcome));
-            assert!(job != 5000, "an answer that panics");
+    #[test]
+    fn a_job_that_does_not_fit_is_given_back() {
+        let queue = Queue::new(3, Duration::from_mins(1));
+        for number in 0..3 {
+            assert_eq!(queue.submit(number), Ok(()));
         }
+        assert_eq!(queue.submit(3), Err(3), "full");
+        assert_eq!((queue.take(2), queue.length()), (Some(vec![0, 1]), 1));
+        assert_eq!(queue.submit(4), Ok(()));
+        queue.close();
+        assert_eq!(queue.submit(5), Err(5), "closed");
+        assert_eq!((queue.take(9), queue.take(9)), (Some(vec![2, 4]), None));
 
-        fn hand_over(&self, answers: Vec<(u32, Outcome)>) {
-            self.handed_over.fetch_add(1, SeqCst);
-            answer_all(self, answers);
-        }
+        let hanging = Queue::new(3, Duration::ZERO);
+        assert_eq!(hanging.submit(0), Ok(()));
+        thread::sleep(Duration::from_millis(1));
+        assert_eq!(hanging.submit(1), Err(1), "the first job has waited for too long");
     }
 
     #[test]
     fn every_job_is_answered_once_by_what_became_of_it() {
-        const THREADS: u32 = 8;
-        let commit = Arc::new(GroupCommit::new(Vec::new()));
-        let numbers = Numbers::default();
-        let start = Barrier::new(THREADS as usize);
+        const THREADS: i64 = 8;
+        const JOBS: i64 = 200;
+        const LAST: i64 = THREADS * JOBS;
+        let queue = CommitQueue(Arc::new(Queue::new(COMMIT_QUEUE_MAX, Duration::MAX)));
+        let (batches, answered) = (AtomicUsize::new(0), Arc::new(Mutex::new(Vec::new())));
+        let mut written = Vec::new();
+        let commit = |batch: &[Submission]| {
+            batches.fetch_add(1, SeqCst);
+            thread::sleep(Duration::from_micros(300));
+            let numbers = batch.iter().map(|submission| number(&submission.job));
+            assert!(!numbers.clone().any(|number| number == 13), "a commit that panics");
+            written.extend(numbers);
+            vec![Ok(vec![Stored::Created]); batch.len()]
+        };
+        let replier = Replier::start().unwrap();
+        let submit = |at: i64| {
+            let answered = Arc::clone(&answered);
+            queue.submit(job(at), move |job, outcome| {
+                answered.lock().unwrap().push((number(&job), outcome.is_ok()));
+                assert_ne!(number(&job), LAST, "a reply that panics");
+            });
+        };
+        let send = |thread| {
+            (0..JOBS).for_each(|at| submit(at * THREADS + thread));
+            // Whatever becomes of this one, the others are answered before it.
+            let _ = queue.commit(job(-1));
+        };
         thread::scope(|scope| {
-            for thread in 0..THREADS {
-                let (commit, numbers, start) = (&commit, &numbers, &start);
-                scope.spawn(move || {
-                    start.wait();
-                    for number in 0..200 {
-                        commit.submit(number * THREADS + thread, numbers).unwrap();
-                    }
-                });
+            scope.spawn(|| run(&queue.0, commit, replier));
+            let send = &send;
+            let senders: Vec<_> =
+                (0..THREADS).map(|thread| scope.spawn(move || send(thread))).collect();
+            for sender in senders {
+                sender.join().unwrap();
             }
+            submit(LAST);
+            queue.0.close();
         });
-        commit.submit(5000, &numbers).unwrap();
-        let mut answered = numbers.answered.into_inner().unwrap();
-        answered.sort_by_key(|(job, _)| *job);
-        let jobs: Vec<_> = answered.iter().map(|(job, _)| *job).collect();
-        assert_eq!(jobs, (0..200 * THREADS).chain([5000]).collect::<Vec<_>>());
-        let mut written = commit.close().unwrap();
+        assert_eq!(
+            queue.commit(job(7)),
+            Err(Error::Unavailable("too much waits for the disk, try again later"))
+        );
+        let mut answered = answered.lock().unwrap().clone();
+        answered.sort_unstable();
+        let all: Vec<i64> = answered.iter().map(|(number, _)| *number).collect();
+        assert_eq!(all, (0..=LAST).collect::<Vec<_>>());
+        let stored = answered.iter().filter(|(_, is_stored)| *is_stored);
+        written.retain(|number| *number >= 0);
         written.sort_unstable();
-        let created = answered.iter().filter(|(_, outcome)| *outcome == Ok(Stored::Created));
-        assert_eq!(created.map(|(job, _)| *job).collect::<Vec<_>>(), written);
+        assert_eq!(stored.map(|(number, _)| *number).collect::<Vec<_>>(), written);
         assert!(!written.contains(&13), "its batch failed as one");
-        assert!(written.contains(&5000), "its answer's panic is not the commit's");
-        assert!(numbers.handed_over.into_inner() > 0);
-    }
-
-    #[test]
-    fn one_more_than_fits_is_given_back() {
-        let commit: GroupCommit<u8, u32> = GroupCommit::new(1);
-        let writer = commit.lock().writer.take();
-        for number in 0..PARKED_MAX {
-            assert!(commit.park(u32::try_from(number).unwrap()).is_ok());
-        }
-        assert_eq!(commit.park(7), Err(7));
-        assert!(commit.close().is_none(), "nobody closes what is still parked");
-        let (_, batch) = commit.take(writer.unwrap()).unwrap();
-        let long_ago = Instant::now().checked_sub(Duration::from_millis(PARKED_MS_MAX + 1));
-        commit.lock().parked[0].0 = long_ago.unwrap();
-        assert_eq!(commit.park(7), Err(7), "the disk hangs");
-        assert_eq!((batch.len(), commit.parked()), (BATCH_MAX, PARKED_MAX - BATCH_MAX));
+        assert!(written.contains(&LAST), "a reply's panic is not the commit's");
+        assert!(batches.into_inner() < all.len(), "they shared commits");
     }
 }

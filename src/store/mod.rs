@@ -1,34 +1,25 @@
-//! What a store gives and takes, whichever engine keeps the messages, and the group commit in front of
-//! it. Only `sqlite` knows SQL.
+//! The store: messages in, once each and durable; pages, counts, searches, the feed and exports
+//! out.
+//!
+//! [`types`] and [`engine`] are its face: what every engine is given, what it gives back, and which
+//! functions it has. Only `sqlite` knows SQL, files and how counts and searches are kept.
 
-mod commit;
-mod sqlite;
+mod commit; // the group commit: the thread that owns the writer
+mod queue; // from many threads to that one
+mod sync; // the queue's locks
+mod engine; // which engine, and the functions that each one has
+mod sqlite; // SQLite: one connection that writes, and one that reads for each thread
+mod types; // what every engine is given and gives back
 
-use crate::{error::Error, message::Message, timestamp::Timestamp};
-
-pub(crate) use commit::{BATCH_MAX, GroupCommit, Leader, answer_all};
-pub(crate) use sqlite::*;
-
-/// What a commit can be asked to carry.
-#[derive(Debug)]
-pub(crate) enum Entry {
-    Message(Message),
-    /// Texts of a block of messages, packed for searching.
-    Pack(Pack),
-    /// The oldest messages go, some of them, if they are older than this.
-    Expire(Timestamp),
-    /// Nothing but the commit itself: would a message be taken?
-    Probe,
-}
-
-/// What became of it, once it is on disk.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Stored {
-    Created,
-    /// The id was there before; the first version stays.
-    Duplicate,
-    /// What is no message is done.
-    Done,
-}
-
-pub(crate) type Outcome = Result<Stored, Error>;
+pub(crate) use commit::{BATCH_MAX, CommitQueue, CommitThread};
+pub(crate) use engine::{
+    CommitWatch, Export, Reader, Store, Writer, backup, check_structure, count_selected,
+    is_erasure_unfinished, recount,
+};
+#[cfg(any(test, fuzzing))]
+pub(crate) use sqlite::Page;
+pub(crate) use sqlite::{READ_ONLY, device_and_inode};
+pub(crate) use types::{
+    Committed, Filter, Job, Listing, Order, Outcome, Paging, Position, Received, Selection, Start,
+    Stored,
+};

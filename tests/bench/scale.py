@@ -59,7 +59,7 @@ def wait_until_packed(database):
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     started = told = time.monotonic()
     while True:
-        missing = connection.execute("SELECT count(*) - 1 FROM packs WHERE trigrams IS NULL").fetchone()[0]
+        missing = connection.execute("SELECT count(*) - 1 FROM segments WHERE trigrams IS NULL").fetchone()[0]
         if missing <= 0:
             return
         if time.monotonic() - told > 5:

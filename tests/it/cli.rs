@@ -380,9 +380,9 @@ fn check_says_what_is_wrong() {
         ),
         ("UPDATE senders SET n = 2", "UPDATE senders SET n = 1", "wrong for 1 senders"),
         (
-            "UPDATE milestones SET n = n + 1 WHERE sender_id = 0 AND level = 1",
-            "UPDATE milestones SET n = n - 1 WHERE sender_id = 0 AND level = 1",
-            "1 messages in milestones, but there are 0",
+            "UPDATE rank_index SET n = n + 1 WHERE sender_id = 0 AND level = 1",
+            "UPDATE rank_index SET n = n - 1 WHERE sender_id = 0 AND level = 1",
+            "2 messages in the rank index, but there are 1",
         ),
         (
             "UPDATE messages SET created_at = '2999-01-01T00:00:00.000Z'",

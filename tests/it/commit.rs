@@ -190,21 +190,23 @@ fn recount(folder: &Path) {
         let _ = std::fs::copy(folder.join(name), copy.path().join(name));
     }
     for sql in [
-        "SELECT count(*) FROM totals WHERE messages <> (SELECT count(*) FROM messages)
-             OR senders <> (SELECT count(DISTINCT from_msisdn) FROM messages)
+        "SELECT count(*) FROM totals
+         WHERE messages <> (SELECT count(*) FROM messages WHERE id <= indexed_id)
+             OR senders <> (SELECT count(DISTINCT from_msisdn) FROM messages WHERE id <= indexed_id)
              OR last_id < (SELECT max(id) FROM messages)",
         "SELECT count(*) FROM (SELECT msisdn, n FROM senders
-             EXCEPT SELECT from_msisdn, count(*) FROM messages GROUP BY 1)",
+             EXCEPT SELECT from_msisdn, count(*) FROM totals JOIN messages ON messages.id <= indexed_id
+             GROUP BY 1)",
         "WITH place AS (
              SELECT *, lead(ts_s) OVER line AS next_s, lead(ts_ns) OVER line AS next_ns,
                  lead(message_id) OVER line AS next_id
-             FROM milestones
+             FROM rank_index
              WINDOW line AS (PARTITION BY sender_id, level ORDER BY ts_s, ts_ns, message_id)
          )
          SELECT count(*) FROM place
          WHERE n <> (
              SELECT count(*) FROM messages AS m
-             WHERE id <= (SELECT counted_id FROM totals)
+             WHERE id <= (SELECT indexed_id FROM totals)
                  AND (sender_id = 0 OR from_msisdn = (SELECT msisdn FROM senders WHERE id = sender_id))
                  AND (m.ts_s, m.ts_ns, m.message_id) >= (place.ts_s, place.ts_ns, place.message_id)
                  AND (next_s IS NULL OR (m.ts_s, m.ts_ns, m.message_id) < (next_s, next_ns, next_id)))",

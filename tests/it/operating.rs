@@ -203,7 +203,7 @@ fn of_who_was_erased_no_byte_is_left_and_no_delivery_brings_it_back() {
         assert!(output.status.success(), "{output:?}");
     };
     run(&["import", file.to_str().unwrap()]);
-    while inbox.count("SELECT count(*) FROM packs WHERE trigrams IS NULL") > 1 {
+    while inbox.count("SELECT count(*) FROM segments WHERE trigrams IS NULL") > 1 {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(inbox.get_served("/messages?q=zyxwvut").json["total"], 1_200);

@@ -1,4 +1,4 @@
-//! Counts and searches over more messages than a pack holds, on the real binary.
+//! Counts and searches over more messages than a segment holds, on the real binary.
 
 use std::{
     fmt::Write,
@@ -41,19 +41,19 @@ fn total(inbox: &Inbox, query: &str) -> Value {
     inbox.get(&format!("/messages?{query}")).json["total"].clone()
 }
 
-/// Until every full block of 2,048 ids is packed.
-fn wait_until_packed(inbox: &Inbox) {
+/// Until every full block of 2,048 ids has a segment.
+fn wait_until_indexed(inbox: &Inbox) {
     let end = Instant::now() + Duration::from_secs(30);
-    let missing = "SELECT count(*) FROM packs
+    let missing = "SELECT count(*) FROM segments
                    WHERE trigrams IS NULL AND block < (SELECT last_id / 2048 FROM totals)";
     while inbox.count(missing) > 0 {
-        assert!(Instant::now() < end, "not packed");
+        assert!(Instant::now() < end, "not indexed");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
-fn a_search_finds_the_same_before_and_after_packing_and_deleting() {
+fn a_search_finds_the_same_before_and_after_indexing_and_deleting() {
     let inbox = Inbox::start();
     let imported = import(&inbox, &lines(0..MESSAGES));
     assert!(imported.status.success(), "{imported:?}");
@@ -70,14 +70,14 @@ fn a_search_finds_the_same_before_and_after_packing_and_deleting() {
     };
     let before = [5_000, 1_667, 167, 1, 400, 0];
     ask(before);
-    wait_until_packed(&inbox);
-    assert_eq!(inbox.count("SELECT count(*) FROM packs WHERE trigrams IS NOT NULL"), 2);
+    wait_until_indexed(&inbox);
+    assert_eq!(inbox.count("SELECT count(*) FROM segments WHERE trigrams IS NOT NULL"), 2);
     ask(before);
 
     // An operator deletes and rewords with sqlite3, while mailslot runs.
-    let stranger = rusqlite::Connection::open(inbox.folder.path().join("mailslot.db")).unwrap();
-    stranger.busy_timeout(Duration::from_secs(10)).unwrap();
-    stranger
+    let external = rusqlite::Connection::open(inbox.folder.path().join("mailslot.db")).unwrap();
+    external.busy_timeout(Duration::from_secs(10)).unwrap();
+    external
         .execute_batch(
             "DELETE FROM messages WHERE from_msisdn = '+919800000003';
              UPDATE messages SET text = NULL WHERE message_id = 'm4999'",
@@ -85,7 +85,7 @@ fn a_search_finds_the_same_before_and_after_packing_and_deleting() {
         .unwrap();
     let after = [4_499, 1_500, 0, 0, 360, 0];
     ask(after);
-    wait_until_packed(&inbox);
+    wait_until_indexed(&inbox);
     ask(after);
     let stats = inbox.get("/stats").json;
     assert_eq!(
@@ -99,7 +99,7 @@ fn a_search_finds_the_same_before_and_after_packing_and_deleting() {
 fn every_page_of_a_search_has_its_messages_in_order() {
     let inbox = Inbox::start();
     assert!(import(&inbox, &lines((0..MESSAGES).rev())).status.success());
-    wait_until_packed(&inbox);
+    wait_until_indexed(&inbox);
     let mut expected: Vec<(String, String)> = (0..MESSAGES)
         .filter(|number| number % 3 == 1)
         .map(numbered)
@@ -141,7 +141,7 @@ fn an_import_tells_bad_lines_stores_the_others_once_and_is_resumed() {
     assert_eq!(again.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&again.stderr).contains("0 messages stored, 3 known already"));
     assert_eq!(inbox.rows(), 3);
-    assert_eq!(count(inbox.folder.path(), "SELECT messages FROM totals"), 3);
+    assert_eq!(inbox.get("/stats").json["total_messages"], 3);
     let missing = command(inbox.folder.path()).args(["import", "nowhere"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("nowhere: No such file"));
@@ -151,12 +151,12 @@ fn an_import_tells_bad_lines_stores_the_others_once_and_is_resumed() {
 fn an_import_does_not_change_the_schema_under_an_older_service() {
     let inbox = Inbox::start();
     let other = rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
-    other.execute_batch("PRAGMA user_version = 4").unwrap();
+    other.execute_batch("PRAGMA user_version = 6").unwrap();
     let refused = import(&inbox, &message("m1").to_string());
     assert_eq!(refused.status.code(), Some(1));
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(told.contains("version 4") && told.contains("start the service with this"), "{told}");
-    assert_eq!(count(inbox.folder.path(), "PRAGMA user_version"), 4);
+    assert!(told.contains("version 6") && told.contains("start the service with this"), "{told}");
+    assert_eq!(count(inbox.folder.path(), "PRAGMA user_version"), 6);
     assert_eq!(inbox.rows(), 0);
 }
 

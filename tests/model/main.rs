@@ -21,3 +21,18 @@ mod http {
 
     mod admission_model;
 }
+
+mod store {
+    pub mod sync {
+        pub use loom::sync::{Condvar, Mutex, MutexGuard};
+
+        pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+            mutex.lock().unwrap()
+        }
+    }
+
+    #[path = "../../../src/store/queue.rs"]
+    mod queue;
+
+    mod queue_model;
+}

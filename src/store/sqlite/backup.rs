@@ -1,7 +1,7 @@
 //! A copy of the database beside the running service: one file, of one moment, checked.
 //!
-//! A read transaction holds the moment, so that commits do not make the copy begin anew. Meanwhile the
-//! write-ahead log grows with what is delivered; afterwards it is used again from its start.
+//! A read transaction holds the moment, so that commits do not make the copy start again. Meanwhile
+//! the write-ahead log grows with what is delivered; afterwards it is used again from its start.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -10,33 +10,28 @@ use rusqlite::{
     backup::{Backup, StepResult},
 };
 
-use super::{schema, visit};
+use super::{connection, schema};
 
-/// A step and the pause behind it leave the disk to the service's commits.
+/// Steps are short, with a pause behind each, so that the service's commits get the disk.
 const STEP_PAGES: i32 = 256;
 const PAUSE: Duration = Duration::from_millis(2);
-/// What SQLite says first when there is something to say.
-const WHOLE: &str = "ok";
+/// What PRAGMA integrity_check gives for a sound file.
+const SOUND: &str = "ok";
 
-/// Copies the database into an empty file, and reads the copy through. `progress` hears of the pages
-/// that are left, and of all.
-///
-/// # Errors
-/// A sentence for the operator; the file is then worth nothing.
-pub(crate) fn copy(
+pub(crate) fn backup(
     database: &Path,
     file: &Path,
     progress: &mut dyn FnMut(i32, i32),
 ) -> Result<(), String> {
-    let source = visit::connect(database)?;
+    let source = schema::open_read_only(database)?;
     let sentence =
-        |error: rusqlite::Error| format!("the copy failed: {}", schema::sentence(&error));
+        |error: rusqlite::Error| format!("the copy failed: {}", connection::sentence(&error));
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut copy = Connection::open_with_flags(file, flags).map_err(sentence)?;
     run(&source, &mut copy, progress).map_err(sentence)?;
     let found: String =
         copy.query_row("PRAGMA integrity_check(1)", (), |row| row.get(0)).map_err(sentence)?;
-    if found == WHOLE {
+    if found == SOUND {
         Ok(())
     } else {
         Err(format!("the copy is damaged ({found}): run mailslot check --full"))

@@ -8,9 +8,9 @@
 //! reads on over the jump; a cursor beyond the end of its own epoch is refused (409).
 //!
 //! An epoch's first cursor is the time of its beginning, in units of which a millisecond has
-//! [`CURSORS_PER_MS`], more than messages can be stored in it. So a cursor that was given before that
-//! moment is lower, as long as the clock is right; cursors stay below 2^53 until the year 2255, so
-//! that they are exact as a JavaScript number.
+//! [`CURSORS_PER_MS`], more than messages can be stored in it. So a cursor that was given before
+//! that moment is lower, as long as the clock is right; cursors stay below 2^53 until the year
+//! 2255, so that they are exact as a JavaScript number.
 //!
 //! Deliberately absent: an identity of the file, by which a restored one could be told. `cp` keeps
 //! the inode of the file that it overwrites, and whatever the file contains is restored with it.
@@ -60,7 +60,8 @@ pub(super) fn cursor_of(connection: &Connection, id: i64) -> rusqlite::Result<i6
     statement.query_row([id], |row| row.get(0))
 }
 
-/// The id of the message that this cursor was given for; `None` if it is beyond the end of its epoch.
+/// The id of the message that this cursor was given for; `None` if it is beyond the end of its
+/// epoch.
 pub(super) fn id_of(connection: &Connection, cursor: i64) -> rusqlite::Result<Option<i64>> {
     let mut statement = connection.prepare_cached(
         "SELECT ?1 - first_cursor + first_id FROM totals, epochs AS own

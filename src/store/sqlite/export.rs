@@ -1,48 +1,54 @@
 //! All messages that a filter means, a portion at a time.
 //!
-//! An export is of the moment at which it begins: what is committed later is not in it, and what is
-//! deleted before its turn comes is not either, since what was erased must not leave the house. No
-//! transaction stays open between portions: that would keep the write-ahead log from ending.
+//! An export is of the moment at which it begins: messages that are committed later are not in it.
+//! Messages that are deleted before their portion is read are not in it either, so that erased data
+//! never leaks. No transaction stays open between portions: that would keep the write-ahead log
+//! growing.
 
 use memchr::memmem::Finder;
 use rusqlite::params;
 
 use super::{
-    Reader,
-    counts::{FIRST_ID, Place},
-    reader::{Filter, Received, received, scope},
+    reader::Reader,
+    rows,
+    scope::{FIRST_ID, Scope},
     search::is_found,
 };
-use crate::{error::Error, timestamp::Timestamp};
+use crate::{
+    error::Error,
+    store::types::{Filter, Position, Received},
+    timestamp::Timestamp,
+};
 
-/// Messages that are looked at for one portion.
+/// Messages that are read for one portion.
 const PORTION_MESSAGES: i64 = 256;
 
 #[derive(Debug)]
 pub(crate) struct Export {
+    reader: Reader,
     filter: Filter,
-    /// The last message then.
+    /// The last message at the beginning.
     last_id: i64,
-    /// Behind what was looked at.
-    place: Place,
+    /// Behind what was read.
+    position: Position,
     is_done: bool,
 }
 
-impl Export {
-    /// Begins here and now.
-    pub(crate) fn begin(reader: &Reader, filter: Filter) -> Result<Export, Error> {
-        let last_id = reader.last_id()?;
-        let place = Place::at(filter.since.unwrap_or(Place::START.timestamp));
-        Ok(Export { filter, last_id, place, is_done: false })
+impl Reader {
+    pub(crate) fn export(self, filter: Filter) -> Result<Export, Error> {
+        let last_id = self.last_id()?;
+        let position = Position::at(filter.since.unwrap_or(Position::START.timestamp));
+        Ok(Export { reader: self, filter, last_id, position, is_done: false })
     }
+}
 
-    /// The next portion, which may be empty; `None` in the end.
-    pub(crate) fn next(&mut self, reader: &mut Reader) -> Result<Option<Vec<Received>>, Error> {
+impl Export {
+    pub(crate) fn next(&mut self) -> Result<Option<Vec<Received>>, Error> {
         if self.is_done {
             return Ok(None);
         }
-        let transaction = reader.connection.transaction()?;
-        let Some((scope, _)) = scope(&transaction, &self.filter)? else { return Ok(None) };
+        let transaction = self.reader.connection.transaction()?;
+        let (scope, _) = Scope::of(&transaction, &self.filter)?;
         let sql = format!(
             "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at, id
              FROM messages
@@ -51,7 +57,7 @@ impl Export {
             scope.condition()
         );
         let mut statement = transaction.prepare_cached(&sql)?;
-        let Place { timestamp, message_id } = &self.place;
+        let Position { timestamp, message_id } = &self.position;
         let until = self.filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
         let mut rows = statement.query(params![
             scope.msisdn(),
@@ -63,11 +69,11 @@ impl Export {
             PORTION_MESSAGES
         ])?;
         let finder = self.filter.q.as_deref().map(Finder::new);
-        let (mut found, mut looked, mut place) = (Vec::new(), 0, None);
+        let (mut found, mut read, mut position) = (Vec::new(), 0, None);
         while let Some(row) = rows.next()? {
-            looked += 1;
-            let received = received(row)?;
-            place = Some(received.place());
+            read += 1;
+            let received = rows::received(row)?;
+            position = Some(received.position());
             if (FIRST_ID..=self.last_id).contains(&row.get(8)?)
                 && self.filter.is_to(received.message.to.as_bytes())
                 && is_found(finder.as_ref(), row.get_ref(4)?)?
@@ -75,8 +81,8 @@ impl Export {
                 found.push(received);
             }
         }
-        self.is_done = looked < PORTION_MESSAGES;
-        self.place = place.unwrap_or(Place::START);
+        self.is_done = read < PORTION_MESSAGES;
+        self.position = position.unwrap_or(Position::START);
         Ok(Some(found))
     }
 }

@@ -1,27 +1,14 @@
 //! What was committed after a cursor, in the order of the commits.
 //!
 //! The one writer gives ids in the order of its commits, and none twice (`totals.last_id`), so that
-//! messages that a reader has not seen yet always have higher ones. A cursor is a message's id, moved
-//! by the epoch in which the message was stored (epochs.rs).
+//! messages that a reader has not seen yet always have higher ones. A cursor is a message's id,
+//! moved by the epoch in which the message was stored (epochs.rs).
 
-use serde::Serialize;
-
-use super::{
-    Reader, epochs,
-    reader::{Received, received},
+use super::{epochs, reader::Reader, rows};
+use crate::{
+    error::Error,
+    store::types::{Committed, FEED_BYTES_MAX},
 };
-use crate::error::Error;
-
-/// Bytes of one answer, about: beyond, it has fewer messages than were asked for. So it fits into the
-/// kernel's buffers, and a thousand readers do not take a gigabyte.
-pub(crate) const FEED_BYTES_MAX: usize = 65_536;
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Committed {
-    #[serde(flatten)]
-    received: Received,
-    pub(crate) cursor: String,
-}
 
 impl Reader {
     /// The id of the last message that was ever committed; 0 if there has been none.
@@ -30,12 +17,10 @@ impl Reader {
         Ok(statement.query_row((), |row| row.get(0))?)
     }
 
-    /// The cursor of the last message that was ever committed; 0 if there has been none.
     pub(crate) fn last_cursor(&self) -> Result<i64, Error> {
         Ok(epochs::last_cursor(&self.connection)?)
     }
 
-    /// The cursor after which the last `count` messages follow.
     pub(crate) fn cursor_before_last(&self, count: i64) -> Result<i64, Error> {
         let mut statement = self.connection.prepare_cached(
             "SELECT coalesce((SELECT id FROM messages WHERE id BETWEEN 1 AND last_id
@@ -45,14 +30,11 @@ impl Reader {
         Ok(epochs::cursor_of(&self.connection, id)?)
     }
 
-    /// The messages that were committed after the cursor `after`, at most `limit`.
-    ///
-    /// # Errors
-    /// [`Error::CursorAhead`] where this database has never given such a cursor.
     pub(crate) fn committed(&mut self, after: i64, limit: i64) -> Result<Vec<Committed>, Error> {
         let transaction = self.connection.transaction()?;
         let id = epochs::id_of(&transaction, after)?.ok_or(Error::CursorAhead)?;
-        // Rows beyond `last_id` were inserted by another program; the writer counts them first.
+        // Rows beyond `last_id` were inserted by another program; the next commit counts them
+        // first.
         let mut statement = transaction.prepare_cached(
             "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at,
                  (SELECT id - first_id + first_cursor FROM epochs
@@ -65,7 +47,7 @@ impl Reader {
         while bytes < FEED_BYTES_MAX
             && let Some(row) = rows.next()?
         {
-            let received = received(row)?;
+            let received = rows::received(row)?;
             bytes += received.bytes();
             messages.push(Committed { received, cursor: row.get::<_, i64>(8)?.to_string() });
         }

@@ -1,15 +1,16 @@
-//! What a search has found: a bit for each message, counted by where it lies between the milestones.
+//! What a search has found: a bit for each message, counted by where it lies between the fences of
+//! the rank index, so that a page is found by a short walk however many matches there are.
 
 use std::ops::Range;
 
 use rusqlite::Transaction;
 
-use super::{counts::Place, packs::BLOCK_MESSAGES};
+use super::segments::BLOCK_MESSAGES;
+use crate::store::types::Position;
 
-/// How far messages have been looked at.
+/// Up to where messages have been searched.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
-    /// All up to this one.
+pub(super) struct Watermark {
     pub(super) last_id: i64,
     /// `totals.changes` then.
     pub(super) changes: i64,
@@ -18,25 +19,26 @@ pub(super) struct Seen {
 /// Which messages match.
 #[derive(Debug)]
 pub(super) struct Matches {
-    pub(super) seen: Seen,
+    pub(super) watermark: Watermark,
     pub(super) total: i64,
     /// A bit for each id from `base` on.
     ids: Vec<u64>,
     /// No message that counts has a lower id.
     base: i64,
-    /// From which `ts_s` on, and how many matches there are up to the next.
+    /// From which `ts_s` on, and how many matches there are up to the next entry.
     spans: Vec<(i64, i64)>,
 }
 
-/// The span of the last match; the next one of the same block is there or later.
+/// The span of the last match; the next match of the same segment is in it or in a later one.
 #[derive(Debug, Default)]
 pub(super) struct Span(Option<usize>);
 
 impl Matches {
+    /// Nothing found, and nothing searched.
     pub(super) fn none(transaction: &Transaction<'_>, changes: i64) -> rusqlite::Result<Matches> {
         let mut starts: Vec<(i64, i64)> = transaction
             .prepare_cached(
-                "SELECT ts_s, 0 FROM milestones WHERE sender_id = 0 AND level = 1
+                "SELECT ts_s, 0 FROM rank_index WHERE sender_id = 0 AND level = 1
                  ORDER BY ts_s, ts_ns, message_id",
             )?
             .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -48,16 +50,18 @@ impl Matches {
                                  last_id + 1) FROM totals",
             )?
             .query_row((), |row| row.get(0))?;
-        // What was deleted long ago costs no more time and no more memory.
-        let seen = Seen { last_id: base / BLOCK_MESSAGES * BLOCK_MESSAGES - 1, changes };
-        Ok(Matches { seen, total: 0, ids: Vec::new(), base, spans: starts })
+        // Blocks that were deleted long ago cost no time and no memory.
+        let last_id = base / BLOCK_MESSAGES * BLOCK_MESSAGES - 1;
+        let watermark = Watermark { last_id, changes };
+        Ok(Matches { watermark, total: 0, ids: Vec::new(), base, spans: starts })
     }
 
-    /// Makes room for the messages up to `last_id`, and says with which to go on.
-    pub(super) fn look_up_to(&mut self, last_id: i64) -> i64 {
-        let first = self.seen.last_id + 1;
-        self.seen.last_id = last_id;
-        if let Some((word, _)) = self.position(last_id) {
+    /// Reserves room for the messages up to `last_id`, and gives the first one that is to be
+    /// searched.
+    pub(super) fn extend_to(&mut self, last_id: i64) -> i64 {
+        let first = self.watermark.last_id + 1;
+        self.watermark.last_id = last_id;
+        if let Some((word, _)) = self.bit(last_id) {
             self.ids.resize(word + 1, 0);
         }
         first
@@ -74,7 +78,7 @@ impl Matches {
         while self.spans.get(*at + 1).is_some_and(|(start, _)| *start <= ts_s) {
             *at += 1;
         }
-        let Some((word, bit)) = self.position(id) else { return };
+        let Some((word, bit)) = self.bit(id) else { return };
         if let (Some((_, n)), Some(ids)) = (self.spans.get_mut(*at), self.ids.get_mut(word)) {
             *n += 1;
             *ids |= bit;
@@ -82,38 +86,26 @@ impl Matches {
         }
     }
 
-    /// With room for the same messages, and none of them found.
-    pub(super) fn like(&self) -> Matches {
-        let spans = self.spans.iter().map(|(start, _)| (*start, 0)).collect();
-        Matches { total: 0, ids: vec![0; self.ids.len()], spans, ..*self }
-    }
-
-    /// Adds what was found by another, which looked at other messages.
-    pub(super) fn add_all(&mut self, other: &Matches) {
-        self.total += other.total;
-        self.ids.iter_mut().zip(&other.ids).for_each(|(ids, others)| *ids |= others);
-        self.spans.iter_mut().zip(&other.spans).for_each(|((_, n), (_, others))| *n += others);
-    }
-
     /// The word and the bit of an id; `None` for one below [`Matches::base`], which only another
     /// program can have inserted.
-    fn position(&self, id: i64) -> Option<(usize, u64)> {
+    fn bit(&self, id: i64) -> Option<(usize, u64)> {
         let at = u64::try_from(id.checked_sub(self.base)?).ok()?;
         Some((usize::try_from(at / 64).ok()?, 1 << (at % 64)))
     }
 
     fn has(&self, id: i64) -> bool {
-        let Some((word, bit)) = self.position(id) else { return false };
+        let Some((word, bit)) = self.bit(id) else { return false };
         self.ids.get(word).is_some_and(|ids| ids & bit != 0)
     }
 
-    /// How many matches come before a place.
+    /// How many matches come before a position.
     pub(super) fn rank(
         &self,
         transaction: &Transaction<'_>,
-        place: &Place,
+        at: &Position,
     ) -> rusqlite::Result<i64> {
-        let seconds = place.timestamp.seconds;
+        let Position { timestamp, message_id } = at;
+        let seconds = timestamp.seconds;
         let spans = self.spans.partition_point(|(start, _)| *start <= seconds).saturating_sub(1);
         let mut rank = self.spans.iter().take(spans).map(|(_, n)| n).sum();
         let Some((start, _)) = self.spans.get(spans) else { return Ok(rank) };
@@ -122,7 +114,6 @@ impl Matches {
              WHERE ts_s >= ?1 AND (ts_s, ts_ns, message_id) < (?2, ?3, ?4)
              ORDER BY ts_s, ts_ns, message_id",
         )?;
-        let Place { timestamp, message_id } = place;
         let mut rows =
             statement.query((start, timestamp.seconds, timestamp.nanoseconds, message_id))?;
         while let Some(row) = rows.next()? {

@@ -1,43 +1,60 @@
-//! The SQLite engine: one connection that writes, a connection that reads for each worker.
+//! The SQLite engine: one connection that writes, and one that reads for each thread.
 //!
 //! This process touches the database and its -shm through SQLite alone. One other `File::open` and
-//! close of them would drop SQLite's locks, and a passing `sqlite3` would then delete the live WAL
-//! with acknowledged messages in it. SQLite holds no lock on the -wal itself (wal.rs).
+//! close of them would drop SQLite's locks, and the next `sqlite3` to come and go would then delete
+//! the live WAL with acknowledged messages in it. SQLite holds no lock on the -wal itself (wal.rs).
+//!
+//! Outermost first: each file uses only those below it.
 
-pub(crate) mod backup;
-pub(crate) mod check;
-mod connection;
-mod counts;
-mod epochs;
-pub(crate) mod erase;
 #[cfg(test)]
-mod exactness;
-mod export;
-mod feed;
-mod matches;
-mod packs;
-mod reader;
-mod schema;
-mod search;
-mod series;
-mod visit;
-mod wal;
-mod writer;
+mod migration_test; // stored databases of earlier versions
+#[cfg(test)]
+mod model_test; // every answer compared with that of plain SQL
 
-pub(crate) use connection::{READ_ONLY, device_and_inode};
-pub(crate) use counts::Place;
+// What a process does with a database.
+mod backup; // a copy beside the running service
+mod check; // is the file sound, and are the counters right?
+mod erase; // messages that must be gone for good
+mod export; // all messages that a filter means
+mod feed; // what was committed after a cursor
+mod series; // how many in each span of time
+mod stats; // totals, and the senders of most messages
+mod store; // opened for the service: what readers share, the background job
+
+// The connections.
+mod indexer; // the background job, which builds segments and keeps the tail short
+mod reader; // pages and totals
+mod writer; // commits
+mod batch; // the jobs of one commit
+mod migrate; // the newest version of the schema
+
+// What is derived from the messages.
+mod search; // which messages match, by segments and row by row
+mod matches; // what a search has found
+mod segments; // the texts, arranged for searching
+mod counts; // totals, senders and the rank index, up to the watermark
+mod ranks; // how many come before a position, and where an offset is
+mod rank_index; // the fences that answer it
+mod erased; // ids of erased messages, as hashes
+mod epochs; // which history a cursor belongs to
+
+// The ground.
+mod wal; // the log, made durable at the start
+mod files; // the files of a database, and whether they are still the ones that are open
+mod schema; // tables, versions, whose file it is
+mod connection; // every PRAGMA, every error
+mod scope; // whose messages
+mod rows; // columns as values
+mod layout; // the sizes of what is derived
+
+pub(crate) use backup::backup;
+pub(crate) use check::{CommitWatch, check_structure, recount};
+pub(crate) use connection::READ_ONLY;
+pub(crate) use erase::{count_selected, is_erasure_unfinished};
 pub(crate) use export::Export;
-pub(crate) use feed::Committed;
+pub(crate) use files::device_and_inode;
+pub(crate) use reader::Reader;
 #[cfg(any(test, fuzzing))]
-pub(crate) use packs::Piece;
-pub(crate) use packs::{Pack, Packer};
-pub(crate) use reader::{Filter, Listing, Order, Paging, Reader, Received, Start};
-pub(crate) use search::Searches;
-pub(crate) use visit::visit;
+pub(crate) use segments::Page;
+pub(crate) use store::Store;
 pub(crate) use writer::Writer;
-
-use super::{Entry, Outcome, Stored};
-use connection::{
-    BUSY_MS_MAX, CHECKPOINT_PAGES, Identity, LOG_END, beside, cannot_open, configure,
-    is_on_read_only, open,
-};

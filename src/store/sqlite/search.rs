@@ -1,153 +1,106 @@
 //! Searching texts for a substring: exactly, with an exact total, and any page of it.
 //!
-//! Where few messages come into question, by sender or by time, they are read. Otherwise the packs
-//! are (packs.rs), and row by row the blocks that have none. What matches is marked in a bitmap by
-//! id, and counted by where it lies between the milestones, so that a page is found by a walk along
-//! the index of time from the milestone before it, however many matches there are (matches.rs).
+//! Where there are few candidates, by sender or by time, they are read one by one (reader.rs).
+//! Otherwise the segments are read (segments.rs), and row by row the blocks that have none. What
+//! matches is marked in a bitmap by id, and counted by where it lies between the fences of the rank
+//! index, so that a page is found by a walk along the index of time from the fence before it
+//! (matches.rs).
 //!
-//! A second thread takes half of a search of many blocks, with a connection and so a snapshot of its
-//! own. That one is later, but if nothing was deleted or reworded in between, the full blocks have
-//! the same messages in both.
-//!
-//! Deliberately absent: an index of words or of trigrams. FTS5's costs 600 µs an insert.
+//! Deliberately absent: an index of words or of trigrams. FTS5's costs 600 µs an insert. And a
+//! second thread that takes half of a search: docs/PERFORMANCE.md says what it saved.
 
 use std::{
     borrow::Cow,
     collections::VecDeque,
-    ops::Range,
-    panic,
-    path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
     },
-    thread,
-    time::{self, Duration},
+    time::{Duration, Instant},
 };
 
 use memchr::memmem::Finder;
-use rusqlite::{Connection, Transaction, params, types::ValueRef};
+use rusqlite::{Transaction, params, types::ValueRef};
 
 use super::{
-    Filter,
-    counts::{FIRST_ID, Scope},
-    matches::{Matches, Seen, Span},
-    packs::{BLOCK_MESSAGES, BLOCK_PIECES, Piece, candidates, slots},
-    reader,
+    matches::{Matches, Span, Watermark},
+    rows,
+    scope::{FIRST_ID, Scope},
+    segments::{BLOCK_MESSAGES, Page, SEGMENT_PAGES, candidates, slots},
 };
-use crate::{error::Error, message::fold_case, timestamp::Timestamp};
+use crate::{
+    error::Error, message::fold_case, store::types::Filter, threads::lock, timestamp::Timestamp,
+};
 
-/// A search that takes longer needs one of the places for long ones, of which there are half as many
-/// as workers, so that long ones never hold all workers.
+/// A search that takes longer needs one of the places for long ones, of which there are half as
+/// many as workers, so that long ones never hold all workers.
 pub(crate) const SHORT_SEARCH_MS_MAX: u64 = 20;
 
-/// Bytes of the searches that are remembered, all together.
-pub(crate) const REMEMBERED_BYTES_MAX: usize = 4_194_304;
+/// Bytes of the results of searches that are cached, all together.
+pub(crate) const SEARCH_CACHE_BYTES_MAX: usize = 4_194_304;
 
-/// Fewer blocks are not worth a second thread.
-const BLOCKS_TO_SHARE: i64 = if cfg!(test) { 2 } else { 32 };
-
-/// Blocks that a thread takes at a time.
-const SHARE_BLOCKS: i64 = if cfg!(test) { 1 } else { 4 };
-
-/// Pages that the second thread keeps: what it reads, it reads once.
-const SECOND_CACHE_KIB: u32 = 200;
-
-/// What the readers share: places for long searches, a second thread for one of them, and what was
-/// found by recent ones, so that paging through a search looks at each message once.
+/// What the readers share: places for long searches, and the results of recent ones, so that paging
+/// through a search reads each message once.
 #[derive(Debug)]
-pub(crate) struct Searches {
+pub(super) struct Searches {
     free: AtomicUsize,
-    /// What needs no place.
+    /// A search that takes no longer needs no place.
     short: Duration,
-    /// How many are under way.
-    running: AtomicUsize,
-    /// Of the second thread; the search that has one holds the lock.
-    second: Mutex<Option<Connection>>,
     /// The newest last.
-    remembered: Mutex<VecDeque<(Filter, Matches)>>,
+    cache: Mutex<VecDeque<(Filter, Matches)>>,
 }
 
 impl Searches {
-    pub(crate) fn open(path: &Path, workers: usize) -> rusqlite::Result<Arc<Searches>> {
-        let second = reader::connect(path)?;
-        second.execute_batch(&format!("PRAGMA cache_size = -{SECOND_CACHE_KIB}"))?;
-        Ok(Arc::new(Searches { second: Mutex::new(Some(second)), ..Searches::alone(workers) }))
-    }
-
-    /// Without a second thread.
-    pub(crate) fn alone(workers: usize) -> Searches {
+    pub(super) fn new(workers: usize) -> Searches {
         Searches {
             free: AtomicUsize::new(workers.div_ceil(2)),
             short: Duration::from_millis(SHORT_SEARCH_MS_MAX),
-            running: AtomicUsize::new(0),
-            second: Mutex::default(),
-            remembered: Mutex::default(),
+            cache: Mutex::default(),
         }
     }
 
-    fn take(&self) -> Option<Permit<'_>> {
+    /// Without places, and every search is a long one.
+    #[cfg(test)]
+    pub(super) fn without_places() -> Searches {
+        Searches { free: AtomicUsize::new(0), short: Duration::ZERO, ..Searches::new(0) }
+    }
+
+    fn take_place(&self) -> Option<Place<'_>> {
         self.free
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1))
             .is_ok()
-            .then(|| Permit(self))
+            .then(|| Place(self))
     }
 
-    fn begin(&self) -> Running<'_> {
-        self.running.fetch_add(1, Ordering::Relaxed);
-        Running { searches: self, started: time::Instant::now(), place: None }
-    }
-
-    fn is_one_alone(&self) -> bool {
-        self.running.load(Ordering::Relaxed) <= 1
-    }
-
-    fn second(&self) -> Option<MutexGuard<'_, Option<Connection>>> {
-        match self.second.try_lock() {
-            Ok(second) => Some(second),
-            Err(TryLockError::Poisoned(second)) => Some(second.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    /// What was found before, if nothing was deleted or reworded since and not much has come.
-    fn recall(&self, asked: &Filter, now: Seen) -> Option<Matches> {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = remembered.iter().position(|(other, _)| other == asked)?;
-        let (_, matches) = remembered.remove(at)?;
-        let Seen { last_id, changes } = matches.seen;
-        // A reader whose moment is older than what was found finds too much.
+    /// What was found before, if no message was deleted or changed since and not many were stored.
+    fn get(&self, filter: &Filter, now: Watermark) -> Option<Matches> {
+        let mut cache = lock(&self.cache);
+        let at = cache.iter().position(|(other, _)| other == filter)?;
+        let (_, matches) = cache.remove(at)?;
+        let Watermark { last_id, changes } = matches.watermark;
+        // For a reader whose snapshot is older than the result, the result has too much.
         let is_valid =
             changes == now.changes && last_id <= now.last_id && now.last_id / 4 <= last_id / 3;
         is_valid.then_some(matches)
     }
 
-    pub(super) fn remember(&self, asked: Filter, matches: Matches) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.retain(|(other, _)| *other != asked);
-        remembered.push_back((asked, matches));
-        let mut bytes: usize = remembered.iter().map(|(_, matches)| matches.bytes()).sum();
-        while bytes > REMEMBERED_BYTES_MAX
-            && let Some((_, oldest)) = remembered.pop_front()
+    pub(super) fn put(&self, filter: Filter, matches: Matches) {
+        let mut cache = lock(&self.cache);
+        cache.retain(|(other, _)| *other != filter);
+        cache.push_back((filter, matches));
+        let mut bytes: usize = cache.iter().map(|(_, matches)| matches.bytes()).sum();
+        while bytes > SEARCH_CACHE_BYTES_MAX
+            && let Some((_, oldest)) = cache.pop_front()
         {
             bytes -= oldest.bytes();
         }
     }
 }
 
-#[cfg(test)]
-impl Searches {
-    /// Without places, and every search is a long one.
-    pub(super) fn nowhere() -> Arc<Searches> {
-        let (free, short) = (AtomicUsize::new(0), Duration::ZERO);
-        Arc::new(Searches { free, short, ..Searches::alone(0) })
-    }
-}
+/// A place for a long search, given back when it is dropped.
+struct Place<'a>(&'a Searches);
 
-/// A place for a long search, given back when dropped.
-struct Permit<'a>(&'a Searches);
-
-impl Drop for Permit<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.free.fetch_add(1, Ordering::Relaxed);
     }
@@ -156,20 +109,16 @@ impl Drop for Permit<'_> {
 /// A search under way, and its place if it takes long.
 struct Running<'a> {
     searches: &'a Searches,
-    started: time::Instant,
-    place: Option<Permit<'a>>,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.searches.running.fetch_sub(1, Ordering::Relaxed);
-    }
+    started: Instant,
+    place: Option<Place<'a>>,
 }
 
 impl Running<'_> {
+    /// # Errors
+    /// [`Error::Unavailable`] where the search takes long and there is no place for it.
     fn go_on(&mut self) -> Result<(), Error> {
         if self.place.is_none() && self.started.elapsed() >= self.searches.short {
-            self.place = self.searches.take();
+            self.place = self.searches.take_place();
             if self.place.is_none() {
                 return Err(Error::Unavailable("too many long searches, try again later"));
             }
@@ -178,167 +127,89 @@ impl Running<'_> {
     }
 }
 
-/// Blocks that nobody looks at yet.
-struct Blocks {
-    next: AtomicI64,
-    end: i64,
-}
-
-impl Blocks {
-    fn take(&self) -> Option<Range<i64>> {
-        let start = self.next.fetch_add(SHARE_BLOCKS, Ordering::Relaxed);
-        (start < self.end).then(|| start..self.end.min(start + SHARE_BLOCKS))
-    }
-
-    /// Where the search has failed, nobody needs to look at them.
-    fn drop_rest(&self) {
-        self.next.store(self.end, Ordering::Relaxed);
-    }
-}
-
-/// What is asked of each message.
-struct Question<'a> {
-    scope: Scope<'a>,
-    filter: &'a Filter,
-    finder: Option<Finder<'a>>,
-    slots: Vec<usize>,
-    /// Ids from the one to the other: lower ones were looked at before, and higher ones, of messages
-    /// that a stranger has inserted, are not counted yet.
-    first: i64,
-    last: i64,
-}
-
-/// Which messages match, to be given to [`Searches::remember`] in the end.
+/// Which messages match, to be given to [`Searches::put`] in the end.
 pub(super) fn search(
     transaction: &Transaction<'_>,
     filter: &Filter,
     scope: Scope<'_>,
     searches: &Searches,
 ) -> Result<Matches, Error> {
-    let now = seen(transaction)?;
-    let mut matches = match searches.recall(filter, now) {
+    let now = transaction
+        .prepare_cached("SELECT last_id, changes FROM totals")?
+        .query_row((), |row| Ok(Watermark { last_id: row.get(0)?, changes: row.get(1)? }))?;
+    let mut matches = match searches.get(filter, now) {
         Some(matches) => matches,
         None => Matches::none(transaction, now.changes)?,
     };
     let sender_id = if let Scope::Sender { id, .. } = scope { Some(id) } else { None };
     let q = filter.q.as_deref();
-    let question = Question {
+    let predicate = Predicate {
+        transaction,
         scope,
         filter,
         finder: q.map(Finder::new),
         slots: slots(q.unwrap_or_default(), sender_id, filter.to.as_deref()),
-        first: matches.look_up_to(now.last_id),
+        first: matches.extend_to(now.last_id),
         last: now.last_id,
     };
-    if question.first <= question.last {
-        question.look(transaction, now.changes, &mut matches, searches)?;
+    if predicate.first <= predicate.last {
+        let mut running = Running { searches, started: Instant::now(), place: None };
+        predicate.read_blocks(&mut matches, &mut running)?;
     }
     Ok(matches)
 }
 
-/// What there is to be seen.
-fn seen(transaction: &Transaction<'_>) -> rusqlite::Result<Seen> {
-    transaction
-        .prepare_cached("SELECT last_id, changes FROM totals")?
-        .query_row((), |row| Ok(Seen { last_id: row.get(0)?, changes: row.get(1)? }))
+/// What each message is compared with.
+struct Predicate<'a> {
+    transaction: &'a Transaction<'a>,
+    scope: Scope<'a>,
+    filter: &'a Filter,
+    finder: Option<Finder<'a>>,
+    slots: Vec<usize>,
+    /// The ids that are read. Lower ones were read by an earlier search; higher ones, of rows that
+    /// another program has inserted, are not counted yet.
+    first: i64,
+    last: i64,
 }
 
-impl Question<'_> {
-    /// Looks at every message from the first to the last.
-    fn look(
-        &self,
-        transaction: &Transaction<'_>,
-        changes: i64,
-        matches: &mut Matches,
-        searches: &Searches,
-    ) -> Result<(), Error> {
-        let (start, end) = (self.first / BLOCK_MESSAGES, self.last / BLOCK_MESSAGES);
-        let blocks = Blocks { next: AtomicI64::new(start), end };
-        let mut running = searches.begin();
-        let is_shared = end - start >= BLOCKS_TO_SHARE && searches.is_one_alone();
-        let mut second = is_shared.then(|| searches.second()).flatten();
-        thread::scope(|scope| {
-            let connection = second.as_deref_mut().and_then(Option::as_mut);
-            let help = connection.and_then(|connection| {
-                let (found, blocks) = (matches.like(), &blocks);
-                let help = move || {
-                    self.help(connection, changes, blocks, searches, found)
-                        .inspect_err(|_| blocks.drop_rest())
-                };
-                // Where no thread is to be had, this one looks at all.
-                thread::Builder::new().name("search".into()).spawn_scoped(scope, help).ok()
-            });
-            let mut looked = Ok(());
-            while looked.is_ok()
-                && let Some(share) = blocks.take()
-            {
-                looked = self.look_at(transaction, share, matches, || running.go_on());
-            }
-            blocks.drop_rest();
-            if let Some(help) = help {
-                let found = help.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
-                matches.add_all(&found?);
-            }
-            looked
-        })?;
-        // Of this one, which is not full, the second thread's snapshot may have more.
-        self.look_at(transaction, end..end + 1, matches, || running.go_on())
-    }
+/// A block that has a segment.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    number: i64,
+    /// The number of the filter's receiver among those of the segment; `None`: any receiver
+    /// matches.
+    receiver: Option<usize>,
+}
 
-    /// Looks at a part of the blocks, if nothing was deleted or reworded since `changes` was read, and
-    /// until another search needs the processor.
-    fn help(
-        &self,
-        connection: &mut Connection,
-        changes: i64,
-        blocks: &Blocks,
-        searches: &Searches,
-        mut found: Matches,
-    ) -> Result<Matches, Error> {
-        let transaction = connection.transaction()?;
-        if seen(&transaction)?.changes == changes {
-            while searches.is_one_alone()
-                && let Some(share) = blocks.take()
-            {
-                self.look_at(&transaction, share, &mut found, || Ok(()))?;
-            }
-        }
-        Ok(found)
-    }
-
-    fn look_at(
-        &self,
-        transaction: &Transaction<'_>,
-        blocks: Range<i64>,
-        matches: &mut Matches,
-        mut go_on: impl FnMut() -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut packs = transaction.prepare_cached(
-            "SELECT block, trigrams, receivers FROM packs
-             WHERE block >= ?1 AND block < ?2
+impl Predicate<'_> {
+    fn read_blocks(&self, matches: &mut Matches, running: &mut Running<'_>) -> Result<(), Error> {
+        let mut segments = self.transaction.prepare_cached(
+            "SELECT block, trigrams, receivers FROM segments
+             WHERE block >= ?1 AND block <= ?2
                  AND (?3 IS NULL OR trigrams IS NULL OR ts_s_max >= ?3)
              ORDER BY block",
         )?;
         let since = self.filter.since.map(|since| since.seconds);
-        let mut packs = packs.query((blocks.start, blocks.end, since))?;
-        while let Some(row) = packs.next()? {
+        let blocks = (self.first / BLOCK_MESSAGES, self.last / BLOCK_MESSAGES, since);
+        let mut segments = segments.query(blocks)?;
+        while let Some(row) = segments.next()? {
             let block: i64 = row.get(0)?;
             let start = block * BLOCK_MESSAGES;
             match row.get_ref(1)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
-                Some(trigrams) if start >= self.first => {
-                    let pieces = candidates(trigrams, &self.slots);
+                Some(signature) if start >= self.first => {
+                    let pages = candidates(signature, &self.slots);
                     if let Some(block) = self.block(block, row.get_ref(2)?)? {
-                        self.read_pieces(transaction, block, pieces, matches)?;
+                        self.read_pages(block, pages, matches)?;
                     }
                 }
-                _ => self.read_messages(transaction, start.max(self.first), matches)?,
+                _ => self.read_messages(start.max(self.first), matches)?,
             }
-            go_on()?;
+            running.go_on()?;
         }
         Ok(())
     }
 
-    /// `None` if nothing in the block went to whom the question is about.
+    /// `None` if no message of the block went to the filter's receiver.
     fn block(&self, number: i64, names: ValueRef<'_>) -> rusqlite::Result<Option<Block>> {
         let Some(to) = &self.filter.to else { return Ok(Some(Block { number, receiver: None })) };
         let names: Vec<Cow<'_, str>> =
@@ -347,64 +218,60 @@ impl Question<'_> {
         Ok(receiver.map(|_| Block { number, receiver }))
     }
 
-    fn read_pieces(
+    fn read_pages(
         &self,
-        transaction: &Transaction<'_>,
         block: Block,
-        mut pieces: u64,
+        mut pages: u64,
         matches: &mut Matches,
     ) -> rusqlite::Result<()> {
-        let mut statement =
-            transaction.prepare_cached("SELECT rows FROM pieces WHERE id BETWEEN ?1 AND ?2")?;
+        let mut statement = self
+            .transaction
+            .prepare_cached("SELECT rows FROM segment_pages WHERE id BETWEEN ?1 AND ?2")?;
         let mut span = Span::default();
-        while pieces != 0 {
+        while pages != 0 {
             // A run of neighbours is read in one go.
-            let first = pieces.trailing_zeros();
-            let length = (pieces >> first).trailing_ones();
-            pieces &= u64::MAX.checked_shl(first + length).unwrap_or(0);
-            let from = block.number * i64::from(BLOCK_PIECES) + i64::from(first);
+            let first = pages.trailing_zeros();
+            let length = (pages >> first).trailing_ones();
+            pages &= u64::MAX.checked_shl(first + length).unwrap_or(0);
+            let from = block.number * i64::from(SEGMENT_PAGES) + i64::from(first);
             let mut rows = statement.query((from, from + i64::from(length) - 1))?;
             while let Some(row) = rows.next()? {
                 let bytes = row.get_ref(0)?.as_blob()?;
-                let piece = Piece::parse(bytes).ok_or(rusqlite::Error::InvalidQuery)?;
-                self.read_piece(transaction, block, &piece, &mut span, matches)?;
+                let page = Page::parse(bytes).ok_or(rusqlite::Error::InvalidQuery)?;
+                self.read_page(block, &page, &mut span, matches)?;
             }
         }
         Ok(())
     }
 
-    fn read_piece(
+    fn read_page(
         &self,
-        transaction: &Transaction<'_>,
         block: Block,
-        piece: &Piece<'_>,
+        page: &Page<'_>,
         span: &mut Span,
         matches: &mut Matches,
     ) -> rusqlite::Result<()> {
         let mut take = |row: usize| -> rusqlite::Result<()> {
-            let id = block.number * BLOCK_MESSAGES + piece.number(row);
-            let is_to = block.receiver.is_none_or(|receiver| receiver == piece.receiver(row));
-            if is_to
-                && self.is_from(piece.sender_id(row))
-                && self.is_within(transaction, piece.ts_s(row), id)?
-            {
-                matches.add(id, piece.ts_s(row), span);
+            let id = block.number * BLOCK_MESSAGES + page.number(row);
+            let is_to = block.receiver.is_none_or(|receiver| receiver == page.receiver(row));
+            if is_to && self.is_from(page.sender_id(row)) && self.is_within(page.ts_s(row), id)? {
+                matches.add(id, page.ts_s(row), span);
             }
             Ok(())
         };
         let Some(finder) = &self.finder else {
-            return (0..piece.length()).try_for_each(take);
+            return (0..page.length()).try_for_each(take);
         };
         let length = finder.needle().len();
         let (mut at, mut row) = (0, 0);
-        while let Some(found) = finder.find(&piece.texts[at..]) {
+        while let Some(found) = finder.find(&page.texts[at..]) {
             let start = at + found;
-            while piece.end(row) <= start {
+            while page.end(row) <= start {
                 row += 1;
             }
-            let end = piece.end(row);
+            let end = page.end(row);
             if start + length > end {
-                at = start + 1; // in two texts at once, so in neither
+                at = start + 1; // across the border of two texts, so in neither
                 continue;
             }
             at = end;
@@ -420,13 +287,9 @@ impl Question<'_> {
         }
     }
 
-    /// By the second, which the pack knows; within the first and the last one by the message itself.
-    fn is_within(
-        &self,
-        transaction: &Transaction<'_>,
-        ts_s: i64,
-        id: i64,
-    ) -> rusqlite::Result<bool> {
+    /// A page has seconds, which decide but within the second of a bound: there the message itself
+    /// does.
+    fn is_within(&self, ts_s: i64, id: i64) -> rusqlite::Result<bool> {
         let Filter { since, until, .. } = self.filter;
         let is_at = |bound: Option<Timestamp>| {
             bound.is_some_and(|bound| ts_s == bound.seconds && bound.nanoseconds > 0)
@@ -435,20 +298,16 @@ impl Question<'_> {
             return Ok(since.is_none_or(|since| ts_s >= since.seconds)
                 && until.is_none_or(|until| ts_s < until.seconds));
         }
-        let timestamp = transaction
+        let timestamp = self
+            .transaction
             .prepare_cached("SELECT ts_s, ts_ns FROM messages WHERE id = ?1")?
-            .query_row([id], |row| reader::timestamp(row, 0))?;
+            .query_row([id], |row| rows::timestamp(row, 0))?;
         Ok(self.filter.covers(timestamp))
     }
 
-    /// From an id to the end of its block, or to the last.
-    fn read_messages(
-        &self,
-        transaction: &Transaction<'_>,
-        first: i64,
-        matches: &mut Matches,
-    ) -> rusqlite::Result<()> {
-        let mut statement = transaction.prepare_cached(
+    /// From an id to the end of its block, or to the last id.
+    fn read_messages(&self, first: i64, matches: &mut Matches) -> rusqlite::Result<()> {
+        let mut statement = self.transaction.prepare_cached(
             "SELECT id, ts_s, ts_ns, text FROM messages
              WHERE id BETWEEN ?1 AND ?2
                  AND (?3 IS NULL OR from_msisdn = ?3) AND (?4 IS NULL OR to_msisdn = ?4)",
@@ -458,7 +317,7 @@ impl Question<'_> {
         let mut rows =
             statement.query(params![first, last, self.scope.msisdn(), self.filter.to])?;
         while let Some(row) = rows.next()? {
-            let timestamp = reader::timestamp(row, 1)?;
+            let timestamp = rows::timestamp(row, 1)?;
             if self.filter.covers(timestamp) && is_found(self.finder.as_ref(), row.get_ref(3)?)? {
                 matches.add(row.get(0)?, timestamp.seconds, &mut Span::default());
             }
@@ -474,83 +333,16 @@ pub(super) fn is_found(finder: Option<&Finder<'_>>, text: ValueRef<'_>) -> rusql
     Ok(finder.find(fold_case(&String::from_utf8_lossy(bytes)).as_bytes()).is_some())
 }
 
-/// A block that is packed.
-#[derive(Debug, Clone, Copy)]
-struct Block {
-    number: i64,
-    /// Which of its receivers is asked for; `None`: whoever.
-    receiver: Option<usize>,
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Entry, Writer},
-        *,
-    };
-    use crate::message::Message;
+    use super::*;
 
     #[test]
     fn long_searches_hold_half_of_the_workers_at_most() {
-        let places = Searches::alone(4);
-        let taken = [places.take(), places.take()];
-        assert!(taken.iter().all(Option::is_some) && places.take().is_none());
+        let searches = Searches::new(4);
+        let taken = [searches.take_place(), searches.take_place()];
+        assert!(taken.iter().all(Option::is_some) && searches.take_place().is_none());
         drop(taken);
-        assert!(places.take().is_some(), "given back");
-    }
-
-    fn store(writer: &mut Writer, ids: Range<i64>) {
-        let entries: Vec<Entry> = ids
-            .map(|number| Message {
-                message_id: format!("m{number}"),
-                from: "+1".to_owned(),
-                to: "+2".to_owned(),
-                ts: "2025-01-15T10:00:00Z".to_owned(),
-                text: Some(if number % 3 == 0 { "Hello" } else { "Good bye" }.to_owned()),
-                timestamp: Timestamp::parse("2025-01-15T10:00:00Z").unwrap(),
-            })
-            .map(Entry::Message)
-            .collect();
-        assert!(writer.commit(entries.iter()).iter().all(Result::is_ok));
-    }
-
-    #[test]
-    fn a_second_thread_finds_what_was_there_and_helps_nobody_once_a_message_is_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mailslot.db");
-        let mut writer = Writer::open(&path).unwrap();
-        store(&mut writer, 1..3 * BLOCK_MESSAGES + 100);
-        let mut connection = reader::connect(&path).unwrap();
-        let transaction = connection.transaction().unwrap();
-        let now = seen(&transaction).unwrap();
-        let mut matches = Matches::none(&transaction, now.changes).unwrap();
-        let filter = Filter { q: Some("hello".to_owned()), ..Filter::default() };
-        let question = Question {
-            scope: Scope::All,
-            filter: &filter,
-            finder: Some(Finder::new("hello")),
-            slots: slots("hello", None, None),
-            first: matches.look_up_to(now.last_id),
-            last: now.last_id,
-        };
-        let blocks = || Blocks { next: AtomicI64::new(0), end: now.last_id / BLOCK_MESSAGES };
-        let searches = Searches::open(&path, 1).unwrap();
-        let mut second = searches.second().unwrap();
-        assert!(searches.second().is_none(), "one search at a time has it");
-        let connection = second.as_mut().unwrap();
-        let mut help = |blocks: &Blocks| {
-            let found = question.help(connection, now.changes, blocks, &searches, matches.like());
-            found.unwrap().total
-        };
-
-        store(&mut writer, 3 * BLOCK_MESSAGES + 100..5 * BLOCK_MESSAGES);
-        let hellos = (3 * BLOCK_MESSAGES - 1) / 3;
-        assert_eq!(help(&blocks()), hellos, "and nothing of what came later");
-        writer.connection.execute("DELETE FROM messages WHERE id = 7", ()).unwrap();
-        let untouched = blocks();
-        assert_eq!(help(&untouched), 0);
-        assert_eq!(untouched.take(), Some(0..SHARE_BLOCKS));
-        drop(second);
-        assert!(searches.second().is_some(), "given back");
+        assert!(searches.take_place().is_some(), "given back");
     }
 }

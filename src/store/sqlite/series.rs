@@ -1,27 +1,26 @@
-//! How many messages lie in each of a row of spans of time.
+//! When messages were sent and stored: how many in each span of time, the earliest, and those
+//! around a moment.
 
 use rusqlite::OptionalExtension;
 
-use super::{
-    Reader,
-    counts::{Line, Place, Scope},
-    reader,
+use super::{ranks::Ranks, reader::Reader, rows};
+use crate::{
+    error::Error,
+    store::types::{Filter, Position},
+    timestamp::Timestamp,
 };
-use crate::{error::Error, timestamp::Timestamp};
 
 impl Reader {
-    /// When the first message was sent, by its `ts`.
     pub(crate) fn oldest(&mut self) -> Result<Option<Timestamp>, Error> {
         let mut statement = self.connection.prepare_cached(
             "SELECT ts_s, ts_ns FROM messages WHERE ts_s >= ?1
              ORDER BY ts_s, ts_ns, message_id LIMIT 1",
         )?;
-        let oldest = statement.query_row([i64::MIN], |row| reader::timestamp(row, 0));
+        let oldest = statement.query_row([i64::MIN], |row| rows::timestamp(row, 0));
         Ok(oldest.optional()?)
     }
 
-    /// When the last message before a moment and the first one after it were stored, by the clock of
-    /// then. Ids follow the order in which messages were stored, so half of them are ruled out in each
+    /// Ids follow the order in which messages were stored, so half of them are ruled out in each
     /// step; where the clock was set back, what is found is one such gap of several.
     pub(crate) fn stored_around(
         &mut self,
@@ -36,7 +35,7 @@ impl Reader {
                     "SELECT id, created_at FROM messages
                      WHERE id >= ?1 AND id <= (SELECT last_id FROM totals) ORDER BY id LIMIT 1",
                 )?
-                .query_row([id], |row| Ok((row.get(0)?, reader::text(row, 1)?)))
+                .query_row([id], |row| Ok((row.get(0)?, rows::text(row, 1)?)))
                 .optional()
         };
         while before.0 < last {
@@ -51,32 +50,29 @@ impl Reader {
         Ok((parse(before.1), parse(after)))
     }
 
-    /// Between each of these moments and the next one, all at one moment.
     pub(crate) fn series(&mut self, bounds: &[Timestamp]) -> Result<Vec<i64>, Error> {
         let transaction = self.connection.transaction()?;
-        let line = Line::open(&transaction, Scope::All)?;
-        let ranks = bounds
+        let everything = Filter::default();
+        let ranks = Ranks::open(&transaction, &everything)?;
+        let before = bounds
             .iter()
-            .map(|timestamp| line.rank(&Place::at(*timestamp)))
+            .map(|timestamp| ranks.rank(&Position::at(*timestamp)))
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        Ok(ranks.windows(2).map(|pair| pair[1] - pair[0]).collect())
+        Ok(before.windows(2).map(|pair| pair[1] - pair[0]).collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Entry, Searches, Writer},
-        *,
-    };
-    use crate::message::Message;
+    use super::{super::store::Store, *};
+    use crate::{message::Message, store::types::Job};
 
     #[test]
     fn the_messages_around_a_moment_are_found_by_when_they_were_stored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mailslot.db");
-        let mut writer = Writer::open(&path).unwrap();
-        let mut reader = Reader::open(&path, &Searches::open(&path, 1).unwrap()).unwrap();
+        let (store, mut writer) = Store::open(&path, 1).unwrap();
+        let mut reader = store.reader().unwrap();
         let day = |day: i64| Timestamp::from(day * 86_400);
         assert_eq!(reader.stored_around(day(5)), Ok((None, None)));
         let message = |number| Message {
@@ -87,8 +83,8 @@ mod tests {
             text: None,
             timestamp: day(0),
         };
-        let entries: Vec<Entry> = (1..=30).map(message).map(Entry::Message).collect();
-        writer.commit(entries.iter());
+        let job = Job::Messages((1..=30).map(message).collect());
+        writer.commit([job].iter());
         let days = [1, 2, 4, 7, 8, 11, 14, 30];
         writer
             .connection

@@ -1,14 +1,14 @@
 //! The write-ahead log as a file: writing it again, so that all of it is on disk.
 //!
 //! SQLite's recovery takes every commit that it finds whole in the log. Whole means in the kernel's
-//! page cache, which is not the disk: a process may have been killed between writing a commit and its
-//! fsync, or the fsync may have failed, after which Linux keeps the pages as clean ones that no later
-//! fsync writes. Commits that follow would stand behind a gap on the disk, and after a power cut
-//! recovery would end at the gap. Writing the same bytes again makes the pages dirty, and the fsync
-//! behind it puts all of them on the disk.
+//! page cache, which is not the disk: a process may have been killed between writing a commit and
+//! its fsync, or the fsync may have failed, after which Linux keeps the pages as clean ones that no
+//! later fsync writes. Commits that follow would stand behind a gap on the disk, and after a power
+//! cut recovery would end at the gap. Writing the same bytes again makes the pages dirty, and the
+//! fsync behind it puts all of them on the disk.
 //!
-//! A checkpoint does not do that: it puts the pages into the database, but as long as the broken log
-//! is on the disk, a power cut has recovery lay the log's older pages over the newer ones.
+//! A checkpoint does not do that: it puts the pages into the database, but as long as the broken
+//! log is on the disk, a power cut has recovery lay the log's older pages over the newer ones.
 //!
 //! The log may be opened and closed beside SQLite, which holds no lock on it: its locks are on the
 //! database and on `-shm`.

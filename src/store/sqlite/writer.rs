@@ -4,30 +4,37 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     thread,
-    time::{self, Duration},
+    time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi, params};
-use rustix::fs::{Mode, OFlags};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, ffi};
 
 use super::{
-    CHECKPOINT_PAGES, Entry, Identity, LOG_END, Outcome, READ_ONLY, Stored, beside, cannot_open,
-    configure, counts, epochs,
-    erase::{self, Erased},
-    is_on_read_only, open, packs, schema, wal,
+    batch,
+    connection::{CHECKPOINT_PAGES, READ_ONLY, cannot_open, configure, is_on_read_only, open},
+    epochs,
+    files::{Identity, LOG_END, beside, create_folder},
+    layout::Layout,
+    migrate, schema,
+    segments::Prepared,
+    wal,
 };
-use crate::{error::Error, logging, message::Message, timestamp::Timestamp};
+use crate::{
+    error::Error,
+    logging,
+    store::types::{Job, Outcome},
+};
 
-/// Pages that the writer keeps: an insert touches three indexes in random places.
+/// The writer's page cache: an insert touches three indexes in random places.
 const CACHE_KIB: u32 = 8_000;
 
 /// How long a writer that could not begin waits before it tries again.
-const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+const BEGIN_EVERY: Duration = Duration::from_secs(1);
 /// How often a full disk makes it try to use the log from its start.
-const FREE_PAUSE: Duration = Duration::from_secs(1);
-/// How often a patient writer tries to take another process's lock, and how many times. SQLite's own
-/// waiting grows to a tenth of a second between two tries, which rarely hits one of the short moments
-/// at which a busy service does not hold it.
+const FREE_EVERY: Duration = Duration::from_secs(1);
+/// How often a patient writer tries to take another process's lock, and how many times. SQLite's
+/// own waiting grows to a tenth of a second between two tries, which rarely hits one of the short
+/// moments at which a busy service does not hold it.
 const TRY_EVERY: Duration = Duration::from_millis(1);
 const TRIES: i32 = 60_000;
 
@@ -37,28 +44,39 @@ pub(crate) struct Writer {
     identity: Identity,
     /// The path of the write-ahead log.
     log: PathBuf,
-    beginning: Beginning,
+    readiness: Readiness,
     /// When the disk was last full and [`Writer::free_log`] was called.
-    freed: Option<time::Instant>,
+    freed: Option<Instant>,
     /// SQLite's number that changes with each commit of another connection.
     data_version: Option<i64>,
+    pub(super) layout: Layout,
+    prepared: Prepared,
 }
 
 /// Whether [`Writer::begin`] has succeeded. Before that nothing is stored.
 #[derive(Debug)]
-enum Beginning {
-    Done,
-    Failed { at: time::Instant, reason: &'static str },
+enum Readiness {
+    Ready,
+    Failed { at: Instant, reason: &'static str },
 }
 
 impl Writer {
     /// Opens the database, or creates it and its folder, brings its schema up to date, and begins.
-    /// Where the disk does not let it begin yet, that is tried again with each commit, at most once a
-    /// second: [`Writer::not_begun`].
+    /// Where the disk does not let it begin yet, that is tried again with each commit, at most once
+    /// a second: [`Writer::not_ready`].
     ///
     /// # Errors
-    /// A sentence that tells the operator what to do.
+    /// A sentence that says what the operator should do.
     pub(crate) fn open(path: &Path) -> Result<Writer, String> {
+        Writer::open_with(path, Layout::SHIPPED, Prepared::default())
+    }
+
+    /// The same, with these sizes; a [`Job::Index`] stores what `prepared` has.
+    pub(super) fn open_with(
+        path: &Path,
+        layout: Layout,
+        prepared: Prepared,
+    ) -> Result<Writer, String> {
         let named = |problem: String| format!("database {}: {problem}", path.display());
         if let Some(folder) = path.parent() {
             create_folder(folder)
@@ -66,8 +84,8 @@ impl Writer {
         }
         let sentence = |error: rusqlite::Error| named(cannot_open(path, &error));
         let mut connection = open(path).map_err(sentence)?;
-        schema::check(&connection).map_err(named)?;
-        // SQLite opens such a file without a word.
+        schema::find(&connection).map_err(named)?;
+        // SQLite opens such a file without an error.
         if connection.is_readonly("main").map_err(sentence)? {
             let is_on_read_only = is_on_read_only(path);
             let why = "it cannot be written: check its permissions";
@@ -76,34 +94,37 @@ impl Writer {
         configure(&connection, CACHE_KIB).map_err(sentence)?;
         // No checkpoint before the log is on disk (wal.rs).
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(sentence)?;
-        schema::migrate(&mut connection).map_err(named)?;
+        migrate::migrate(&mut connection, &layout).map_err(named)?;
         // SQLite has followed symbolic links as this does.
         let file = fs::canonicalize(path)
             .map_err(|error| named(format!("its path cannot be followed: {error}")))?;
         let identity = Identity::of(path, &file);
-        let beginning = Beginning::Failed { at: time::Instant::now(), reason: "" };
+        let readiness = Readiness::Failed { at: Instant::now(), reason: "" };
         let mut writer = Writer {
             connection,
             identity,
             log: beside(&file, LOG_END),
-            beginning,
+            readiness,
             freed: None,
             data_version: None,
+            layout,
+            prepared,
         };
         writer.begin();
         Ok(writer)
     }
 
     /// Why nothing can be stored yet, if that is so.
-    pub(crate) fn not_begun(&self) -> Option<&'static str> {
-        match self.beginning {
-            Beginning::Done => None,
-            Beginning::Failed { reason, .. } => Some(reason),
+    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+        match self.readiness {
+            Readiness::Ready => None,
+            Readiness::Failed { reason, .. } => Some(reason),
         }
     }
 
-    /// Makes durable what an earlier process may have left in the kernel's page cache only (wal.rs),
-    /// and proves by a commit of its own, which begins an epoch of cursors, that the disk takes one.
+    /// Makes durable what an earlier process may have left in the kernel's page cache only
+    /// (wal.rs), and proves by a commit of its own, which begins an epoch of cursors, that the disk
+    /// takes one.
     fn begin(&mut self) {
         let mut is_full = false;
         let mut run = || -> Result<(), (String, &'static str)> {
@@ -122,11 +143,14 @@ impl Writer {
                 self.connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES);
             checkpoints.map_err(sqlite)
         };
-        self.beginning = match run() {
-            Ok(()) => Beginning::Done,
+        self.readiness = match run() {
+            Ok(()) => Readiness::Ready,
             Err((error, reason)) => {
-                log::error!(error, reason; "the database cannot take a commit: nothing is stored until it can");
-                Beginning::Failed { at: time::Instant::now(), reason }
+                log::error!(
+                    error, reason;
+                    "the database cannot take a commit: nothing is stored until it can"
+                );
+                Readiness::Failed { at: Instant::now(), reason }
             }
         };
         // SQLite finds the disk full only once the log is on disk, so a checkpoint does no harm.
@@ -135,8 +159,8 @@ impl Writer {
         }
     }
 
-    /// The same, for a process that writes beside the service: it waits longer for the lock, and tries
-    /// more often.
+    /// The same, for a process that writes beside the service: it waits longer for the lock, and
+    /// tries more often.
     pub(crate) fn patient(mut self) -> Writer {
         let handler = |tries: i32| {
             thread::sleep(TRY_EVERY);
@@ -147,8 +171,8 @@ impl Writer {
         self
     }
 
-    /// Whether anybody else has committed since this was last asked. What cannot be read has not
-    /// changed: the next commit says what is wrong.
+    /// Whether another connection has committed since this was last asked, or may have. What cannot
+    /// be read has not changed: the next commit says what is wrong.
     pub(crate) fn others_committed(&mut self) -> bool {
         let version = self.connection.prepare_cached("PRAGMA data_version");
         let version = version.and_then(|mut version| version.query_row((), |row| row.get(0)));
@@ -157,28 +181,31 @@ impl Writer {
         before != Some(version)
     }
 
-    /// Makes a batch durable in one transaction, and says for each entry what became of it.
+    /// Makes a batch durable in one transaction, and gives for each job what became of it.
     pub(crate) fn commit<'a>(
         &mut self,
-        batch: impl Iterator<Item = &'a Entry> + Clone,
+        batch: impl Iterator<Item = &'a Job> + Clone,
     ) -> Vec<Outcome> {
         let length = batch.clone().count();
         if let Some(path) = self.identity.missing() {
-            log::error!(target: logging::ERRORS, path:% = path.display(); "the database file was removed or replaced: restart mailslot");
+            log::error!(
+                target: logging::ERRORS, path:% = path.display();
+                "the database file was removed or replaced: restart mailslot"
+            );
             return vec![
                 Err(Error::Unavailable("the database file was removed or replaced"));
                 length
             ];
         }
-        if let Beginning::Failed { at, .. } = self.beginning
-            && at.elapsed() >= BEGIN_AGAIN
+        if let Readiness::Failed { at, .. } = self.readiness
+            && at.elapsed() >= BEGIN_EVERY
         {
             self.begin();
         }
-        if let Some(reason) = self.not_begun() {
+        if let Some(reason) = self.not_ready() {
             return vec![Err(Error::Unavailable(reason)); length];
         }
-        self.insert_all(batch).unwrap_or_else(|error| {
+        self.run(batch).unwrap_or_else(|error| {
             if is_disk_full(&error) {
                 self.free_log();
             }
@@ -186,94 +213,48 @@ impl Writer {
         })
     }
 
-    /// Moves into the database what the log holds, without waiting for its readers, so that the next
-    /// commit overwrites the log from its start and needs no more space. It fails where the database
-    /// has to grow for that, and changes nothing then.
-    fn free_log(&mut self) {
-        if self.freed.is_none_or(|freed| freed.elapsed() >= FREE_PAUSE) {
-            self.freed = Some(time::Instant::now());
-            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()));
-        }
-    }
-
-    fn insert_all<'a>(
+    fn run<'a>(
         &mut self,
-        batch: impl Iterator<Item = &'a Entry> + Clone,
+        batch: impl Iterator<Item = &'a Job> + Clone,
     ) -> rusqlite::Result<Vec<Outcome>> {
+        let prepared = batch.clone().any(|job| matches!(job, Job::Index));
+        let prepared = prepared.then(|| self.prepared.take()).flatten();
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // A newer mailslot has brought it up to date beside this one, and counts in another way.
-        if schema::version(&transaction)? != schema::VERSION {
-            let problem = Error::Unavailable("the database has another schema");
-            return Ok(vec![Err(problem); batch.count()]);
-        }
-        // First, since what is inserted here is counted whatever becomes of it in this transaction.
-        for entry in batch.clone() {
-            if let Entry::Expire(before) = entry {
-                erase::expire(&transaction, *before)?;
-            }
-        }
-        let mut outcomes = Vec::new();
-        let mut created = Vec::new();
-        let now = logging::now();
-        let (last_id, erased): (i64, i64) = transaction
-            .prepare_cached("SELECT last_id, erased FROM totals")?
-            .query_row((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        // Only where somebody was erased is everybody asked whether it was them.
-        let erased = if erased > 0 { Some(Erased::open(&transaction)?) } else { None };
-        let foreign = counts::uncounted(&transaction, last_id)?;
-        let mut next_id = foreign.last().map_or(last_id, |(id, _)| *id) + 1;
-        created.extend(foreign.iter().map(|(_, message)| message));
-        for entry in batch {
-            outcomes.push(match entry {
-                Entry::Message(message) => {
-                    if let Some(erased) = &erased
-                        && erased.has(&transaction, &message.message_id)?
-                    {
-                        outcomes.push(Ok(Stored::Duplicate));
-                        continue;
-                    }
-                    let outcome = insert(&transaction, next_id, message, &now)?;
-                    if outcome == Ok(Stored::Created) {
-                        created.push(message);
-                        next_id += 1;
-                    }
-                    outcome
-                }
-                Entry::Pack(pack) => packs::store(&transaction, pack).map(|()| Ok(Stored::Done))?,
-                Entry::Expire(_) => Ok(Stored::Done),
-                Entry::Probe => {
-                    // Writes a page though nothing changes, so that the commit is a real one.
-                    transaction.pragma_update(None, "user_version", schema::VERSION)?;
-                    Ok(Stored::Done)
-                }
-            });
-        }
-        if !created.is_empty() {
-            counts::add(&transaction, &mut created, next_id - 1)?;
-            if last_id / packs::BLOCK_MESSAGES != (next_id - 1) / packs::BLOCK_MESSAGES {
-                packs::register(&transaction)?;
-                counts::prune(&transaction)?;
-            }
-        }
+        let outcomes = batch::run(&transaction, &self.layout, batch, prepared.as_ref())?;
         transaction.commit()?;
         Ok(outcomes)
     }
 
-    /// Moves all of the write-ahead log into the database, which is then one file. Where that fails
-    /// nothing is lost: the log stays, and the next start reads it.
-    pub(crate) fn checkpoint(&self) {
+    /// Moves into the database what the log holds, without waiting for its readers, so that the
+    /// next commit overwrites the log from its start and needs no more space. It fails where the
+    /// database has to grow for that, and changes nothing then.
+    fn free_log(&mut self) {
+        if self.freed.is_none_or(|freed| freed.elapsed() >= FREE_EVERY) {
+            self.freed = Some(Instant::now());
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()));
+        }
+    }
+
+    /// Indexes the tail, and moves all of the write-ahead log into the database, which is then one
+    /// file. Where that fails nothing is lost: the log stays, and the next start reads it.
+    pub(crate) fn checkpoint(&mut self) {
         // Emptying the log would lose what other processes have committed to it by another index.
         if self.identity.has_other_index() {
             log::warn!("the write-ahead log stays: its -shm file was removed or replaced");
             return;
         }
-        // Parts of it may be in the page cache only: see wal.rs for what a power cut would make of it.
-        if self.not_begun().is_some() {
+        // Parts of it may be in the page cache only: see wal.rs for what a power cut would make of
+        // it.
+        if self.not_ready().is_some() {
             log::warn!(
                 "the write-ahead log stays: the database has not taken a commit since the start"
             );
             return;
+        }
+        if self.identity.missing().is_none() {
+            // What fails here fails below, too, where it is logged.
+            let _ = self.run([Job::Index].iter());
         }
         // Litestream for one reads all the time; a stop does not wait for such a reader.
         let _ = self.connection.execute_batch("PRAGMA busy_timeout = 200");
@@ -288,7 +269,10 @@ impl Writer {
                 );
             }
             Err(error) => {
-                log::error!(error:% = error; "the write-ahead log stays: it cannot be moved into the database");
+                log::error!(
+                    error:% = error;
+                    "the write-ahead log stays: it cannot be moved into the database"
+                );
             }
         }
     }
@@ -316,59 +300,10 @@ fn reason_of_file(error: &io::Error) -> &'static str {
     }
 }
 
-/// A write that failed for want of space. SQLite reports a quota that is used up as any failed write.
+/// A write that failed for want of space. SQLite reports a quota that is used up as any failed
+/// write.
 fn is_disk_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error().is_some_and(|error| {
         error.code == ErrorCode::DiskFull || error.extended_code == ffi::SQLITE_IOERR_WRITE
     })
-}
-
-/// Creates a folder, and those above it, and makes each one's entry in its parent durable: a power cut
-/// must not take away the folder of a database in which messages were acknowledged.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    let parent = folder.parent().unwrap_or(folder);
-    if folder.as_os_str().is_empty() || folder.is_dir() {
-        return Ok(());
-    }
-    create_folder(parent)?;
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => {
-            return Err(error);
-        }
-        _ => {}
-    }
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    // Never the database, since it must be a folder.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent: fs::File = rustix::fs::open(parent, flags, Mode::empty())?.into();
-    // The next start must not find it as if it were durable.
-    parent.sync_all().inspect_err(|_| drop(fs::remove_dir(folder)))
-}
-
-/// # Errors
-/// What concerns the transaction, and so everybody in it. A constraint that one row violates undoes
-/// that row's statement alone.
-fn insert(
-    transaction: &Transaction<'_>,
-    id: i64,
-    message: &Message,
-    now: &str,
-) -> rusqlite::Result<Outcome> {
-    let mut statement = transaction.prepare_cached(
-        "INSERT INTO messages
-             (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (message_id) DO NOTHING",
-    )?;
-    let Message { message_id, from, to, ts, text, timestamp } = message;
-    let Timestamp { seconds, nanoseconds } = timestamp;
-    let row = params![id, message_id, from, to, ts, seconds, nanoseconds, text, now];
-    match statement.execute(row) {
-        Ok(1) => Ok(Ok(Stored::Created)),
-        Ok(_) => Ok(Ok(Stored::Duplicate)),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            Ok(Err(Error::from(error)))
-        }
-        Err(error) => Err(error),
-    }
 }

@@ -1,52 +1,67 @@
-//! The texts once more, packed for searching.
+//! Segments: the texts once more, arranged for searching.
 //!
-//! Messages are packed a block of ids at a time, in the background. A block's texts stand
-//! case-folded in pieces that fill a page of the database each, in the order of time; beside them
-//! is, for every three bytes in a row (by their hash), in which pieces they occur. A search reads
-//! the pieces alone in which all of its own three bytes occur. A block that is not packed, because
-//! it is not full or has changed, is searched row by row (search.rs), so that packs may be missing,
-//! but never wrong: the schema's triggers drop those of a block in which a message is deleted or
-//! reworded.
+//! A segment has the messages of a block of ids, and is built in the background (indexer.rs). Its
+//! texts stand case-folded in **pages** that each fill a page of the database, in the order of
+//! time. Beside them stands a **trigram signature**, bit-sliced: for every three bytes in a row (by
+//! their hash), one bit for each page in which they occur. A search reads only the pages in which
+//! all of its own trigrams occur. A block without a segment, because it is not full or has changed,
+//! is searched row by row, so that a segment may be missing but is never wrong: the schema's
+//! triggers drop that of a block in which a message is deleted or gets another text or receiver.
 
-use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Transaction, params};
 
-use super::{counts::FIRST_ID, reader};
-use crate::{error::Error, message::fold_case};
+use super::scope::FIRST_ID;
+use crate::{message::fold_case, threads::lock};
 
-/// Messages whose ids, divided by it, are the same, are a block. The schema has it too.
+/// Messages of a block: those whose ids, divided by it, are the same. The schema has this number,
+/// too.
 pub(super) const BLOCK_MESSAGES: i64 = 2_048;
-/// Pieces of a block at most, one for each bit of a word of [`Trigrams`].
-pub(super) const BLOCK_PIECES: u32 = u64::BITS;
-/// Bytes of a piece, so that a page of 4,096 holds it and nothing has to be put together.
-const PIECE_BYTES: usize = 4_040;
-/// Words in a block's [`Trigrams`].
+/// Pages of a segment at most, one for each bit of a word of [`Signature`].
+pub(super) const SEGMENT_PAGES: u32 = u64::BITS;
+/// Bytes of a page, so that one of the database's pages of 4,096 bytes holds it as a row.
+const PAGE_BYTES: usize = 4_040;
+/// Words of a segment's [`Signature`], one for each value of the hash.
 const SLOTS: usize = 2_048;
 
-/// For each hash of three bytes, the pieces of a block in which they occur.
+/// For each hash of three bytes, a bit for each page of the segment in which they occur.
 #[derive(Debug)]
-struct Trigrams(Vec<u64>);
+struct Signature(Vec<u64>);
 
-/// A block, ready to be stored.
+/// A segment that is ready to be stored.
 #[derive(Debug)]
-pub(crate) struct Pack {
+pub(super) struct Segment {
     block: i64,
-    /// What `packs.changes` was when the block was read.
+    /// What `segments.changes` was when the block was read.
     changes: i64,
     ts_s_max: Option<i64>,
-    /// Whom its messages went to, each once, as a JSON array.
+    /// The receivers of its messages, each once, as a JSON array.
     receivers: String,
-    trigrams: Vec<u8>,
-    pieces: Vec<Vec<u8>>,
+    signature: Vec<u8>,
+    pages: Vec<Vec<u8>>,
 }
 
-/// A message in a piece.
+/// A segment that waits for the next commit to store it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Prepared(Arc<Mutex<Option<Segment>>>);
+
+impl Prepared {
+    pub(super) fn put(&self, segment: Segment) {
+        *lock(&self.0) = Some(segment);
+    }
+
+    pub(super) fn take(&self) -> Option<Segment> {
+        lock(&self.0).take()
+    }
+}
+
+/// A message in a page.
 struct Entry {
     /// Its id, within the block.
     number: u16,
     sender_id: u32,
-    /// Which of the block's receivers.
+    /// Its number among the segment's receivers.
     receiver: u16,
     ts_s: i64,
     text: String,
@@ -54,13 +69,13 @@ struct Entry {
 
 /// Bytes of an [`Entry`] without its text.
 const ENTRY_BYTES: usize = 20;
-/// Bytes of a piece's head: how many messages it has.
+/// Bytes of a page's head: how many messages it has.
 const HEAD_BYTES: usize = 2;
 
-/// A piece as it is stored: for `n` messages, the ends of their texts, their `ts_s`, their senders,
+/// A page as it is stored: for `n` messages, the ends of their texts, their `ts_s`, their senders,
 /// their ids within the block, their receivers, and then the texts.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Piece<'a> {
+pub(crate) struct Page<'a> {
     ends: &'a [[u8; 4]],
     ts_s: &'a [[u8; 8]],
     senders: &'a [[u8; 4]],
@@ -69,9 +84,9 @@ pub(crate) struct Piece<'a> {
     pub(crate) texts: &'a [u8],
 }
 
-impl<'a> Piece<'a> {
-    /// `None` if these bytes are no piece.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Piece<'a>> {
+impl<'a> Page<'a> {
+    /// `None` if these bytes are not a page.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Page<'a>> {
         let (n, rest) = bytes.split_first_chunk()?;
         let n = usize::from(u16::from_le_bytes(*n));
         let (ends, rest) = rest.split_at_checked(4 * n)?;
@@ -79,7 +94,7 @@ impl<'a> Piece<'a> {
         let (senders, rest) = rest.split_at_checked(4 * n)?;
         let (numbers, rest) = rest.split_at_checked(2 * n)?;
         let (receivers, texts) = rest.split_at_checked(2 * n)?;
-        let piece = Piece {
+        let page = Page {
             ends: ends.as_chunks().0,
             ts_s: ts_s.as_chunks().0,
             senders: senders.as_chunks().0,
@@ -88,8 +103,8 @@ impl<'a> Piece<'a> {
             texts,
         };
         // A damaged page must not lead outside of the texts.
-        let ascends = (1..n).all(|row| piece.end(row - 1) <= piece.end(row));
-        (n > 0 && ascends && piece.end(n - 1) == texts.len()).then_some(piece)
+        let ascends = (1..n).all(|row| page.end(row - 1) <= page.end(row));
+        (n > 0 && ascends && page.end(n - 1) == texts.len()).then_some(page)
     }
 
     /// How many messages it has.
@@ -115,7 +130,7 @@ impl<'a> Piece<'a> {
         i64::from(u16::from_le_bytes(self.numbers[row]))
     }
 
-    /// Which of the block's receivers.
+    /// The number among the segment's receivers.
     pub(crate) fn receiver(&self, row: usize) -> usize {
         usize::from(u16::from_le_bytes(self.receivers[row]))
     }
@@ -136,13 +151,13 @@ impl<'a> Piece<'a> {
     }
 }
 
-impl Trigrams {
-    fn add(&mut self, piece: usize, entries: &[Entry], receivers: &[String]) {
+impl Signature {
+    fn add(&mut self, page: usize, entries: &[Entry], receivers: &[String]) {
         for entry in entries {
-            self.0[receiver_slot(&receivers[usize::from(entry.receiver)])] |= 1 << piece;
-            self.0[sender_slot(i64::from(entry.sender_id))] |= 1 << piece;
+            self.0[receiver_slot(&receivers[usize::from(entry.receiver)])] |= 1 << page;
+            self.0[sender_slot(i64::from(entry.sender_id))] |= 1 << page;
             for three in entry.text.as_bytes().windows(3) {
-                self.0[slot(three)] |= 1 << piece;
+                self.0[slot(three)] |= 1 << page;
             }
         }
     }
@@ -152,7 +167,7 @@ impl Trigrams {
     }
 }
 
-/// Which slots of a block's trigrams a search must look at.
+/// The slots of a signature that a search reads.
 pub(super) fn slots(q: &str, sender_id: Option<i64>, receiver: Option<&str>) -> Vec<usize> {
     let mut slots: Vec<usize> = q.as_bytes().windows(3).map(slot).collect();
     slots.extend(sender_id.map(sender_slot));
@@ -162,11 +177,11 @@ pub(super) fn slots(q: &str, sender_id: Option<i64>, receiver: Option<&str>) -> 
     slots
 }
 
-/// The pieces of a block in which all of `slots` occur.
-pub(super) fn candidates(trigrams: &[u8], slots: &[usize]) -> u64 {
-    let words = trigrams.as_chunks::<8>().0;
-    slots.iter().fold(u64::MAX, |pieces, slot| {
-        pieces & words.get(*slot).map_or(0, |word| u64::from_le_bytes(*word))
+/// A bit for each page of a segment in which all of `slots` occur.
+pub(super) fn candidates(signature: &[u8], slots: &[usize]) -> u64 {
+    let words = signature.as_chunks::<8>().0;
+    slots.iter().fold(u64::MAX, |pages, slot| {
+        pages & words.get(*slot).map_or(0, |word| u64::from_le_bytes(*word))
     })
 }
 
@@ -191,31 +206,12 @@ fn spread(number: u64) -> usize {
     usize::try_from(product >> (u64::BITS - SLOTS.ilog2())).unwrap_or_default()
 }
 
-/// Makes packs of blocks that have none.
-#[derive(Debug)]
-pub(crate) struct Packer(pub(super) Connection);
-
-impl Packer {
-    pub(crate) fn open(path: &Path) -> rusqlite::Result<Packer> {
-        reader::connect(path).map(Packer)
-    }
-
-    /// The first full block that is not packed, packed.
-    pub(crate) fn next(&mut self) -> Result<Option<Pack>, Error> {
-        let transaction = self.0.transaction()?;
-        let missing = transaction
-            .prepare_cached(
-                "SELECT block, changes FROM packs
-                 WHERE trigrams IS NULL AND block < (SELECT last_id / ?1 FROM totals)
-                 ORDER BY block LIMIT 1",
-            )?
-            .query_row([BLOCK_MESSAGES], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        Ok(missing.map(|(block, changes)| pack(&transaction, block, changes)).transpose()?)
-    }
-}
-
-fn pack(transaction: &Transaction<'_>, block: i64, changes: i64) -> rusqlite::Result<Pack> {
+/// Builds the segment of a block.
+pub(super) fn build(
+    transaction: &Transaction<'_>,
+    block: i64,
+    changes: i64,
+) -> rusqlite::Result<Segment> {
     let first = block * BLOCK_MESSAGES;
     let mut statement = transaction.prepare_cached(
         "SELECT messages.id - ?1, senders.id, ts_s, text, to_msisdn
@@ -236,23 +232,23 @@ fn pack(transaction: &Transaction<'_>, block: i64, changes: i64) -> rusqlite::Re
     })?;
     let mut entries: Vec<Entry> = rows.collect::<rusqlite::Result<_>>()?;
     entries.sort_by_key(|entry| entry.ts_s);
-    let mut trigrams = Trigrams(vec![0; SLOTS]);
-    let mut pieces = Vec::new();
-    for piece in cut(&entries) {
-        trigrams.add(pieces.len(), piece, &receivers);
-        pieces.push(Piece::write(piece));
+    let mut signature = Signature(vec![0; SLOTS]);
+    let mut pages = Vec::new();
+    for page in cut(&entries) {
+        signature.add(pages.len(), page, &receivers);
+        pages.push(Page::write(page));
     }
-    Ok(Pack {
+    Ok(Segment {
         block,
         changes,
         ts_s_max: entries.last().map(|entry| entry.ts_s),
         receivers: serde_json::to_string(&receivers).unwrap_or_default(),
-        trigrams: if entries.is_empty() { Vec::new() } else { trigrams.bytes() },
-        pieces,
+        signature: if entries.is_empty() { Vec::new() } else { signature.bytes() },
+        pages,
     })
 }
 
-/// Which of them `receiver` is, if need be a new one.
+/// The number of `receiver` among them; it is appended if it is new.
 fn number(receivers: &mut Vec<String>, receiver: &str) -> u16 {
     let known = receivers.iter().rposition(|known| known == receiver);
     let at = known.unwrap_or_else(|| {
@@ -262,9 +258,9 @@ fn number(receivers: &mut Vec<String>, receiver: &str) -> u16 {
     u16::try_from(at).unwrap_or(u16::MAX)
 }
 
-/// At most [`BLOCK_PIECES`] pieces: of a page each, or larger where the texts are.
+/// At most [`SEGMENT_PAGES`] pages of [`PAGE_BYTES`], or of more bytes where the texts have more.
 fn cut(entries: &[Entry]) -> Vec<&[Entry]> {
-    const WORD_BITS: usize = BLOCK_PIECES as usize;
+    const WORD_BITS: usize = SEGMENT_PAGES as usize;
     if entries.is_empty() {
         return Vec::new();
     }
@@ -272,7 +268,7 @@ fn cut(entries: &[Entry]) -> Vec<&[Entry]> {
     let bytes: usize = entries.iter().map(size).sum();
     // Two neighbours are larger than `bytes_max` together, or they would be one.
     let surely_few = HEAD_BYTES + 2 * bytes / (WORD_BITS - 1);
-    let mut bytes_max = PIECE_BYTES;
+    let mut bytes_max = PAGE_BYTES;
     loop {
         let mut used = HEAD_BYTES;
         let mut starts = vec![0];
@@ -287,40 +283,47 @@ fn cut(entries: &[Entry]) -> Vec<&[Entry]> {
             let ends = starts.iter().skip(1).copied().chain([entries.len()]);
             return starts.iter().zip(ends).map(|(start, end)| &entries[*start..end]).collect();
         }
-        bytes_max = if bytes_max == PIECE_BYTES { surely_few } else { 2 * bytes_max };
+        bytes_max = if bytes_max == PAGE_BYTES { surely_few } else { 2 * bytes_max };
     }
 }
 
-/// Stores a pack, unless its block has changed since it was read.
-pub(super) fn store(transaction: &Transaction<'_>, pack: &Pack) -> rusqlite::Result<()> {
+/// Stores a segment, unless its block has changed since it was read.
+pub(super) fn store(transaction: &Transaction<'_>, segment: &Segment) -> rusqlite::Result<()> {
     let is_stored = transaction
         .prepare_cached(
-            "UPDATE packs SET ts_s_max = ?3, trigrams = ?4, receivers = ?5
+            "UPDATE segments SET ts_s_max = ?3, trigrams = ?4, receivers = ?5
              WHERE block = ?1 AND changes = ?2 AND trigrams IS NULL",
         )?
-        .execute(params![pack.block, pack.changes, pack.ts_s_max, pack.trigrams, pack.receivers])?;
+        .execute(params![
+            segment.block,
+            segment.changes,
+            segment.ts_s_max,
+            segment.signature,
+            segment.receivers
+        ])?;
     if is_stored == 0 {
         return Ok(());
     }
-    let first = pack.block * i64::from(BLOCK_PIECES);
+    let first = segment.block * i64::from(SEGMENT_PAGES);
     transaction
-        .prepare_cached("DELETE FROM pieces WHERE id BETWEEN ?1 AND ?2")?
-        .execute((first, first + i64::from(BLOCK_PIECES) - 1))?;
-    let mut insert = transaction.prepare_cached("INSERT INTO pieces (id, rows) VALUES (?1, ?2)")?;
-    for (id, piece) in (first..).zip(&pack.pieces) {
-        insert.execute((id, piece))?;
+        .prepare_cached("DELETE FROM segment_pages WHERE id BETWEEN ?1 AND ?2")?
+        .execute((first, first + i64::from(SEGMENT_PAGES) - 1))?;
+    let mut insert =
+        transaction.prepare_cached("INSERT INTO segment_pages (id, rows) VALUES (?1, ?2)")?;
+    for (id, page) in (first..).zip(&segment.pages) {
+        insert.execute((id, page))?;
     }
     Ok(())
 }
 
-/// Lets every block up to that of the last message be known, packed or not.
+/// Enters every block up to that of the last message, with or without a segment.
 pub(super) fn register(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     let (next, last): (i64, i64) = transaction
         .prepare_cached(
-            "SELECT (SELECT coalesce(max(block) + 1, 0) FROM packs), last_id / ?1 FROM totals",
+            "SELECT (SELECT coalesce(max(block) + 1, 0) FROM segments), last_id / ?1 FROM totals",
         )?
         .query_row([BLOCK_MESSAGES], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut insert = transaction.prepare_cached("INSERT INTO packs (block) VALUES (?1)")?;
+    let mut insert = transaction.prepare_cached("INSERT INTO segments (block) VALUES (?1)")?;
     for block in next..=last {
         insert.execute([block])?;
     }

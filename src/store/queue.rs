@@ -1,0 +1,87 @@
+//! A bounded queue from many threads to one, which takes what is there in batches. `tests/model`
+//! checks it under every order in which the threads can meet.
+
+use std::{
+    collections::VecDeque,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use super::sync::{Condvar, Mutex, MutexGuard, lock};
+
+#[derive(Debug)]
+pub(crate) struct Queue<J> {
+    length_max: usize,
+    wait_max: Duration,
+    state: Mutex<State<J>>,
+    /// There are jobs, or the queue is closed.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State<J> {
+    /// Each with the moment at which it was submitted.
+    jobs: VecDeque<(Instant, J)>,
+    is_closed: bool,
+    /// The taking thread sleeps. Waking it where it does not would cost a system call.
+    is_idle: bool,
+}
+
+impl<J> Queue<J> {
+    pub(crate) fn new(length_max: usize, wait_max: Duration) -> Queue<J> {
+        let state = State { jobs: VecDeque::new(), is_closed: false, is_idle: false };
+        Queue { length_max, wait_max, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Appends a job.
+    ///
+    /// # Errors
+    /// Gives the job back where the queue is full or closed, or its first job has waited for too
+    /// long.
+    pub(crate) fn submit(&self, job: J) -> Result<(), J> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let oldest = state.jobs.front().map(|(since, _)| now.saturating_duration_since(*since));
+        if state.is_closed
+            || state.jobs.len() >= self.length_max
+            || oldest.is_some_and(|waited| waited > self.wait_max)
+        {
+            return Err(job);
+        }
+        state.jobs.push_back((now, job));
+        let is_idle = std::mem::take(&mut state.is_idle);
+        drop(state);
+        if is_idle {
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits for jobs and takes them, the oldest first and at most `count`. `None` once the queue
+    /// is closed and empty. One thread may do this at a time.
+    pub(crate) fn take(&self, count: usize) -> Option<Vec<J>> {
+        let mut state = self.lock();
+        while state.jobs.is_empty() && !state.is_closed {
+            state.is_idle = true;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let length = state.jobs.len().min(count);
+        let jobs: Vec<J> = state.jobs.drain(..length).map(|(_, job)| job).collect();
+        (!jobs.is_empty()).then_some(jobs)
+    }
+
+    /// Jobs that wait.
+    pub(crate) fn length(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// From now on jobs are given back. Those that wait are still taken.
+    pub(crate) fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        lock(&self.state)
+    }
+}

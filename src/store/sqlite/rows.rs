@@ -1,0 +1,49 @@
+//! Columns of a row as values. Another program may have written what mailslot would not, and one
+//! such row must not hide a page nor stop a commit: a text that is not UTF-8 is read with U+FFFD in
+//! it.
+
+use rusqlite::Row;
+
+use crate::{
+    message::Message,
+    store::types::{Position, Received},
+    timestamp::Timestamp,
+};
+
+/// Of a row that begins with `message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns`.
+pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
+    Ok(Message {
+        message_id: text(row, 0)?,
+        from: text(row, 1)?,
+        to: text(row, 2)?,
+        ts: text(row, 3)?,
+        text: row.get_ref(4)?.as_bytes_or_null()?.map(lossy),
+        timestamp: timestamp(row, 5)?,
+    })
+}
+
+/// Of a row with `created_at` behind the columns of [`message`].
+pub(super) fn received(row: &Row<'_>) -> rusqlite::Result<Received> {
+    Ok(Received { message: message(row)?, created_at: text(row, 7)? })
+}
+
+/// Of a row that begins with `ts_s, ts_ns, message_id`.
+pub(super) fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
+    Ok(Position { timestamp: timestamp(row, 0)?, message_id: text(row, 2)? })
+}
+
+/// A text that is not null.
+pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(lossy(row.get_ref(column)?.as_bytes()?))
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Of `ts_s` and, in the next column, `ts_ns`.
+pub(super) fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    let nanoseconds: i64 = row.get(column + 1)?;
+    let nanoseconds = u32::try_from(nanoseconds).unwrap_or(999_999_999);
+    Ok(Timestamp { seconds: row.get(column)?, nanoseconds })
+}

@@ -1,0 +1,233 @@
+//! What every engine is given and what it gives back. Nothing here knows how an engine stores it.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use crate::{error::Error, message::Message, timestamp::Timestamp};
+
+/// What one submitter asks a commit to carry.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Messages that are stored all or none.
+    Messages(Vec<Message>),
+    /// Some of the oldest messages go, if their `ts` is before this.
+    Expire(Timestamp),
+    /// What the engine's background job has prepared is stored ([`super::Store::start_indexing`]).
+    Index,
+    /// Nothing but the commit itself: it succeeds when a message would be stored.
+    Probe,
+}
+
+/// What became of one message.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Stored {
+    Created,
+    /// A message with this id was stored before, by this job too; the first version stays.
+    Duplicate,
+}
+
+/// What became of a job, once it is on disk: an entry for each of its messages, in order. After an
+/// error none of them is stored.
+pub(crate) type Outcome = Result<Vec<Stored>, Error>;
+
+/// A position in the order of messages, which is (timestamp, `message_id`): at the message that has
+/// it, or where one would be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    pub(crate) timestamp: Timestamp,
+    pub(crate) message_id: String,
+}
+
+impl Position {
+    /// Before every message.
+    pub(crate) const START: Position = Position {
+        timestamp: Timestamp { seconds: i64::MIN, nanoseconds: 0 },
+        message_id: String::new(),
+    };
+
+    /// Before every message of this moment.
+    pub(crate) fn at(timestamp: Timestamp) -> Position {
+        Position { timestamp, message_id: String::new() }
+    }
+
+    /// Right behind this one: no text is between a text and the same one with a NUL appended.
+    pub(crate) fn next(&self) -> Position {
+        Position { timestamp: self.timestamp, message_id: format!("{}\0", self.message_id) }
+    }
+}
+
+/// Which messages. All conditions hold at once.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Filter {
+    pub(crate) from: Option<String>,
+    pub(crate) to: Option<String>,
+    /// Inclusive.
+    pub(crate) since: Option<Timestamp>,
+    /// Exclusive.
+    pub(crate) until: Option<Timestamp>,
+    /// A substring of the text; it is case-folded already ([`crate::message::fold_case`]).
+    pub(crate) q: Option<String>,
+}
+
+impl Filter {
+    /// Whether a moment is in the range of time.
+    pub(super) fn covers(&self, timestamp: Timestamp) -> bool {
+        self.since.is_none_or(|since| timestamp >= since)
+            && self.until.is_none_or(|until| timestamp < until)
+    }
+
+    /// Whether a message to this receiver matches.
+    pub(super) fn is_to(&self, msisdn: &[u8]) -> bool {
+        self.to.as_ref().is_none_or(|to| to.as_bytes() == msisdn)
+    }
+}
+
+/// Which part of the messages, and in which direction.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Paging {
+    pub(crate) limit: i64,
+    pub(crate) start: Start,
+    pub(crate) order: Order,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Start {
+    Offset(i64),
+    /// With what comes after a position, in the order asked for.
+    After(Position),
+    /// With what comes right before it.
+    Before(Position),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Ascending,
+    Descending,
+}
+
+impl Paging {
+    /// Which of `total` messages the page has, counted in ascending order. `rank` gives how many
+    /// messages come before a position.
+    pub(super) fn window(
+        &self,
+        total: i64,
+        rank: impl Fn(&Position) -> Result<i64, Error>,
+    ) -> Result<Range<i64>, Error> {
+        use Order::{Ascending, Descending};
+        let forward = |from: i64| from..from.saturating_add(self.limit).min(total);
+        let backward = |end: i64| (end - self.limit).max(0)..end;
+        Ok(match (&self.start, self.order) {
+            (Start::Offset(offset), Ascending) => forward((*offset).min(total)),
+            (Start::Offset(offset), Descending) => backward((total - offset).max(0)),
+            (Start::After(position), Ascending) | (Start::Before(position), Descending) => {
+                forward(rank(&position.next())?)
+            }
+            (Start::Before(position), Ascending) | (Start::After(position), Descending) => {
+                backward(rank(position)?)
+            }
+        })
+    }
+}
+
+/// A page of messages.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) messages: Vec<Message>,
+    /// How many match in all.
+    pub(crate) total: i64,
+    /// How many of them come before the page.
+    pub(crate) offset: i64,
+}
+
+/// A message, and when it was stored.
+#[derive(Debug, Serialize)]
+pub(crate) struct Received {
+    #[serde(flatten)]
+    pub(crate) message: Message,
+    /// RFC 3339, in UTC.
+    pub(crate) created_at: String,
+}
+
+/// About how many bytes the JSON of a message has beside its id and its text.
+const FIELDS_BYTES: usize = 200;
+
+impl Received {
+    pub(super) fn position(&self) -> Position {
+        let Message { timestamp, message_id, .. } = &self.message;
+        Position { timestamp: *timestamp, message_id: message_id.clone() }
+    }
+
+    /// About how many bytes it has as JSON.
+    pub(super) fn bytes(&self) -> usize {
+        let Message { message_id, text, .. } = &self.message;
+        FIELDS_BYTES + escaped(message_id) + text.as_deref().map_or(0, escaped)
+    }
+}
+
+/// Bytes of a text in JSON, where some characters take six times as many.
+fn escaped(text: &str) -> usize {
+    let bytes = |byte: u8| match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    text.bytes().map(bytes).sum()
+}
+
+/// A message of the feed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Committed {
+    #[serde(flatten)]
+    pub(crate) received: Received,
+    pub(crate) cursor: String,
+}
+
+/// Bytes of one answer of the feed, about: a longer one has fewer messages than were asked for. So
+/// an answer fits into the kernel's buffers, and a thousand readers do not take a gigabyte.
+pub(crate) const FEED_BYTES_MAX: usize = 65_536;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Stats {
+    pub(crate) total_messages: i64,
+    pub(crate) senders_count: i64,
+    /// The senders of most messages, at most [`TOP_SENDERS`].
+    pub(crate) messages_per_sender: Vec<SenderCount>,
+    pub(crate) first_message_ts: Option<String>,
+    pub(crate) last_message_ts: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct SenderCount {
+    pub(crate) from: String,
+    pub(crate) count: i64,
+}
+
+/// Senders in [`Stats`].
+pub(super) const TOP_SENDERS: i64 = 10;
+
+/// Which messages the operator erases.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Selection {
+    /// All messages from this sender.
+    From(String),
+    /// All messages whose `ts` is earlier.
+    Before(Timestamp),
+}
+
+/// What counting finds, beside what the counters say.
+#[derive(Debug)]
+pub(crate) struct Recount {
+    pub(crate) counts: Vec<Count>,
+    /// Senders whose own counter is wrong.
+    pub(crate) wrong_senders: i64,
+    /// `created_at` of the newest message.
+    pub(crate) last_created_at: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Count {
+    pub(crate) of: &'static str,
+    pub(crate) counted: i64,
+    pub(crate) kept: i64,
+}
