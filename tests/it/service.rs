@@ -47,7 +47,7 @@ fn a_database_that_was_removed_or_replaced_takes_nothing_more() {
 fn it_is_not_ready_with_another_schema() {
     let inbox = Inbox::start();
     let other = rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
-    other.execute_batch("PRAGMA user_version = 7").unwrap();
+    other.execute_batch("PRAGMA user_version = 99").unwrap();
     let reply = inbox.get("/health/ready");
     assert_eq!(
         reply.json,
