@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_behind_a_beginning_is_behind_every_id_that_begins_so() {
+    fn the_position_behind_a_prefix_is_behind_every_id_with_that_prefix() {
         for (prefix, expected) in [
             ("ab", (7, "ac")),
             ("\u{d7ff}", (7, "\u{e000}")),

@@ -1,5 +1,5 @@
-//! What systemd is told (sd_notify(3)): that the service is ready, that it is stopping, that it is
-//! alive.
+//! Notifications to systemd (sd_notify(3)): that the service is ready, that it is stopping, that it
+//! is alive.
 
 use std::{net::SocketAddr, slice, thread, time::Duration};
 

@@ -83,8 +83,8 @@ pub(crate) struct CommitThread {
 }
 
 impl CommitThread {
-    /// Starts it. `report` hears of every batch, before its jobs are answered: their outcomes, and
-    /// how long the commit took.
+    /// Starts it. `report` is called for every batch, before its jobs are answered, with their
+    /// outcomes and the duration of the commit.
     pub(crate) fn start(
         writer: Writer,
         report: impl Fn(&[Outcome], Duration) + Send + 'static,

@@ -98,10 +98,10 @@ impl Writer {
     }
 
     /// Erases messages, so that a repeated delivery of one is acknowledged and not stored.
-    /// `progress` hears how many are gone so far. Gives how many there were.
+    /// Calls `progress` with the number of messages erased so far. Returns how many there were.
     ///
     /// # Errors
-    /// A sentence for the operator. What is gone by then is gone; running it again erases the rest.
+    /// A sentence for the operator. Messages erased by then stay erased; running it again erases the rest.
     pub(crate) fn erase(
         self,
         selection: &Selection,
@@ -227,7 +227,7 @@ impl Export {
 }
 
 /// Copies the database into an empty file beside the running service, and reads the copy through.
-/// `progress` hears how many pages are left, and how many there are.
+/// Calls `progress` with the number of pages that are left, and of all pages.
 ///
 /// # Errors
 /// A sentence for the operator; the file is then worth nothing.

@@ -94,8 +94,8 @@ fn index_sender(
     Ok(known.is_none())
 }
 
-/// Counts everything from the messages, where nothing is counted yet. `progress` hears, in each
-/// step, how many more messages have been read.
+/// Counts everything from the messages, where nothing is counted yet. `progress` is called
+/// in each step, with how many more messages have been read.
 pub(super) fn rebuild(
     transaction: &Transaction<'_>,
     layout: &Layout,

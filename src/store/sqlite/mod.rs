@@ -14,7 +14,7 @@ mod model_test; // every answer compared with that of plain SQL
 // What a process does with a database.
 mod backup; // a copy beside the running service
 mod check; // is the file sound, and are the counters right?
-mod erase; // messages that must be gone for good
+mod erase; // erases messages for good, also from the file
 mod export; // all messages that a filter means
 mod feed; // what was committed after a cursor
 mod series; // how many in each span of time

@@ -300,22 +300,22 @@ impl Inbox {
             _ => numbers.below(total + 2),
         };
         let mut expected: Vec<String> = ids.clone();
-        let mut offset_told = offset.min(total);
+        let mut expected_offset = offset.min(total);
         let start =
             match (numbers.below(3), usize::try_from(offset).ok().and_then(|at| ids.get(at))) {
                 (1, Some(id)) => {
-                    offset_told += 1;
+                    expected_offset += 1;
                     expected = expected.split_off(usize::try_from(offset).unwrap() + 1);
                     Start::After(self.position(id))
                 }
                 (2, Some(id)) => {
                     expected.truncate(usize::try_from(offset).unwrap());
-                    offset_told = (offset - limit).max(0);
-                    expected = expected.split_off(usize::try_from(offset_told).unwrap());
+                    expected_offset = (offset - limit).max(0);
+                    expected = expected.split_off(usize::try_from(expected_offset).unwrap());
                     Start::Before(self.position(id))
                 }
                 _ => {
-                    expected = expected.split_off(usize::try_from(offset_told).unwrap());
+                    expected = expected.split_off(usize::try_from(expected_offset).unwrap());
                     Start::Offset(offset)
                 }
             };
@@ -325,7 +325,7 @@ impl Inbox {
         let found: Vec<_> =
             listing.messages.into_iter().map(|message| message.message_id).collect();
         let found = (found, listing.total, listing.offset);
-        assert_eq!(found, (expected, total, offset_told), "{filter:?} {paging:?}");
+        assert_eq!(found, (expected, total, expected_offset), "{filter:?} {paging:?}");
     }
 
     /// Where a message stands in the order.
@@ -501,7 +501,7 @@ fn no_statement_sorts(connection: &Connection) {
 }
 
 #[test]
-fn a_long_search_without_a_place_is_refused_and_other_reads_are_not() {
+fn a_long_search_beyond_the_limit_is_refused_and_other_reads_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mailslot.db");
     let mut inbox = Inbox::open(&path);

@@ -52,8 +52,8 @@ impl RankIndex<'_> {
         Ok(())
     }
 
-    /// Sets all fences along the messages. There are none yet. `progress` hears how many more
-    /// messages have been read.
+    /// Sets all fences along the messages. There are none yet. `progress` is called with
+    /// how many more messages have been read.
     pub(super) fn build(&self, progress: &mut dyn FnMut(i64)) -> rusqlite::Result<()> {
         let sql = format!(
             "SELECT ts_s, ts_ns, message_id FROM messages

@@ -44,7 +44,7 @@ pub(crate) const SEARCH_CACHE_BYTES_MAX: usize = 4_194_304;
 #[derive(Debug)]
 pub(super) struct Searches {
     free: AtomicUsize,
-    /// A search that takes no longer needs no place.
+    /// A search that takes no longer needs no slot.
     short: Duration,
     /// The newest last.
     cache: Mutex<VecDeque<(Filter, Matches)>>,
@@ -65,11 +65,11 @@ impl Searches {
         Searches { free: AtomicUsize::new(0), short: Duration::ZERO, ..Searches::new(0) }
     }
 
-    fn take_place(&self) -> Option<Place<'_>> {
+    fn take_slot(&self) -> Option<SearchSlot<'_>> {
         self.free
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1))
             .is_ok()
-            .then(|| Place(self))
+            .then(|| SearchSlot(self))
     }
 
     /// What was found before, if no message was deleted or changed since and not many were stored.
@@ -97,29 +97,29 @@ impl Searches {
     }
 }
 
-/// A place for a long search, given back when it is dropped.
-struct Place<'a>(&'a Searches);
+/// A slot for a long search, given back when it is dropped.
+struct SearchSlot<'a>(&'a Searches);
 
-impl Drop for Place<'_> {
+impl Drop for SearchSlot<'_> {
     fn drop(&mut self) {
         self.0.free.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// A search under way, and its place if it takes long.
+/// A search under way, and its slot if it takes long.
 struct Running<'a> {
     searches: &'a Searches,
     started: Instant,
-    place: Option<Place<'a>>,
+    slot: Option<SearchSlot<'a>>,
 }
 
 impl Running<'_> {
     /// # Errors
-    /// [`Error::Unavailable`] where the search takes long and there is no place for it.
+    /// [`Error::Unavailable`] where the search takes long and no slot is free.
     fn go_on(&mut self) -> Result<(), Error> {
-        if self.place.is_none() && self.started.elapsed() >= self.searches.short {
-            self.place = self.searches.take_place();
-            if self.place.is_none() {
+        if self.slot.is_none() && self.started.elapsed() >= self.searches.short {
+            self.slot = self.searches.take_slot();
+            if self.slot.is_none() {
                 return Err(Error::Unavailable("too many long searches, try again later"));
             }
         }
@@ -153,7 +153,7 @@ pub(super) fn search(
         last: now.last_id,
     };
     if predicate.first <= predicate.last {
-        let mut running = Running { searches, started: Instant::now(), place: None };
+        let mut running = Running { searches, started: Instant::now(), slot: None };
         predicate.read_blocks(&mut matches, &mut running)?;
     }
     Ok(matches)
@@ -340,9 +340,9 @@ mod tests {
     #[test]
     fn long_searches_hold_half_of_the_workers_at_most() {
         let searches = Searches::new(4);
-        let taken = [searches.take_place(), searches.take_place()];
-        assert!(taken.iter().all(Option::is_some) && searches.take_place().is_none());
+        let taken = [searches.take_slot(), searches.take_slot()];
+        assert!(taken.iter().all(Option::is_some) && searches.take_slot().is_none());
         drop(taken);
-        assert!(searches.take_place().is_some(), "given back");
+        assert!(searches.take_slot().is_some(), "given back");
     }
 }

@@ -234,7 +234,7 @@ pub(super) fn build(
     entries.sort_by_key(|entry| entry.ts_s);
     let mut signature = Signature(vec![0; SLOTS]);
     let mut pages = Vec::new();
-    for page in cut(&entries) {
+    for page in split_into_pages(&entries) {
         signature.add(pages.len(), page, &receivers);
         pages.push(Page::write(page));
     }
@@ -259,7 +259,7 @@ fn number(receivers: &mut Vec<String>, receiver: &str) -> u16 {
 }
 
 /// At most [`SEGMENT_PAGES`] pages of [`PAGE_BYTES`], or of more bytes where the texts have more.
-fn cut(entries: &[Entry]) -> Vec<&[Entry]> {
+fn split_into_pages(entries: &[Entry]) -> Vec<&[Entry]> {
     const WORD_BITS: usize = SEGMENT_PAGES as usize;
     if entries.is_empty() {
         return Vec::new();
