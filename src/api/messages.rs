@@ -117,9 +117,9 @@ pub(crate) enum Side {
     Before,
 }
 
-/// A cursor, opaque to clients: a side, an timestamp and a `message_id`, or of a long id its row and
-/// its beginning. `row_of` finds the row, which does not exist if the message was deleted
-/// meanwhile.
+/// A cursor, opaque to clients: a side, a timestamp and a `message_id`. A long id is replaced by
+/// its row and its beginning. `row_of` finds the row, which does not exist if the message was
+/// deleted meanwhile.
 pub(crate) fn cursor(
     side: Side,
     message: &Message,

@@ -101,7 +101,8 @@ impl Writer {
     /// Calls `progress` with the number of messages erased so far. Returns how many there were.
     ///
     /// # Errors
-    /// A sentence for the operator. Messages erased by then stay erased; running it again erases the rest.
+    /// A sentence for the operator. Messages erased by then stay erased; running it again erases
+    /// the rest.
     pub(crate) fn erase(
         self,
         selection: &Selection,

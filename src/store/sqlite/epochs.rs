@@ -12,8 +12,9 @@
 //! that moment is lower, as long as the clock is right; cursors stay below 2^53 until the year
 //! 2255, so that they are exact as a JavaScript number.
 //!
-//! Deliberately absent: an identity of the file, by which a restored one could be recognized. `cp` keeps
-//! the inode of the file that it overwrites, and whatever the file contains is restored with it.
+//! Deliberately absent: an identity of the file, by which a restored one could be recognized. `cp`
+//! keeps the inode of the file that it overwrites, and whatever the file contains is restored with
+//! it.
 //! What this cannot notice is a machine that goes on from an older snapshot without a restart of
 //! mailslot.
 
