@@ -38,7 +38,7 @@ pub(crate) enum Error {
     Internal,
     /// 503 with `Retry-After`: the request can succeed later.
     Unavailable(&'static str),
-    /// 503 of /health/ready.
+    /// 503 of /health/ready, whose body also has a `status`.
     NotReady(&'static str),
 }
 
@@ -90,6 +90,8 @@ pub(crate) struct Refusal {
     /// JSON.
     pub(crate) body: Vec<u8>,
     pub(crate) headers: Vec<(&'static str, String)>,
+    /// Distinguishes the causes of one status in the log.
+    pub(crate) reason: Option<&'static str>,
 }
 
 /// The body, with its members in this order.
@@ -143,7 +145,13 @@ impl Error {
         let body =
             Body { status: matches!(self, Error::NotReady(_)).then_some("not ready"), detail };
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        Refusal { status, result, body, headers: self.headers() }
+        let reason = match self {
+            Error::Framing(reason) | Error::Unavailable(reason) | Error::NotReady(reason) => {
+                Some(*reason)
+            }
+            _ => None,
+        };
+        Refusal { status, result, body, headers: self.headers(), reason }
     }
 
     fn headers(&self) -> Vec<(&'static str, String)> {

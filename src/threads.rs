@@ -21,8 +21,8 @@ pub(crate) fn spawn<T: Send + 'static>(
     })
 }
 
-/// Locks a mutex, also after a thread has panicked while it held it: a panic costs one request, and
-/// and what a mutex guards here is valid after every statement.
+/// Locks a mutex, also after a thread has panicked while it held the lock. A panic costs one
+/// request only, and the values behind mutexes are valid after every statement.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,8 @@
 //! Query parameters: a table for each endpoint, read into values with every problem reported at
 //! once.
 //!
-//! Of a repeated parameter the last one counts; an empty filter is none; unknown ones are ignored.
+//! If a parameter is repeated, the last one counts. An empty filter is treated as absent, and
+//! unknown parameters are ignored.
 
 use std::{borrow::Cow, ops::RangeInclusive};
 
@@ -154,7 +155,7 @@ impl<'a> Query<'a> {
         default
     }
 
-    /// Adds a problem, in the form of FastAPI's.
+    /// Adds a problem in FastAPI's form. [`Query::finish`] returns all of them.
     pub(super) fn refuse(
         &mut self,
         kind: &'static str,
@@ -168,7 +169,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// What OpenAPI calls the schema of what the function of the same name in [`Query`] accepts.
+/// For each function of [`Query`], the OpenAPI schema of the values that it accepts.
 pub(super) mod schema {
     use std::ops::RangeInclusive;
 

@@ -45,7 +45,7 @@ pub(super) enum Phase {
     /// The client, which sends a body, or what remains of a refused request. tiny_http reads no
     /// head meanwhile.
     Body,
-    /// mailslot, or the client to read a response.
+    /// A request is being handled, or its response is being sent.
     InFlight,
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Response {
     pub(crate) headers: Vec<(&'static str, String)>,
     /// How a delivery to /webhook ended, for its metric and its log line.
     pub(crate) result: Option<WebhookResult>,
+    /// Why the request was refused, for its log line, where the status has several causes.
+    pub(crate) reason: Option<&'static str>,
 }
 
 impl Response {
@@ -40,7 +42,7 @@ impl Response {
     }
 
     fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Response {
-        Response { status, content_type, body, headers: Vec::new(), result: None }
+        Response { status, content_type, body, headers: Vec::new(), result: None, reason: None }
     }
 
     pub(crate) fn with(
@@ -106,8 +108,8 @@ pub(super) struct Context<'a> {
 
 impl From<&Error> for Response {
     fn from(error: &Error) -> Response {
-        let Refusal { status, result, body, headers } = error.refusal();
-        Response { status, content_type: JSON, body, headers, result: Some(result) }
+        let Refusal { status, result, body, headers, reason } = error.refusal();
+        Response { status, content_type: JSON, body, headers, result: Some(result), reason }
     }
 }
 

@@ -101,7 +101,7 @@ impl Server {
     }
 
     /// Whether memory runs out, so that a restart is to wait for no client.
-    pub(crate) fn is_hasty(&self) -> bool {
+    pub(crate) fn is_urgent(&self) -> bool {
         self.restart.is_urgent()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A row of the table declares a metric completely: its field in [`Metrics`], its name (with its
 //! unit, as Prometheus names end in it), its help, and by its type its kind and its labels. The
-//! rendering, the documentation's test and the code that counts follow from that row.
+//! rendering and the documentation's test follow from that row; code increments its field.
 //!
 //! No label ever holds a client's bytes: paths are the routes' own, and every other value is one of
 //! a fixed list.
@@ -86,7 +86,8 @@ metrics! {
     commit_queue_length: Gauge = Gauge::default(),
         "mailslot_commit_queue_length", "Requests waiting for their commit.";
     commit_failures: Counter = Counter::default(),
-        "mailslot_commit_failures_total", "Failed commits; their requests were answered 503.";
+        "mailslot_commit_failures_total",
+        "Commits that stored nothing; their requests were answered 503 or 500.";
     /// How long a request that is queued now would wait for a worker.
     queue_delay: Histogram = Histogram::new(DURATION_BUCKETS_US, PER_SECOND),
         "mailslot_queue_delay_seconds",

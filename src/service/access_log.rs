@@ -54,6 +54,7 @@ pub(super) fn record(
         fields.push(("dup", Value::from(result == WebhookResult::Duplicate)));
         fields.push(("result", Value::from(result.value())));
     }
+    fields.extend(response.reason.map(|reason| ("reason", Value::from(reason))));
     // Lines that clients without a key can cause are limited in number.
     let is_signed = result.is_some_and(WebhookResult::is_signed);
     let mut record = Record::builder();

@@ -36,7 +36,7 @@ pub(crate) fn start_beginning(commit: impl Fn(Job) -> Outcome + Send + 'static) 
         }
         log::info!("the database accepts commits: deliveries are stored from now on");
     };
-    spawn("beginner", run).map(drop)
+    spawn("commit-retry", run).map(drop)
 }
 
 /// Starts the thread that deletes messages whose `ts` is older than `retention`.

@@ -5,8 +5,8 @@ mod restart; // restarting in place
 mod systemd; // notifications to systemd, and its watchdog
 mod start; // the threads: how they start and how they stop
 mod worker; // a request's life
-mod committing; // between requests and the group commit
-mod maintenance; // packing and expiring, beside requests
+mod committing; // between requests and the commit queue
+mod maintenance; // retries a failed start, deletes expired messages
 mod exports; // the threads that send exports
 mod feed; // the thread that answers readers who wait
 mod reply; // counts, logs and sends a response

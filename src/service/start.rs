@@ -33,7 +33,7 @@ use crate::{
 /// How long a stop waits for the requests that are being handled.
 pub(super) const DRAIN_MS_MAX: u64 = 10_000;
 /// The same, if memory runs out. Senders send again what is not committed by then.
-const DRAIN_HASTY_MS: u64 = 250;
+const DRAIN_URGENT_MS: u64 = 250;
 /// How often a stop checks for such requests, and how many times in a row there must be none.
 const DRAIN_TICK_MS: u64 = 20;
 const DRAIN_QUIET_TICKS: u32 = 3;
@@ -228,9 +228,9 @@ impl Server {
     }
 
     /// Accepts no more connections, answers the requests that are being handled, and moves the
-    /// write-ahead log into the database. Takes at most [`DRAIN_MS_MAX`] and the time of a
-    /// checkpoint. Returns the descriptor of the listening socket, if this process passes it on to
-    /// the next program.
+    /// write-ahead log into the database. Takes at most [`DRAIN_MS_MAX`], and then the time of the
+    /// last commit and of a checkpoint. Returns the descriptor of the listening socket, if this
+    /// process passes it on to the next program.
     ///
     /// # Errors
     /// When the socket cannot be passed on.
@@ -245,7 +245,7 @@ impl Server {
         let started = Instant::now();
         let mut quiet_ticks = 0;
         while quiet_ticks < DRAIN_QUIET_TICKS
-            && !listener.is_hasty()
+            && !listener.is_urgent()
             && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX)
         {
             thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
@@ -255,8 +255,8 @@ impl Server {
         // Workers are not joined, since the process ends anyway. But a running commit is waited
         // for.
         let left = Duration::from_millis(DRAIN_MS_MAX).saturating_sub(started.elapsed());
-        let hasty = Duration::from_millis(DRAIN_HASTY_MS);
-        match self.committer.stop(if listener.is_hasty() { hasty } else { left.max(hasty) }) {
+        let urgent = Duration::from_millis(DRAIN_URGENT_MS);
+        match self.committer.stop(if listener.is_urgent() { urgent } else { left.max(urgent) }) {
             Some(mut writer) => writer.checkpoint(),
             None => {
                 log::warn!(queued = commits.length(); "stopped while requests wait for a commit");

@@ -98,12 +98,9 @@ impl CommitThread {
         let run = move || {
             let mut writer = writer;
             let commit = |batch: &[Submission]| {
-                let started = Instant::now();
-                let outcomes = writer.commit(batch.iter().map(|submission| &submission.job));
-                report(&outcomes, started.elapsed());
-                outcomes
+                writer.commit(batch.iter().map(|submission| &submission.job))
             };
-            run(&taken, commit, replier);
+            run(&taken, commit, report, replier);
             // Where nobody waits for it any more, the writer is dropped.
             let _ = sender.send(writer);
         };
@@ -123,13 +120,16 @@ impl CommitThread {
 fn run(
     queue: &Queue<Submission>,
     mut commit: impl FnMut(&[Submission]) -> Vec<Outcome>,
+    report: impl Fn(&[Outcome], Duration),
     replier: Replier,
 ) {
     while let Some(batch) = queue.take(BATCH_MAX) {
         // A commit that panics has failed, and the thread goes on.
+        let started = Instant::now();
         let outcomes = catch_unwind(AssertUnwindSafe(|| commit(&batch)));
         let mut outcomes = outcomes.unwrap_or_default();
         outcomes.resize(batch.len(), Err(Error::Internal));
+        report(&outcomes, started.elapsed());
         let answers = batch.into_iter().zip(outcomes).collect();
         if queue.length() == 0 {
             reply_all(answers);
@@ -243,7 +243,7 @@ mod tests {
             let _ = queue.commit(job(-1));
         };
         thread::scope(|scope| {
-            scope.spawn(|| run(&queue.0, commit, replier));
+            scope.spawn(|| run(&queue.0, commit, |_, _| (), replier));
             let send = &send;
             let senders: Vec<_> =
                 (0..THREADS).map(|thread| scope.spawn(move || send(thread))).collect();

@@ -11,7 +11,7 @@ use crate::{error::Error, message::Message, timestamp::Timestamp};
 pub(crate) enum Job {
     /// Messages that are stored all or none.
     Messages(Vec<Message>),
-    /// Some of the oldest messages go, if their `ts` is before this.
+    /// Deletes a few of the oldest messages whose `ts` is earlier than this.
     Expire(Timestamp),
     /// What the engine's background job has prepared is stored ([`super::Store::start_indexing`]).
     Index,

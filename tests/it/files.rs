@@ -52,6 +52,32 @@ fn a_log_that_is_removed_is_noticed_also_where_database_url_names_a_symbolic_lin
     }
 }
 
+/// After a killed process the page cache can have commits that the disk does not have, and only a
+/// start writes the log again before it checkpoints. SQLite also checkpoints when the last
+/// connection of all processes is closed.
+#[test]
+fn a_command_that_reads_leaves_the_log_of_a_killed_service_to_the_next_start() {
+    let inbox = Inbox::start();
+    deliver_some(&inbox, "m", 40);
+    let folder = inbox.kill();
+    let log = database(folder.path()).with_extension("db-wal");
+    let left = fs::read(&log).unwrap();
+    assert!(!left.is_empty());
+    let output = folder.path().join("export.ndjson");
+    let commands: [&[&str]; 4] = [
+        &["check"],
+        &["export", "--output", output.to_str().unwrap()],
+        &["tail", "-n", "1"],
+        &["erase", "--from", "+10000000000"],
+    ];
+    for arguments in commands {
+        command(folder.path()).args(arguments).output().unwrap();
+        assert!(fs::read(&log).is_ok_and(|log| log == left), "{arguments:?} changed the log");
+    }
+    let inbox = Inbox::start_in(folder);
+    assert_eq!(inbox.rows(), 40);
+}
+
 #[test]
 fn a_symbolic_link_that_is_pointed_elsewhere_is_noticed() {
     let folder = tempfile::tempdir().unwrap();

@@ -53,12 +53,21 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// A connection that cannot write, with a page cache of this size.
+/// A connection that cannot write, with a page cache of this size. Closing it leaves the
+/// write-ahead log as it is: after a killed process, only the next start may checkpoint it
+/// (wal.rs).
 pub(super) fn open_for_reading(path: &Path, cache_kib: u32) -> rusqlite::Result<Connection> {
     let connection = open(path)?;
     configure(&connection, cache_kib)?;
-    connection.execute_batch("PRAGMA query_only = ON")?;
+    forbid_writing(&connection)?;
     Ok(connection)
+}
+
+/// `query_only` alone would not prevent the checkpoint that SQLite does when the last connection of
+/// all processes is closed.
+pub(super) fn forbid_writing(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.execute_batch("PRAGMA query_only = ON")
 }
 
 /// Every PRAGMA that a connection depends on, written out, defaults too.

@@ -8,7 +8,8 @@ use rusqlite::{OptionalExtension, Transaction};
 use super::{layout::Layout, rank_index::RankIndex, rows, scope::Scope};
 use crate::store::types::Position;
 
-/// How far beyond `totals.last_id` a row of another program may be to be counted.
+/// A row that another program inserted is counted only if its id is at most this far above
+/// `totals.last_id`.
 const AHEAD: i64 = 100_000;
 
 /// The highest id that is taken: `last_id`, or that of a row that another program has inserted.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::connection::{cannot_open, open, sentence};
+use super::connection::{cannot_open, forbid_writing, open, sentence};
 
 /// The version that this program reads and writes.
 pub(super) const VERSION: u32 = 7;
@@ -23,8 +23,8 @@ pub(super) const MIGRATIONS: [&str; (VERSION - VERSION_OLDEST) as usize] =
 /// "MSLT": how the file shows that it is mailslot's.
 const APPLICATION_ID: i64 = 0x4d53_4c54;
 
-/// The columns of the table of the design that mailslot comes from, as its FastAPI implementations
-/// make it: the seed.
+/// The columns of `messages` as the FastAPI implementation creates it from which mailslot was
+/// designed. Such a file is migrated ([`Found::Seed`]).
 const SEED_COLUMNS: [&str; 6] =
     ["created_at", "from_msisdn", "message_id", "text", "to_msisdn", "ts"];
 
@@ -111,6 +111,7 @@ pub(super) fn open_read_only(database: &Path) -> Result<Connection, String> {
     }
     let sentence = |error: rusqlite::Error| named(cannot_open(database, &error));
     let connection = open(database).map_err(sentence)?;
+    forbid_writing(&connection).map_err(sentence)?;
     find(&connection).map_err(named)?;
     let version = version(&connection).map_err(sentence)?;
     if version != VERSION {
@@ -120,7 +121,7 @@ pub(super) fn open_read_only(database: &Path) -> Result<Connection, String> {
         )));
     }
     connection
-        .execute_batch("PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0; PRAGMA query_only = ON")
+        .execute_batch("PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0")
         .map_err(sentence)?;
     Ok(connection)
 }

@@ -159,8 +159,8 @@ impl Writer {
         }
     }
 
-    /// The same, for a process that writes beside the service: it waits longer for the lock, and
-    /// tries more often.
+    /// Makes this writer wait longer for the lock of the database, and try more often, for commands
+    /// that run beside the service.
     pub(crate) fn patient(mut self) -> Writer {
         let handler = |tries: i32| {
             thread::sleep(TRY_EVERY);
