@@ -60,7 +60,7 @@ BESIDE_MESSAGES = 200_000
 # What stores the messages that it answers.
 DURABLE = (servers.mailslot, servers.baseline, proxy.mailslot_behind_nginx)
 BESIDE_ROUNDS = 3
-# Messages, and how many a second: so that every reader is told of each, and so that there are more
+# Messages, and how many a second: so that every reader gets each, and so that there are more
 # answers to send than there is time, where all are to have as many.
 QUIET_MESSAGES, QUIET_RATE = 100, 10
 FAIR_MESSAGES, FAIR_RATE = 1_500, 150
@@ -228,8 +228,8 @@ class Bench:
         return found
 
     def followed(self):
-        """What a thousand readers who wait cost those who deliver, and how soon they are told."""
-        rates, told = {0: [], FOLLOWING: []}, []
+        """What a thousand waiting readers cost the deliveries, and how soon they get new messages."""
+        rates, loaded = {0: [], FOLLOWING: []}, []
         for _ in range(FOLLOWED_ROUNDS):
             for readers, found in rates.items():
                 say(f"mailslot /webhook at {FOLLOWED_CONNECTIONS} connections, {readers} following")
@@ -239,23 +239,23 @@ class Bench:
                     following = self.follow(server, readers, self.seconds + 3)
                     figures = self.wrk(server.url, "/webhook", FOLLOWED_CONNECTIONS, watch)
                     found.append(figures["rps"])
-                    told += [json.loads(following.communicate()[0])] if readers else []
-        quiet = self.told(QUIET_MESSAGES, QUIET_RATE)
-        fair = self.told(FAIR_MESSAGES, FAIR_RATE)
-        failed = sum(each["failed"] for each in [*told, quiet, fair])
+                    loaded += [json.loads(following.communicate()[0])] if readers else []
+        quiet = self.follow(QUIET_MESSAGES, QUIET_RATE)
+        fair = self.follow(FAIR_MESSAGES, FAIR_RATE)
+        failed = sum(each["failed"] for each in [*loaded, quiet, fair])
         if failed or quiet["messages"] != QUIET_MESSAGES * FOLLOWING:
             self.problem(f"of {FOLLOWING} readers some failed ({failed}) or missed something: {quiet}")
         alone, beside = (statistics.median(found) for found in rates.values())
-        return {"readers": FOLLOWING, "ratio": beside / alone, "rates": rates, "loaded": told,
+        return {"readers": FOLLOWING, "ratio": beside / alone, "rates": rates, "loaded": loaded,
                 "quiet": quiet, "fair": fair}
 
-    def told(self, messages, rate):
-        """What a thousand readers are told of so many messages a second."""
+    def follow(self, messages, rate):
+        """What a thousand readers get of so many messages per second."""
         with self.new_folder() as folder, servers.mailslot(folder, MAX_CONNECTIONS="4096") as server:
             say(f"{messages} messages, {rate} a second, {FOLLOWING} following")
             following = self.follow(server, FOLLOWING, 5 + messages // rate)
             begin = time.monotonic()
-            lines = signed_lines(messages, servers.SECRET, prefix="told")
+            lines = signed_lines(messages, servers.SECRET, prefix="follow")
             for number, line in enumerate(lines):
                 signature, body = line.rstrip().split("\t")
                 server.post("/webhook", body, {"X-Signature": signature})
@@ -326,7 +326,7 @@ class Bench:
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def follow(self, server, readers, seconds):
-        """Readers who wait already, in a process of their own."""
+        """Waiting readers, in a process of their own."""
         command = [servers.READERS, f"127.0.0.1:{server.port}", str(readers), str(seconds)]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
         deadline = time.monotonic() + servers.START_SECONDS_MAX

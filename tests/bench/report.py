@@ -193,12 +193,12 @@ def followed_lines(result):
     rates = {readers: ", ".join(f"{rate:.0f}" for rate in found)
              for readers, found in followed["rates"].items()}
     return "\n".join([
-        f"{followed['readers']} readers who wait, POST at 64",
+        f"{followed['readers']} waiting readers, POST at 64",
         entry("requests/s with / without", f"{followed['ratio']:.2f}  "
               f"({rates[followed['readers']]} / {rates[0]})"),
-        entry("told under this load", form.format(**followed["loaded"][-1])),
-        entry("told on a quiet day", form.format(**followed["quiet"])),
-        entry("told of 150 messages/s", form.format(**followed["fair"]) +
+        entry("delivered under this load", form.format(**followed["loaded"][-1])),
+        entry("delivered at a low rate", form.format(**followed["quiet"])),
+        entry("delivered of 150 messages/s", form.format(**followed["fair"]) +
               "; a reader had {fewest} to {most} answers".format(**followed["fair"]))])
 
 

@@ -41,14 +41,14 @@ def say(text):
 def fill(database, rows):
     """Through the program's own import, with an estimate of the time left."""
     lines = subprocess.Popen([sys.executable, HERE / "fill.py", str(rows)], stdout=subprocess.PIPE)
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     importing = subprocess.Popen([MAILSLOT, "import", "-"], stdin=lines.stdout, text=True,
                                  stderr=subprocess.PIPE, env={"DATABASE_URL": str(database)})
     for line in importing.stderr:
         stored = int(re.match(r"(\d+) messages", line)[1])
-        if stored and time.monotonic() - told > 5:
-            told = time.monotonic()
-            left = (told - started) * (rows - stored) / stored
+        if stored and time.monotonic() - reported > 5:
+            reported = time.monotonic()
+            left = (reported - started) * (rows - stored) / stored
             say(f"  {stored:,} of {rows:,} messages, {left:.0f} s left")
     if importing.wait() or lines.wait():
         sys.exit("the import failed")
@@ -57,13 +57,13 @@ def fill(database, rows):
 
 def wait_until_packed(database):
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     while True:
         missing = connection.execute("SELECT count(*) - 1 FROM segments WHERE trigrams IS NULL").fetchone()[0]
         if missing <= 0:
             return
-        if time.monotonic() - told > 5:
-            told = time.monotonic()
+        if time.monotonic() - reported > 5:
+            reported = time.monotonic()
             say(f"  {missing:,} blocks still to be packed")
         if time.monotonic() - started > PACK_SECONDS_MAX:
             sys.exit("the texts were not packed in time")
