@@ -182,11 +182,12 @@ fn slow_bodies_delay_no_other_client_and_are_given_up_in_time() {
     let mut large = message("large").to_string().into_bytes();
     large.resize(500_000, b' ');
     let started = Instant::now();
-    for number in 0..20 {
+    for number in 0..5 {
         assert_eq!(inbox.deliver(&message(&format!("m{number}"))).status, 200);
         assert_eq!(inbox.deliver_raw(&large).status, 200, "large bodies need no free thread");
     }
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // A request that waited for a stalled body would wait for BODY_MS_MAX.
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
     // Each byte would be in time for a deadline of one read, but the deadline is the whole body's.
     let mut answers = at_once(64, |number| {
         let mut stream = &stalled[number];

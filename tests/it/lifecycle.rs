@@ -297,14 +297,18 @@ fn the_start_line_says_what_runs_where() {
 fn sigterm_and_sigint_answer_what_is_in_hand_and_leave_one_file() {
     for signal in ["-TERM", "-INT"] {
         let inbox = Inbox::start_with_faults();
-        inbox.fault("slow_fsync", true);
+        inbox.fault("hang_fsync", true);
         let statuses = at_once(17, |number| {
             if number == 16 {
-                std::thread::sleep(Duration::from_millis(15));
+                // All are accepted before the signal, and answered after it.
+                while inbox.metric("mailslot_commit_queue_length") < 16 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 inbox.signal(signal);
+                inbox.wait_for_log(|line| line["msg"] == "stopping");
+                inbox.fault("hang_fsync", false);
                 return 200;
             }
-            // Connected before the signal, answered after it.
             let mut stream = inbox.connect();
             let body = message(&format!("m{number}")).to_string();
             let signature = crate::harness::sign(body.as_bytes());
