@@ -626,7 +626,7 @@ fn tail_follows_what_comes_until_nobody_reads() {
         output.read_line(&mut line).unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["message_id"], id);
-        assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+        assert!(sent.elapsed() < Duration::from_secs(9), "{:?}", sent.elapsed());
     }
     drop(output);
     assert_eq!(ended(&mut child), Some(0));

@@ -271,7 +271,7 @@ fn a_burst_of_connections_is_served_to_the_last() {
             stream.read_exact(&mut answer).unwrap();
             assert_eq!(&answer, b"HTTP/1.1 200");
         }
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
     }
 }
 
@@ -298,7 +298,7 @@ fn slow_readers_of_large_pages_hold_no_worker() {
     for number in 0..50 {
         let started = Instant::now();
         assert_eq!(inbox.deliver(&message(&format!("m{number}"))).status, 200);
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
         std::thread::sleep(Duration::from_millis(10));
     }
     // Another page may be shed, or get no memory, until some of the slow clients are disconnected.
@@ -342,7 +342,7 @@ fn refused_connections_leave_every_body_reader_free() {
     let started = Instant::now();
     assert_eq!(inbox.deliver_raw(&body).status, 200);
     inbox.stop();
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -383,5 +383,5 @@ fn a_target_in_absolute_form_is_its_path_and_close_is_close() {
     let started = Instant::now();
     let head = "GET /health/live HTTP/1.1\r\nConnection: foo\r\nConnection: close\r\n\r\n";
     assert!(inbox.raw(head.as_bytes()).contains("Connection: close"));
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(9));
 }
