@@ -1,14 +1,16 @@
-//! Limits for clients: their rate of requests, and their share of slots. Pure: the caller gives the
+//! Limits for clients: their rate of requests, and their share of what is limited. Pure: the caller gives the
 //! time.
 //!
 //! Each address, and all addresses together, may send the requests of one second at once, and then
 //! so many per second. This is the generic cell rate algorithm (GCRA), which keeps one time for
 //! each.
 //!
-//! Of slots that are few and held for long, such as those of exports, one client may hold half.
+//! Of what is limited and held for long, such as slots for exports and memory for slow clients, one
+//! client may hold a fraction.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
+    mem,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -100,62 +102,117 @@ fn forwarded_address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(with_port)
 }
 
-/// A number of slots, of which one client may hold at most half.
+/// Something of which there is only so much, such as slots or bytes, and of which one client may
+/// hold a fraction.
 ///
-/// This does not apply to addresses of this machine, since a proxy on it sends the requests of all
-/// clients, unless it is trusted to say which client each is from.
+/// The fraction does not apply to addresses of this machine, since a proxy on it sends the requests
+/// of all clients, unless it is trusted to say which client each is from.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub(crate) struct Pool {
     most: usize,
-    taken: Mutex<Taken>,
+    most_of_client: usize,
+    usage: Mutex<Usage>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct Usage {
     in_all: usize,
-    by_client: HashMap<IpAddr, usize>,
+    /// Clients that hold nothing are not in it.
+    by_client: HashMap<IpAddr, Held>,
+    was_refused: bool,
 }
 
-/// One of the [`Slots`], which is free again when this is dropped.
+#[derive(Debug, Default, Clone, Copy)]
+struct Held {
+    amount: usize,
+    was_refused: bool,
+}
+
+/// For which clients there was not enough of a [`Pool`] for some time.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    slots: Arc<Slots>,
+pub(crate) struct Shortage {
+    is_general: bool,
+    /// Those that hold all that one client may.
+    clients: HashSet<IpAddr>,
+}
+
+/// A part of a [`Pool`], which is given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    pool: Arc<Pool>,
     client: IpAddr,
+    amount: usize,
 }
 
-impl Slots {
-    pub(crate) fn new(most: usize) -> Arc<Slots> {
-        Arc::new(Slots { most, taken: Mutex::default() })
+impl Pool {
+    /// One client may hold a `divisor`th of `most`, and at least 1.
+    pub(crate) fn new(most: usize, divisor: usize) -> Arc<Pool> {
+        Arc::new(Pool { most, most_of_client: (most / divisor).max(1), usage: Mutex::default() })
     }
 
-    /// `None` if all slots are taken, or half of them by this client.
-    pub(crate) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Slot> {
-        let client = block(client);
-        let mut taken = lock(&self.taken);
-        let own = taken.by_client.get(&client).copied().unwrap_or_default();
-        let has_share = client.is_loopback() || own < (self.most / 2).max(1);
-        if taken.in_all >= self.most || !has_share {
-            return None;
-        }
-        taken.in_all += 1;
-        taken.by_client.insert(client, own + 1);
-        Some(Slot { slots: Arc::clone(self), client })
+    /// One slot for this client. `None` if all are taken, or as many by this client as it may have.
+    pub(crate) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Reservation> {
+        let mut reservation = self.reserve_nothing(client);
+        reservation.grow(1).then_some(reservation)
     }
 
-    /// The number of taken slots.
+    /// An empty reservation for this client, which [`Reservation::grow`] extends.
+    pub(crate) fn reserve_nothing(self: &Arc<Self>, client: IpAddr) -> Reservation {
+        Reservation { pool: Arc::clone(self), client: block(client.to_canonical()), amount: 0 }
+    }
+
+    /// How much is taken.
     pub(crate) fn taken(&self) -> usize {
-        lock(&self.taken).in_all
+        lock(&self.usage).in_all
+    }
+
+    /// For whom there was not enough since the last call.
+    pub(crate) fn take_shortage(&self) -> Shortage {
+        let mut usage = lock(&self.usage);
+        let was_refused = mem::take(&mut usage.was_refused);
+        let refused = usage.by_client.iter_mut();
+        let refused = refused
+            .filter_map(|(client, held)| mem::take(&mut held.was_refused).then_some(*client));
+        let clients = refused.collect();
+        Shortage { is_general: was_refused || usage.in_all >= self.most, clients }
     }
 }
 
-impl Drop for Slot {
+impl Shortage {
+    /// Whether the client of this reservation finds no more.
+    pub(crate) fn affects(&self, reservation: &Reservation) -> bool {
+        self.is_general || self.clients.contains(&reservation.client)
+    }
+}
+
+impl Reservation {
+    /// Reserves so much more. False if there is not so much.
+    pub(crate) fn grow(&mut self, more: usize) -> bool {
+        let mut usage = lock(&self.pool.usage);
+        if usage.in_all + more > self.pool.most {
+            usage.was_refused = true;
+            return false;
+        }
+        let held = usage.by_client.entry(self.client).or_default();
+        if !self.client.is_loopback() && held.amount + more > self.pool.most_of_client {
+            held.was_refused = true;
+            return false;
+        }
+        held.amount += more;
+        usage.in_all += more;
+        self.amount += more;
+        true
+    }
+}
+
+impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut taken = lock(&self.slots.taken);
-        taken.in_all -= 1;
-        if let Entry::Occupied(mut own) = taken.by_client.entry(self.client) {
-            *own.get_mut() -= 1;
-            if *own.get() == 0 {
-                own.remove();
+        let mut usage = lock(&self.pool.usage);
+        usage.in_all -= self.amount;
+        if let Entry::Occupied(mut held) = usage.by_client.entry(self.client) {
+            held.get_mut().amount -= self.amount;
+            if held.get().amount == 0 {
+                held.remove();
             }
         }
     }
@@ -240,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_client_holds_at_most_half_of_the_slots_and_this_machine_any_number() {
-        let slots = Slots::new(4);
+        let slots = Pool::new(4, 2);
         let take = |address: &str| slots.take(address.parse().unwrap());
         let first = take("2001:db8::1");
         let second = take("2001:db8::2");
@@ -255,12 +312,12 @@ mod tests {
         drop((second, own));
         assert_eq!(slots.taken(), 0);
         assert!(
-            lock(&slots.taken).by_client.is_empty(),
+            lock(&slots.usage).by_client.is_empty(),
             "no entry is left of clients without slots"
         );
         let own = [(); 4].map(|()| take("127.0.0.1"));
         assert!(own.iter().all(Option::is_some));
-        assert!(Slots::new(1).take([192, 0, 2, 1].into()).is_some(), "half, but at least one");
+        assert!(Pool::new(1, 2).take([192, 0, 2, 1].into()).is_some(), "half, but at least one");
     }
 
     #[test]

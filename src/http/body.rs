@@ -1,7 +1,6 @@
 //! A body that the poller has read, because tiny_http had not buffered it.
 
-use super::budget::Reservation;
-use crate::error::Error;
+use crate::{error::Error, rates::Reservation};
 
 #[derive(Debug)]
 pub(super) struct Body {

@@ -12,14 +12,13 @@ use std::{
 use super::{
     admission::{Received, Slot},
     body::{Body, MissingBody},
-    budget::Reservation,
     connections::Phase,
     listener::{Listener, RawRequest, discard},
     poller::Poller,
     socket,
     tiny_http_guard::Peers,
 };
-use crate::metrics::Disconnect;
+use crate::{metrics::Disconnect, rates::Reservation};
 
 /// Responses up to this size are written by the thread that has them: they fit into the kernel's
 /// buffer.
@@ -102,7 +101,7 @@ impl IncomingRequest {
     }
 
     pub(super) fn empty_reservation(&self) -> Reservation {
-        self.parts.poller.budget.reserve_nothing(self.peer().ip())
+        self.parts.poller.budget.bytes.reserve_nothing(self.peer().ip())
     }
 
     /// Whether a response of this length can be written without blocking.

@@ -15,8 +15,11 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::budget::{Budget, Reservation};
-use crate::threads::{lock, spawn};
+use super::budget::Budget;
+use crate::{
+    rates::Reservation,
+    threads::{lock, spawn},
+};
 
 /// While others find no more of the budget, a job must go on moving this much a second. It is
 /// judged by what it has moved since one of the marks, which are set this far apart: in the last
@@ -79,7 +82,7 @@ pub(super) struct Poller {
     submitted: Mutex<Vec<Entry>>,
     /// A byte here wakes the thread.
     waker: UnixStream,
-    pub(super) budget: Arc<Budget>,
+    pub(super) budget: Budget,
     draining: OnceLock<Instant>,
 }
 
@@ -101,7 +104,7 @@ impl Poller {
         let (waker, woken) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        let (submitted, budget, draining) = (Mutex::default(), Arc::default(), OnceLock::new());
+        let (submitted, budget, draining) = (Mutex::default(), Budget::new(), OnceLock::new());
         let poller = Arc::new(Poller { submitted, waker, budget, draining });
         let own = Arc::clone(&poller);
         spawn("slow-clients", move || own.serve(woken))?;
@@ -129,14 +132,15 @@ impl Poller {
         loop {
             let ready = wait(&woken, &entries);
             while woken.read(&mut buffer).is_ok_and(|length| length == buffer.len()) {}
-            let shortage = self.budget.take_shortage();
+            let shortages = self.budget.take_shortages();
             let mut waiting = Vec::with_capacity(entries.len());
             let submitted = std::mem::take(&mut *lock(&self.submitted));
             // What is new may be ready, too.
             let is_ready = ready.into_iter().chain(std::iter::repeat(true));
             for (mut entry, is_ready) in entries.drain(..).chain(submitted).zip(is_ready) {
                 entry.mark();
-                let lateness = self.lateness(&entry, shortage.affects(&entry.client));
+                let is_short = shortages.iter().any(|shortage| shortage.affects(&entry.client));
+                let lateness = self.lateness(&entry, is_short);
                 if is_ready || lateness.is_some() {
                     waiting.extend(entry.run(&mut buffer, lateness));
                 } else {
@@ -289,7 +293,7 @@ mod tests {
         }
 
         fn reserve_client(&self) -> Option<Reservation> {
-            self.poller.budget.reserve_client(Ipv4Addr::LOCALHOST.into())
+            self.poller.budget.clients.take(Ipv4Addr::LOCALHOST.into())
         }
 
         fn end(&self) -> (usize, Option<Late>) {
@@ -345,7 +349,7 @@ mod tests {
         let test = Test::new();
         let _answered = test.submit(60_000, true, test.reading());
         let mut fast = test.submit(60_000, false, test.reading());
-        let mut all = test.poller.budget.reserve_nothing(Ipv4Addr::LOCALHOST.into());
+        let mut all = test.poller.budget.bytes.reserve_nothing(Ipv4Addr::LOCALHOST.into());
         assert!(all.grow(SLOW_CLIENT_BYTES_MAX));
         let _slow = test.submit(60_000, false, test.reading());
         let mut ends = Vec::new();

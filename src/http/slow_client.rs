@@ -10,13 +10,12 @@ use rustix::event::PollFlags;
 
 use super::{
     body::{Body, MissingBody},
-    budget::Reservation,
     connections::Phase,
     incoming::{BUFFERED_BODY_BYTES, IncomingRequest},
     poller::{Job, Late, Progress, Wait},
     socket::{discard_now, is_not_yet, reset, send_now},
 };
-use crate::metrics::Disconnect;
+use crate::{metrics::Disconnect, rates::Reservation};
 
 /// From the end of a head to the end of its body.
 const BODY_MS_MAX: u64 = 10_000;
@@ -35,7 +34,7 @@ const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Gives the request back when there are too many slow clients.
 pub(super) fn read_body(request: IncomingRequest, length: usize) -> Result<(), IncomingRequest> {
     let poller = Arc::clone(&request.parts.poller);
-    let Some(client) = poller.budget.reserve_client(request.peer().ip()) else {
+    let Some(client) = poller.budget.clients.take(request.peer().ip()) else {
         return Err(request);
     };
     let Some((request, stream)) = request.with_stream() else { return Ok(()) };
@@ -55,7 +54,7 @@ pub(super) fn send_response(mut request: IncomingRequest, bytes: Vec<u8>, is_las
     request.require_check();
     let buffer = request.take_buffer();
     let Some((request, stream)) = request.with_stream() else { return };
-    let Some(client) = poller.budget.reserve_client(request.peer().ip()) else {
+    let Some(client) = poller.budget.clients.take(request.peer().ip()) else {
         return request.disconnect(&stream, Disconnect::Answer);
     };
     let wait = Wait::total(stream, PollFlags::OUT, ANSWER_MS_MAX);
@@ -77,7 +76,7 @@ pub(super) fn refuse(request: IncomingRequest, bytes: &[u8]) {
         // tiny_http reads the connection's next head only when this request is done.
         request.enter(Phase::Body);
     }
-    let Some(client) = poller.budget.reserve_client(request.peer().ip()) else {
+    let Some(client) = poller.budget.clients.take(request.peer().ip()) else {
         return request.abandon(&stream);
     };
     let wait = Wait {

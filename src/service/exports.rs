@@ -16,7 +16,7 @@ use crate::{
     http::{ChunkedResponse, Exchange, Incomplete, Response},
     logging,
     metrics::Metrics,
-    rates::{Slot, Slots},
+    rates::{Pool, Reservation},
     store::{Export, Store},
     threads::spawn,
 };
@@ -30,12 +30,12 @@ const NICENESS: i32 = 10;
 pub(crate) struct Exports {
     store: Store,
     metrics: Arc<Metrics>,
-    slots: Arc<Slots>,
+    slots: Arc<Pool>,
 }
 
 impl Exports {
     pub(crate) fn new(store: Store, metrics: Arc<Metrics>) -> Exports {
-        Exports { store, metrics, slots: Slots::new(EXPORTS_MAX) }
+        Exports { store, metrics, slots: Pool::new(EXPORTS_MAX, 2) }
     }
 
     /// Starts an export for this client.
@@ -78,7 +78,7 @@ impl Exports {
         exchange: &Exchange,
         client: IpAddr,
         wanted: ExportQuery,
-    ) -> Result<(Slot, Export), Error> {
+    ) -> Result<(Reservation, Export), Error> {
         exchange.check_chunked()?;
         let slot = self.slots.take(client).ok_or(Error::Unavailable(
             "too many exports at once, of this client or of all clients, try again later",

@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     http::{Exchange, Response},
     metrics::Metrics,
-    rates::{Slot, Slots},
+    rates::{Pool, Reservation},
     store::Reader,
     threads::spawn,
 };
@@ -59,7 +59,7 @@ pub(crate) struct Feed {
 #[derive(Debug)]
 struct Shared {
     /// Those of the readers that wait.
-    slots: Arc<Slots>,
+    slots: Arc<Pool>,
     /// Messages committed since the last round.
     committed: AtomicU64,
     metrics: Arc<Metrics>,
@@ -67,7 +67,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Event {
-    Waits(Exchange, FeedQuery, Slot),
+    Waits(Exchange, FeedQuery, Reservation),
     Committed,
     /// The process is about to end, so no reader waits any more.
     Closed,
@@ -78,7 +78,7 @@ struct Waiter {
     query: FeedQuery,
     priority: Priority,
     until: Instant,
-    slot: Slot,
+    slot: Reservation,
 }
 
 /// The order in which readers are answered: first those that wait for new messages, then those that
@@ -97,7 +97,7 @@ impl Feed {
     pub(crate) fn new(connections: usize, metrics: &Arc<Metrics>) -> (Feed, Events) {
         let (events, received) = channel();
         let shared = Arc::new(Shared {
-            slots: Slots::new(FEED_WAITING_MAX.min(connections / 2)),
+            slots: Pool::new(FEED_WAITING_MAX.min(connections / 2), 2),
             committed: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
         });
