@@ -57,7 +57,7 @@ pub(super) fn index_tail(transaction: &Transaction<'_>, layout: &Layout) -> rusq
             "UPDATE totals SET messages = messages + ?1, senders = senders + ?2,
                  indexed_id = last_id",
         )?
-        .execute((length(&tail), new_senders))?;
+        .execute((rows::length(&tail), new_senders))?;
     Ok(())
 }
 
@@ -67,7 +67,7 @@ fn index_sender(
     layout: &Layout,
     messages: &[(Position, String)],
 ) -> rusqlite::Result<bool> {
-    let (msisdn, count) = (&messages[0].1, length(messages));
+    let (msisdn, count) = (&messages[0].1, rows::length(messages));
     let known: Option<(i64, i64, bool)> = transaction
         .prepare_cached("SELECT id, n, is_heavy FROM senders WHERE msisdn = ?1")?
         .query_row([msisdn], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
@@ -106,22 +106,12 @@ pub(super) fn rebuild(
         "UPDATE totals SET last_id = max(last_id, (SELECT coalesce(max(id), 0) FROM messages))",
         (),
     )?;
-    transaction.execute("DELETE FROM rank_index", ())?;
-    let all = RankIndex { transaction, layout, scope: Scope::All };
-    all.build(&mut |read| progress("counting", read))?;
     transaction.execute(
         "INSERT INTO senders (msisdn, n, is_heavy)
          SELECT from_msisdn, count(*), count(*) >= ?1 FROM messages GROUP BY from_msisdn",
         [layout.heavy],
     )?;
-    let mut heavy = transaction.prepare("SELECT id, msisdn FROM senders WHERE is_heavy")?;
-    let mut senders = heavy.query(())?;
-    while let Some(row) = senders.next()? {
-        let msisdn: String = row.get(1)?;
-        let scope = Scope::Sender { id: row.get(0)?, msisdn: &msisdn };
-        let index = RankIndex { transaction, layout, scope };
-        index.build(&mut |read| progress("counting by sender", read))?;
-    }
+    rebuild_rank_index(transaction, layout, progress)?;
     transaction.execute(
         "UPDATE totals SET
              messages = (SELECT count(*) FROM messages),
@@ -132,10 +122,26 @@ pub(super) fn rebuild(
     Ok(())
 }
 
-fn positions(messages: &[(Position, String)]) -> Vec<&Position> {
-    messages.iter().map(|(position, _)| position).collect()
+/// Sets all fences again, along the messages up to `totals.last_id`.
+pub(super) fn rebuild_rank_index(
+    transaction: &Transaction<'_>,
+    layout: &Layout,
+    progress: &mut dyn FnMut(&'static str, i64),
+) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM rank_index", ())?;
+    let all = RankIndex { transaction, layout, scope: Scope::All };
+    all.build(&mut |read| progress("counting", read))?;
+    let mut heavy = transaction.prepare("SELECT id, msisdn FROM senders WHERE is_heavy")?;
+    let mut senders = heavy.query(())?;
+    while let Some(row) = senders.next()? {
+        let msisdn: String = row.get(1)?;
+        let scope = Scope::Sender { id: row.get(0)?, msisdn: &msisdn };
+        let index = RankIndex { transaction, layout, scope };
+        index.build(&mut |read| progress("counting by sender", read))?;
+    }
+    Ok(())
 }
 
-fn length<T>(messages: &[T]) -> i64 {
-    i64::try_from(messages.len()).unwrap_or(i64::MAX)
+fn positions(messages: &[(Position, String)]) -> Vec<&Position> {
+    messages.iter().map(|(position, _)| position).collect()
 }

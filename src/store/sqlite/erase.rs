@@ -14,13 +14,9 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
-    connection::sentence, counts, erased::Erased, layout::Layout, rank_index::RankIndex, rows,
-    schema, scope::Scope, writer::Writer,
+    connection::sentence, counts, erased::Erased, layout::Layout, rows, schema, writer::Writer,
 };
-use crate::{
-    store::types::{Position, Selection},
-    timestamp::Timestamp,
-};
+use crate::{store::types::Selection, timestamp::Timestamp};
 
 /// Messages that one transaction erases, so that deliveries do not wait long for it.
 const ERASED_AT_ONCE: i64 = 200;
@@ -58,8 +54,8 @@ impl Writer {
         }
         let mut gone = 0;
         loop {
-            let erased = erase_some(&mut self.connection, &self.layout, selection)
-                .map_err(|error| sentence(&error))?;
+            let erased =
+                erase_some(&mut self.connection, selection).map_err(|error| sentence(&error))?;
             if erased == 0 {
                 break;
             }
@@ -67,9 +63,18 @@ impl Writer {
             progress(gone);
             thread::sleep(PAUSE);
         }
+        replace_fences(&mut self.connection, &self.layout).map_err(|error| sentence(&error))?;
         rebuild_file(&self.connection)?;
         Ok(gone)
     }
+}
+
+/// Sets the fences of the rank index again: one of them may have the id of an erased message.
+fn replace_fences(connection: &mut Connection, layout: &Layout) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    counts::index_tail(&transaction, layout)?;
+    counts::rebuild_rank_index(&transaction, layout, &mut |_, _| ())?;
+    transaction.commit()
 }
 
 /// Rebuilds the database's file and empties the log, so that no byte of what was deleted is left.
@@ -96,25 +101,15 @@ pub(crate) fn is_erasure_unfinished(database: &Path) -> Result<bool, String> {
     erasing.map_err(|error| sentence(&error))
 }
 
-fn erase_some(
-    connection: &mut Connection,
-    layout: &Layout,
-    selection: &Selection,
-) -> rusqlite::Result<i64> {
+fn erase_some(connection: &mut Connection, selection: &Selection) -> rusqlite::Result<i64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    counts::index_tail(&transaction, layout)?;
     let found = find(&transaction, selection)?;
     let erased_now = i64::try_from(found.len()).unwrap_or(i64::MAX);
     if !found.is_empty() {
         let erased = Erased::open(&transaction)?;
-        for (id, sender_id, msisdn, position) in &found {
-            erased.add(&transaction, &position.message_id)?;
+        for (id, message_id) in &found {
+            erased.add(&transaction, message_id)?;
             transaction.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([id])?;
-            // A fence that stands there has the id of the message.
-            for scope in [Scope::All, Scope::Sender { id: *sender_id, msisdn }] {
-                let index = RankIndex { transaction: &transaction, layout, scope };
-                index.remove_fences(position)?;
-            }
         }
         transaction
             .prepare_cached("UPDATE totals SET erased = erased + ?1, erasing = 1")?
@@ -124,11 +119,11 @@ fn erase_some(
     Ok(erased_now)
 }
 
-/// Some of the messages: id, sender, and position.
+/// Some of the messages: id and `message_id`.
 fn find(
     transaction: &Transaction<'_>,
     selection: &Selection,
-) -> rusqlite::Result<Vec<(i64, i64, String, Position)>> {
+) -> rusqlite::Result<Vec<(i64, String)>> {
     let (condition, msisdn, before) = match selection {
         Selection::From(msisdn) => ("from_msisdn = ?1", Some(msisdn), None),
         Selection::Before(before) => {
@@ -136,8 +131,7 @@ fn find(
         }
     };
     let sql = format!(
-        "SELECT ts_s, ts_ns, message_id, messages.id, senders.id, msisdn
-         FROM messages CROSS JOIN senders ON senders.msisdn = from_msisdn
+        "SELECT id, message_id FROM messages
          WHERE {condition} ORDER BY ts_s, ts_ns, message_id LIMIT ?4"
     );
     let (seconds, nanoseconds) =
@@ -145,7 +139,7 @@ fn find(
     let mut statement = transaction.prepare_cached(&sql)?;
     let rows = statement
         .query_map(params![msisdn, seconds, nanoseconds, ERASED_AT_ONCE], |row| {
-            Ok((row.get(3)?, row.get(4)?, row.get(5)?, rows::position(row)?))
+            Ok((row.get(0)?, rows::text(row, 1)?))
         })?;
     rows.collect()
 }

@@ -10,7 +10,7 @@
 //! when there are [`Layout::tail`] of them, which costs less than indexing each. A DELETE is
 //! counted by a trigger of the schema. A sender with few messages has no fences.
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Transaction};
 
 use super::{
     layout::Layout,
@@ -43,9 +43,9 @@ impl RankIndex<'_> {
                     Some(end) => rest.partition_point(|message| **message < end),
                     None => rest.len(),
                 };
-                let n = n + count(&rest[..inside]);
-                self.set_count(level, &fence, n)?;
-                self.split(level, &fence, n)?;
+                let more = rows::length(&rest[..inside]);
+                self.count(level, &fence, more)?;
+                self.split(level, &fence, n + more)?;
                 rest = &rest[inside..];
             }
         }
@@ -67,7 +67,7 @@ impl RankIndex<'_> {
         while let Some(row) = messages.next()? {
             for (level, (fence, n)) in (1u8..).zip(&mut fences) {
                 if *n == self.layout.fills[usize::from(level) - 1] {
-                    self.insert(level, fence, *n)?;
+                    self.count(level, fence, *n)?;
                     (*fence, *n) = (rows::position(row)?, 0);
                 }
                 *n += 1;
@@ -78,57 +78,19 @@ impl RankIndex<'_> {
             }
         }
         for (level, (fence, n)) in (1u8..).zip(&fences) {
-            self.insert(level, fence, *n)?;
-        }
-        Ok(())
-    }
-
-    /// Removes the fences at a position, and adds what they hold to those before them: the position
-    /// is that of an erased message, whose id must not stay.
-    pub(super) fn remove_fences(&self, at: &Position) -> rusqlite::Result<()> {
-        let mut grown = Vec::new();
-        for level in [2, 1] {
-            let found = fence_before(self.transaction, self.scope, level, at)?;
-            let Some((_, n)) = found.filter(|(fence, _)| fence == at) else { continue };
-            let Position { timestamp, message_id } = at;
-            self.transaction
-                .prepare_cached(
-                    "DELETE FROM rank_index
-                     WHERE (sender_id, level, ts_s, ts_ns, message_id) = (?1, ?2, ?3, ?4, ?5)",
-                )?
-                .execute(params![
-                    self.scope.id(),
-                    level,
-                    timestamp.seconds,
-                    timestamp.nanoseconds,
-                    message_id
-                ])?;
-            if let Some((fence, held)) = fence_before(self.transaction, self.scope, level, at)? {
-                self.set_count(level, &fence, held + n)?;
-                grown.push((level, fence, held + n));
-            }
-        }
-        // The first level first: the second one stands at its fences.
-        for (level, fence, n) in grown.into_iter().rev() {
-            self.split(level, &fence, n)?;
+            self.count(level, fence, *n)?;
         }
         Ok(())
     }
 
     /// Where the next fence stands.
     fn fence_after(&self, level: u8, at: &Position) -> rusqlite::Result<Option<Position>> {
-        let Position { timestamp, message_id } = at;
-        self.transaction
-            .prepare_cached(
-                "SELECT ts_s, ts_ns, message_id FROM rank_index
-                 WHERE sender_id = ?1 AND level = ?2 AND (ts_s, ts_ns, message_id) > (?3, ?4, ?5)
-                 ORDER BY ts_s, ts_ns, message_id LIMIT 1",
-            )?
-            .query_row(
-                (self.scope.id(), level, timestamp.seconds, timestamp.nanoseconds, message_id),
-                rows::position,
-            )
-            .optional()
+        let (seconds, nanoseconds, message_id) = rows::columns(at);
+        let mut statement = self.transaction.prepare_cached(FENCES_FROM)?;
+        let mut fences =
+            statement.query((self.scope.id(), level, seconds, nanoseconds, message_id))?;
+        fences.next()?;
+        fences.next()?.map(rows::position).transpose()
     }
 
     /// Splits a fence that holds too many messages about half-way, and again, until none holds too
@@ -143,49 +105,24 @@ impl RankIndex<'_> {
             self.fence_half_way(fence, n)?
         };
         let Some((half, before)) = half else { return Ok(()) };
-        self.set_count(level, fence, before)?;
-        self.insert(level, &half, n - before)?;
+        self.count(level, fence, before - n)?;
+        self.count(level, &half, n - before)?;
         self.split(level, fence, before)?;
         self.split(level, &half, n - before)
     }
 
+    /// Adds to what a fence holds, and sets the fence where none stands.
+    ///
     /// No statement here has a RETURNING: each one would cost 5 µs.
-    fn set_count(&self, level: u8, fence: &Position, n: i64) -> rusqlite::Result<()> {
-        let Position { timestamp, message_id } = fence;
-        self.transaction
-            .prepare_cached(
-                "UPDATE rank_index SET n = ?6
-                 WHERE (sender_id, level, ts_s, ts_ns, message_id) = (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute((
-                self.scope.id(),
-                level,
-                timestamp.seconds,
-                timestamp.nanoseconds,
-                message_id,
-                n,
-            ))?;
-        Ok(())
-    }
-
-    /// Where a fence stands already, it gets this count, too. That can be only after another
-    /// program has inserted more rows than were counted, and then it is no reason to fail.
-    fn insert(&self, level: u8, fence: &Position, n: i64) -> rusqlite::Result<()> {
-        let Position { timestamp, message_id } = fence;
+    fn count(&self, level: u8, fence: &Position, more: i64) -> rusqlite::Result<()> {
+        let (seconds, nanoseconds, message_id) = rows::columns(fence);
         self.transaction
             .prepare_cached(
                 "INSERT INTO rank_index (sender_id, level, ts_s, ts_ns, message_id, n)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT DO UPDATE SET n = n + excluded.n",
             )?
-            .execute((
-                self.scope.id(),
-                level,
-                timestamp.seconds,
-                timestamp.nanoseconds,
-                message_id,
-                n,
-            ))?;
+            .execute((self.scope.id(), level, seconds, nanoseconds, message_id, more))?;
         Ok(())
     }
 
@@ -197,28 +134,17 @@ impl RankIndex<'_> {
              ORDER BY ts_s, ts_ns, message_id LIMIT 1 OFFSET ?5",
             self.scope.condition()
         );
-        let Position { timestamp, message_id } = from;
-        self.transaction
-            .prepare_cached(&sql)?
-            .query_row(
-                (self.scope.msisdn(), timestamp.seconds, timestamp.nanoseconds, message_id, offset),
-                rows::position,
-            )
-            .optional()
+        let (seconds, nanoseconds, message_id) = rows::columns(from);
+        let at = (self.scope.msisdn(), seconds, nanoseconds, message_id, offset);
+        self.transaction.prepare_cached(&sql)?.query_row(at, rows::position).optional()
     }
 
     /// Of the `n` messages behind a fence of the second level: the fence of the first level in
     /// their middle, and how many messages are before it.
     fn fence_half_way(&self, from: &Position, n: i64) -> rusqlite::Result<Option<(Position, i64)>> {
-        let Position { timestamp, message_id } = from;
+        let (seconds, nanoseconds, message_id) = rows::columns(from);
         let mut statement = self.transaction.prepare_cached(FENCES_FROM)?;
-        let mut fences = statement.query((
-            self.scope.id(),
-            1,
-            timestamp.seconds,
-            timestamp.nanoseconds,
-            message_id,
-        ))?;
+        let mut fences = statement.query((self.scope.id(), 1, seconds, nanoseconds, message_id))?;
         let mut before = 0;
         while let Some(row) = fences.next()? {
             if before >= n / 2 {
@@ -230,10 +156,6 @@ impl RankIndex<'_> {
     }
 }
 
-fn count<T>(messages: &[T]) -> i64 {
-    i64::try_from(messages.len()).unwrap_or(i64::MAX)
-}
-
 /// The fence that a position lies behind, or at which it is, and how many messages that one holds.
 pub(super) fn fence_before(
     transaction: &Transaction<'_>,
@@ -241,17 +163,16 @@ pub(super) fn fence_before(
     level: u8,
     at: &Position,
 ) -> rusqlite::Result<Option<(Position, i64)>> {
-    let Position { timestamp, message_id } = at;
+    let (seconds, nanoseconds, message_id) = rows::columns(at);
     transaction
         .prepare_cached(
             "SELECT ts_s, ts_ns, message_id, n FROM rank_index
              WHERE sender_id = ?1 AND level = ?2 AND (ts_s, ts_ns, message_id) <= (?3, ?4, ?5)
              ORDER BY ts_s DESC, ts_ns DESC, message_id DESC LIMIT 1",
         )?
-        .query_row(
-            (scope.id(), level, timestamp.seconds, timestamp.nanoseconds, message_id),
-            |row| Ok((rows::position(row)?, row.get(3)?)),
-        )
+        .query_row((scope.id(), level, seconds, nanoseconds, message_id), |row| {
+            Ok((rows::position(row)?, row.get(3)?))
+        })
         .optional()
 }
 

@@ -40,7 +40,7 @@ impl<'a> Ranks<'a> {
             .collect::<rusqlite::Result<_>>()?;
         tail.sort_unstable();
         let condition = format!("{} AND {}", scope.condition(), counted(transaction)?);
-        let total = indexed + i64::try_from(tail.len()).unwrap_or(i64::MAX);
+        let total = indexed + rows::length(&tail);
         Ok(Ranks { transaction, scope, condition, tail, total })
     }
 
@@ -59,18 +59,10 @@ impl<'a> Ranks<'a> {
                  AND (ts_s, ts_ns, message_id) < (?5, ?6, ?7)",
             self.condition
         );
-        let walked: i64 = self.transaction.prepare_cached(&sql)?.query_row(
-            (
-                self.scope.msisdn(),
-                from.timestamp.seconds,
-                from.timestamp.nanoseconds,
-                &from.message_id,
-                at.timestamp.seconds,
-                at.timestamp.nanoseconds,
-                &at.message_id,
-            ),
-            |row| row.get(0),
-        )?;
+        let (a, b) = (rows::columns(&from), rows::columns(at));
+        let walk = (self.scope.msisdn(), a.0, a.1, a.2, b.0, b.1, b.2);
+        let walked: i64 =
+            self.transaction.prepare_cached(&sql)?.query_row(walk, |row| row.get(0))?;
         Ok(rank + self.tail_before(&from) + walked)
     }
 
@@ -79,13 +71,9 @@ impl<'a> Ranks<'a> {
         let (mut fence, mut held) = (Position::START, 0);
         for level in [2, 1] {
             let mut statement = self.transaction.prepare_cached(FENCES_FROM)?;
-            let mut fences = statement.query((
-                self.scope.id(),
-                level,
-                fence.timestamp.seconds,
-                fence.timestamp.nanoseconds,
-                &fence.message_id,
-            ))?;
+            let (seconds, nanoseconds, message_id) = rows::columns(&fence);
+            let mut fences =
+                statement.query((self.scope.id(), level, seconds, nanoseconds, message_id))?;
             let mut before = held;
             while let Some(row) = fences.next()? {
                 let next = rows::position(row)?;
@@ -102,6 +90,8 @@ impl<'a> Ranks<'a> {
 
     /// How many messages the fences of a level hold from one position to another.
     fn held(&self, level: u8, from: &Position, to: &Position) -> rusqlite::Result<i64> {
+        let (a, b) = (rows::columns(from), rows::columns(to));
+        let fences = (self.scope.id(), level, a.0, a.1, a.2, b.0, b.1, b.2);
         self.transaction
             .prepare_cached(
                 "SELECT coalesce(sum(n), 0) FROM rank_index
@@ -109,19 +99,7 @@ impl<'a> Ranks<'a> {
                      AND (ts_s, ts_ns, message_id) >= (?3, ?4, ?5)
                      AND (ts_s, ts_ns, message_id) < (?6, ?7, ?8)",
             )?
-            .query_row(
-                (
-                    self.scope.id(),
-                    level,
-                    from.timestamp.seconds,
-                    from.timestamp.nanoseconds,
-                    &from.message_id,
-                    to.timestamp.seconds,
-                    to.timestamp.nanoseconds,
-                    &to.message_id,
-                ),
-                |row| row.get(0),
-            )
+            .query_row(fences, |row| row.get(0))
     }
 
     fn tail_before(&self, at: &Position) -> i64 {

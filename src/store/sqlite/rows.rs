@@ -32,6 +32,17 @@ pub(super) fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
     Ok(Position { timestamp: timestamp(row, 0)?, message_id: text(row, 2)? })
 }
 
+/// What a position is compared with as a row: `ts_s, ts_ns, message_id`.
+pub(super) fn columns(position: &Position) -> (i64, u32, &str) {
+    let Position { timestamp, message_id } = position;
+    (timestamp.seconds, timestamp.nanoseconds, message_id)
+}
+
+/// How many there are, as SQLite counts.
+pub(super) fn length<T>(all: &[T]) -> i64 {
+    i64::try_from(all.len()).unwrap_or(i64::MAX)
+}
+
 /// A text that is not null.
 pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(lossy(row.get_ref(column)?.as_bytes()?))
