@@ -2,7 +2,7 @@
 
 use log::{
     Level, Metadata, Record,
-    kv::{Error, Key, Value, VisitSource, VisitValue},
+    kv::{Error, Key, Value, VisitSource},
 };
 use serde::Serialize;
 
@@ -46,46 +46,18 @@ impl Line {
 
 impl<'kvs> VisitSource<'kvs> for Line {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        self.0.push(b',');
-        self.value(key.as_str());
-        self.0.push(b':');
-        value.visit(self)
-    }
-}
-
-impl VisitValue<'_> for Line {
-    fn visit_any(&mut self, value: Value<'_>) -> Result<(), Error> {
-        self.value(&value.to_string());
-        Ok(())
-    }
-
-    fn visit_null(&mut self) -> Result<(), Error> {
-        self.value(&());
-        Ok(())
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), Error> {
-        self.value(&value);
-        Ok(())
-    }
-
-    fn visit_i64(&mut self, value: i64) -> Result<(), Error> {
-        self.value(&value);
-        Ok(())
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), Error> {
-        self.value(&value);
-        Ok(())
-    }
-
-    fn visit_bool(&mut self, value: bool) -> Result<(), Error> {
-        self.value(&value);
-        Ok(())
-    }
-
-    fn visit_str(&mut self, value: &str) -> Result<(), Error> {
-        self.value(value);
+        let name = key.as_str();
+        if let Some(text) = value.to_borrowed_str() {
+            self.field(name, text);
+        } else if let Some(number) = value.to_i64() {
+            self.field(name, &number);
+        } else if let Some(number) = value.to_f64() {
+            self.field(name, &number);
+        } else if let Some(flag) = value.to_bool() {
+            self.field(name, &flag);
+        } else {
+            self.field(name, &value.to_string());
+        }
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The loggers to which simplelog dispatches every record. Each takes the records of its own
 //! targets.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use simplelog::SharedLogger;
@@ -9,7 +9,7 @@ use simplelog::SharedLogger;
 use super::{
     limit::RateLimit,
     line::{self, level_of},
-    queue::Queue,
+    queue::QUEUE,
 };
 use crate::threads::lock;
 
@@ -19,17 +19,14 @@ use crate::threads::lock;
 pub(crate) const CLIENT: &str = "mailslot::client";
 pub(crate) const ERRORS: &str = "mailslot::errors";
 
-#[derive(Debug)]
 pub(super) struct JsonLines {
-    queue: Arc<Queue>,
     /// The one target of this logger, and its limit. `None` stands for all other targets.
     limited: Option<(&'static str, Mutex<RateLimit>)>,
 }
 
 impl JsonLines {
-    pub(super) fn all(queue: &Arc<Queue>) -> [JsonLines; 3] {
+    pub(super) fn all() -> [JsonLines; 3] {
         [None, Some(CLIENT), Some(ERRORS)].map(|target| JsonLines {
-            queue: Arc::clone(queue),
             limited: target.map(|target| (target, Mutex::new(RateLimit::new()))),
         })
     }
@@ -58,11 +55,14 @@ impl Log for JsonLines {
                 log::warn!(lines = suppressed, about; "log lines suppressed: too many at once");
             }
         }
-        self.queue.push(&line::of(record));
+        QUEUE.push(&line::of(record));
     }
 
     fn flush(&self) {
-        self.queue.flush();
+        // All loggers have the same lines to wait for.
+        if self.limited.is_none() {
+            QUEUE.flush();
+        }
     }
 }
 

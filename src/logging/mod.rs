@@ -9,10 +9,7 @@ mod limit; // how many lines clients can cause
 mod queue; // the lines that wait for stdout, and the thread that writes them
 mod clock; // the time
 
-use std::{
-    io,
-    sync::{Arc, OnceLock},
-};
+use std::io;
 
 use log::{LevelFilter, Record};
 use simplelog::{CombinedLogger, SharedLogger};
@@ -24,44 +21,23 @@ pub(crate) use panics::{panics, tiny_http_panics};
 pub(crate) use terminal::escaped;
 
 use logger::JsonLines;
-use queue::Queue;
-
-static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
-
-/// Lets the process wait for the lines that are not written yet.
-#[derive(Debug, Clone)]
-pub struct Flush(Arc<Queue>);
-
-impl Flush {
-    /// Returns when stdout has every line, or after a second.
-    pub fn flush(&self) {
-        self.0.flush();
-    }
-}
+use queue::QUEUE;
 
 /// Installs the logger and the panic hook. Later calls of [`log`] and all panics become lines.
 ///
 /// # Errors
 /// When the thread that writes cannot be started.
-pub fn init(level: LevelFilter) -> io::Result<Flush> {
-    let queue = Queue::start()?;
-    let loggers = JsonLines::all(&queue).map(|logger| Box::new(logger) as Box<dyn SharedLogger>);
+pub fn init(level: LevelFilter) -> io::Result<()> {
+    QUEUE.start()?;
+    let loggers = JsonLines::all().map(|logger| Box::new(logger) as Box<dyn SharedLogger>);
     // Fails only if a logger is installed already, which then stays.
     let _ = CombinedLogger::init(loggers.into());
-    set_level(level);
-    let _ = QUEUE.set(Arc::clone(&queue));
-    panics::install_hook(Arc::clone(&queue));
-    Ok(Flush(queue))
-}
-
-/// Records of a lower level are left out from now on.
-pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
+    panics::install_hook();
+    Ok(())
 }
 
 /// Writes a record whatever the level is.
 pub(crate) fn announce(record: &Record<'_>) {
-    if let Some(queue) = QUEUE.get() {
-        queue.push(&line::of(record));
-    }
+    QUEUE.push(&line::of(record));
 }

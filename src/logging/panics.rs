@@ -2,17 +2,11 @@
 
 use std::{
     panic,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread,
 };
 
-use super::{
-    logger::{CLIENT, ERRORS},
-    queue::Queue,
-};
+use super::logger::{CLIENT, ERRORS};
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 static TINY_HTTP_PANICS: AtomicU64 = AtomicU64::new(0);
@@ -27,8 +21,8 @@ pub(crate) fn tiny_http_panics() -> u64 {
     TINY_HTTP_PANICS.load(Relaxed)
 }
 
-pub(super) fn install_hook(queue: Arc<Queue>) {
-    panic::set_hook(Box::new(move |panic| {
+pub(super) fn install_hook() {
+    panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("");
@@ -40,7 +34,7 @@ pub(super) fn install_hook(queue: Arc<Queue>) {
         log::error!(target: target, thread, location, panic = message; "panic");
         if is_main {
             // The process ends with this thread.
-            queue.flush();
+            log::logger().flush();
         }
     }));
 }

@@ -6,7 +6,7 @@
 use std::{
     io::{self, Write},
     mem,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Condvar, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -20,13 +20,17 @@ const GATHER_MS: u64 = 5;
 /// How long the end of the process waits for a slow reader of stdout.
 const FLUSH_MS_MAX: u64 = 1000;
 
-#[derive(Debug, Default)]
+/// The lines of this process: `log` has one logger, too.
+pub(super) static QUEUE: Queue = Queue {
+    state: Mutex::new(State { lines: Vec::new(), dropped: 0, is_writing: false }),
+    changed: Condvar::new(),
+};
+
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
 struct State {
     lines: Vec<u8>,
     dropped: u64,
@@ -34,11 +38,9 @@ struct State {
 }
 
 impl Queue {
-    pub(super) fn start() -> io::Result<Arc<Queue>> {
-        let queue = Arc::new(Queue::default());
-        let writer = Arc::clone(&queue);
-        spawn("log", move || writer.write_forever())?;
-        Ok(queue)
+    /// Starts the thread that writes.
+    pub(super) fn start(&'static self) -> io::Result<()> {
+        spawn("log", || self.write_forever()).map(drop)
     }
 
     pub(super) fn push(&self, line: &[u8]) {

@@ -47,26 +47,18 @@ pub fn serve() -> Result<(), Failure> {
     // This comes first, so that no signal is missed.
     let leaving = Arc::new(AtomicBool::new(false));
     let signals = handle_signals(&leaving);
-    let mut config = match with_source(Config::read) {
-        Ok(config) => config,
-        Err(error) => return Err(Failure::Settings(error.0)),
-    };
+    let mut config = with_source(Config::read).map_err(|error| Failure::Settings(error.0))?;
     let started_as = restart::started_as();
     if let Ok(path) = &started_as {
         restart::restore_name(path);
     }
-    let started = logging::init(config.log_level).and_then(|flush| Ok((flush, signals?)));
-    let (flush, mut signals) = match started {
-        Ok(started) => started,
-        Err(error) => return Err(Failure::Failed(vec![error.to_string()])),
-    };
-    let server = match Server::start(&config) {
-        Ok(server) => server,
-        Err(problems) => {
-            flush.flush();
-            return Err(Failure::Failed(problems));
-        }
-    };
+    let mut signals = logging::init(config.log_level)
+        .and(signals)
+        .map_err(|error| Failure::Failed(vec![error.to_string()]))?;
+    let server = Server::start(&config).map_err(|problems| {
+        log::logger().flush();
+        Failure::Failed(problems)
+    })?;
     notify(&NotifyState::Ready);
     start_watchdog(server.address());
     let mut next = wait(&server, &mut signals, &mut config, &started_as);
@@ -85,7 +77,7 @@ pub fn serve() -> Result<(), Failure> {
             }
         }
     }
-    flush.flush();
+    log::logger().flush();
     // From here on, SIGTERM and SIGINT end the process in their handlers.
     leaving.store(true, SeqCst);
     meanwhile.extend(signals.pending());
@@ -214,7 +206,7 @@ fn reload(server: &Server, config: &mut Config) {
     };
     let (changed, after_restart) = config.reload(&new);
     server.replace_keys(config);
-    logging::set_level(config.log_level);
+    log::set_max_level(config.log_level);
     let (changed, after_restart) = (changed.join(" "), after_restart.join(" "));
     log::warn!(changed, after_restart, secrets = config.webhook_secrets.len(); "settings reloaded");
 }
