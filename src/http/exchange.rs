@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -116,10 +116,6 @@ impl Exchange {
     /// The client has closed the connection, or its half of it.
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         self.request.is_closed_by_peer()
-    }
-
-    pub(crate) fn peer(&self) -> IpAddr {
-        self.request.peer().ip()
     }
 
     /// The client's address and port, which no two open connections share.

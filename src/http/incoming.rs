@@ -56,7 +56,7 @@ impl IncomingRequest {
 
     /// The client has closed the connection, or its half of it.
     pub(super) fn is_closed_by_peer(&self) -> bool {
-        let found = self.parts.peers.find(self.peer()).ok().flatten();
+        let found = self.parts.peers.scans.find(self.peer()).ok().flatten();
         found.is_none_or(|stream| socket::is_closed_by_peer(&stream))
     }
 
@@ -95,11 +95,6 @@ impl IncomingRequest {
         has_memory
     }
 
-    /// What [`IncomingRequest::reserve_buffer`] has reserved.
-    pub(super) fn take_buffer(&mut self) -> Reservation {
-        self.buffer.take().unwrap_or_else(|| self.empty_reservation())
-    }
-
     pub(super) fn empty_reservation(&self) -> Reservation {
         self.parts.poller.budget.bytes.reserve_nothing(self.peer().ip())
     }
@@ -132,7 +127,7 @@ impl IncomingRequest {
             if !is_gone.contains(&error.kind()) {
                 parts.peers.disconnect(slot.peer(), Disconnect::Answer);
             }
-        } else if is_last && let Ok(Some(stream)) = parts.peers.find(slot.peer()) {
+        } else if is_last && let Ok(Some(stream)) = parts.peers.scans.find(slot.peer()) {
             end(&stream);
         }
     }
@@ -168,7 +163,7 @@ impl IncomingRequest {
 
     /// Finds the connection's socket. Without one, the request ends here.
     pub(super) fn with_stream(self) -> Option<(IncomingRequest, TcpStream)> {
-        let found = self.parts.peers.find(self.peer());
+        let found = self.parts.peers.scans.find(self.peer());
         if let Ok(Some(stream)) = found {
             return Some((self, stream));
         }

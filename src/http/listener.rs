@@ -34,15 +34,6 @@ pub(super) struct Listener {
     accepting: AtomicBool,
 }
 
-/// What becomes of the listening socket when the process ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    Close,
-    /// Another process goes on accepting from it. Connections that arrive meanwhile wait in the
-    /// kernel.
-    Keep,
-}
-
 /// A request as tiny_http has parsed it, and its body if the poller has read it.
 pub(super) struct RawRequest {
     pub(super) head: tiny_http::Request,
@@ -86,11 +77,12 @@ impl Listener {
     }
 
     /// Accepts no more connections. Responses from now on close theirs.
-    pub(super) fn drain(&self, ending: Ending) -> io::Result<()> {
+    pub(super) fn drain(&self, keeps_socket: bool) -> io::Result<()> {
         let _ = self.draining.set(Instant::now());
-        match ending {
-            Ending::Close => socket::stop_listening(&self.socket),
-            Ending::Keep => socket::stop_accepting(&self.socket),
+        if keeps_socket {
+            socket::stop_accepting(&self.socket)
+        } else {
+            socket::stop_listening(&self.socket)
         }
     }
 

@@ -25,9 +25,9 @@ mod sync; // the locks of admission
 pub(crate) use exchange::{BODY_BYTES_MAX, Exchange, Intake, Method, Request};
 #[cfg(any(test, fuzzing))]
 pub(crate) use framing::{HEADERS_MAX, content_length, path_and_query};
-pub(crate) use listener::Ending;
 pub(crate) use response::Response;
 pub(crate) use server::Server;
 pub(crate) use shedding::Importance;
 pub(crate) use socket::{inherit, listen_on, raise_descriptor_limit, reachable};
 pub(crate) use stream::{ChunkedResponse, Incomplete};
+pub(crate) use tiny_http_guard::Restart;

@@ -55,12 +55,14 @@ impl Wait {
 pub(super) trait Job: Send {
     /// Moves as many bytes as it can without waiting, at most `buffer`'s length. If it is late, it
     /// ends.
-    fn run(
-        self: Box<Self>,
-        stream: &TcpStream,
-        buffer: &mut [u8],
-        lateness: Option<Late>,
-    ) -> Progress;
+    fn run(self: Box<Self>, round: Round<'_>) -> Progress;
+}
+
+/// What a job gets each time that it runs.
+pub(super) struct Round<'a> {
+    pub(super) stream: &'a TcpStream,
+    pub(super) buffer: &'a mut [u8],
+    pub(super) lateness: Option<Late>,
 }
 
 /// Why a job has to end now.
@@ -187,7 +189,8 @@ impl Entry {
     fn run(mut self, buffer: &mut [u8], lateness: Option<Late>) -> Option<Entry> {
         let (job, stream) = (self.job, &self.wait.stream);
         // A panic costs one job.
-        let progress = catch_unwind(AssertUnwindSafe(|| job.run(stream, buffer, lateness)));
+        let round = Round { stream, buffer, lateness };
+        let progress = catch_unwind(AssertUnwindSafe(|| job.run(round)));
         let Ok(Progress::Moved(job, bytes)) = progress else { return None };
         self.job = job;
         if bytes > 0 {
@@ -234,12 +237,8 @@ mod tests {
     }
 
     impl Job for Reading {
-        fn run(
-            mut self: Box<Self>,
-            mut stream: &TcpStream,
-            buffer: &mut [u8],
-            lateness: Option<Late>,
-        ) -> Progress {
+        fn run(mut self: Box<Self>, round: Round<'_>) -> Progress {
+            let Round { mut stream, buffer, lateness } = round;
             match stream.read(buffer) {
                 Ok(0) => {}
                 Ok(length) if lateness.is_none() => {
@@ -257,7 +256,7 @@ mod tests {
     struct Panicking;
 
     impl Job for Panicking {
-        fn run(self: Box<Self>, _: &TcpStream, _: &mut [u8], _: Option<Late>) -> Progress {
+        fn run(self: Box<Self>, _: Round<'_>) -> Progress {
             panic!("asked to");
         }
     }

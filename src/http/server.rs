@@ -11,7 +11,7 @@ use super::{
     admission::{Admission, Received, Source},
     exchange::Exchange,
     incoming::{IncomingRequest, Parts},
-    listener::{Ending, Listener},
+    listener::Listener,
     poller::Poller,
     shedding::Importance,
     tiny_http_guard::{self, Peers, Restart, Scans},
@@ -22,14 +22,8 @@ use crate::{
 };
 
 pub(crate) struct Server {
-    restart: Arc<Restart>,
+    pub(crate) restart: Arc<Restart>,
     parts: Arc<Parts>,
-}
-
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Server({})", self.address())
-    }
 }
 
 impl Server {
@@ -46,9 +40,8 @@ impl Server {
         let peers = Arc::new(Peers::new(admission, scans, metrics));
         let poller = Poller::start()?;
         let parts = Arc::new(Parts { listener, peers, poller });
-        let restart = Arc::new(Restart::new(Arc::clone(&parts.listener)));
         let (listener, peers) = (Arc::clone(&parts.listener), Arc::clone(&parts.peers));
-        tiny_http_guard::start(listener, peers, Arc::clone(&restart), limits)?;
+        let restart = tiny_http_guard::start(listener, peers, limits)?;
         Ok(Server { restart, parts })
     }
 
@@ -90,28 +83,15 @@ impl Server {
         self.parts.peers.overload.sheds(importance)
     }
 
-    /// Why the process is to restart in place, if it is. SIGUSR1 is raised when that changes.
-    pub(crate) fn restart_reason(&self) -> Option<String> {
-        self.restart.reason()
-    }
-
-    /// The process cannot restart now. It is asked again after a second, if the reason remains.
-    pub(crate) fn refuse_restart(&self) {
-        self.restart.decline();
-    }
-
-    /// Whether memory runs out, so that a restart is to wait for no client.
-    pub(crate) fn is_urgent(&self) -> bool {
-        self.restart.is_urgent()
-    }
-
-    /// Accepts no more connections. Responses from now on close theirs.
-    pub(crate) fn drain(&self, ending: Ending) -> io::Result<()> {
+    /// Accepts no more connections. Responses from now on close theirs. With `keeps_socket`, another
+    /// process goes on accepting from the socket, and connections that arrive meanwhile wait in the
+    /// kernel.
+    pub(crate) fn drain(&self, keeps_socket: bool) -> io::Result<()> {
         let Parts { listener, peers, poller } = &*self.parts;
         // Until the next scan it is not known how many are open.
         peers.set_open_count(usize::MAX);
         poller.drain();
-        listener.drain(ending)
+        listener.drain(keeps_socket)
     }
 
     /// While draining: true as long as a client may wait for a response.

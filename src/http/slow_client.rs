@@ -1,21 +1,19 @@
 //! What may wait for a client, as jobs of the poller: bodies that tiny_http has not buffered (H5b),
 //! responses that the kernel may not take at once, and clients that still send what was refused.
 
-use std::{
-    net::{Shutdown, TcpStream},
-    sync::Arc,
-};
+use std::{net::Shutdown, sync::Arc};
 
 use rustix::event::PollFlags;
 
 use super::{
     body::{Body, MissingBody},
     connections::Phase,
+    framing::names,
     incoming::{BUFFERED_BODY_BYTES, IncomingRequest},
-    poller::{Job, Late, Progress, Wait},
+    poller::{Job, Late, Progress, Round, Wait},
     socket::{discard_now, is_not_yet, reset, send_now},
 };
-use crate::{metrics::Disconnect, rates::Reservation};
+use crate::metrics::Disconnect;
 
 /// From the end of a head to the end of its body.
 const BODY_MS_MAX: u64 = 10_000;
@@ -49,16 +47,15 @@ pub(super) fn read_body(request: IncomingRequest, length: usize) -> Result<(), I
 }
 
 /// Sends a response without blocking, and closes the connection where `is_last`.
-pub(super) fn send_response(mut request: IncomingRequest, bytes: Vec<u8>, is_last: bool) {
+pub(super) fn send_response(request: IncomingRequest, bytes: Vec<u8>, is_last: bool) {
     let poller = Arc::clone(&request.parts.poller);
     request.require_check();
-    let buffer = request.take_buffer();
     let Some((request, stream)) = request.with_stream() else { return };
     let Some(client) = poller.budget.clients.take(request.peer().ip()) else {
         return request.disconnect(&stream, Disconnect::Answer);
     };
     let wait = Wait::total(stream, PollFlags::OUT, ANSWER_MS_MAX);
-    poller.submit(client, wait, SendResponse { request, bytes, sent: 0, is_last, _buffer: buffer });
+    poller.submit(client, wait, SendResponse { request, bytes, sent: 0, is_last });
 }
 
 /// Sends a response, and closes the connection without reading what the client sends (H8): past
@@ -89,12 +86,11 @@ pub(super) fn refuse(request: IncomingRequest, bytes: &[u8]) {
 
 fn has_unread_body(request: &IncomingRequest) -> bool {
     let header = |name| request.headers(name).next();
-    let is_upgrade = |value: &str| value.to_ascii_lowercase().contains("upgrade");
     let length = request.head.body_length().unwrap_or(0);
     length > BUFFERED_BODY_BYTES
         || (length > 0 && header("Expect").is_some())
         || header("Transfer-Encoding").is_some()
-        || header("Connection").is_some_and(is_upgrade)
+        || header("Connection").is_some_and(|value| names(value, "upgrade"))
 }
 
 struct ReadBody {
@@ -104,12 +100,8 @@ struct ReadBody {
 }
 
 impl Job for ReadBody {
-    fn run(
-        mut self: Box<Self>,
-        stream: &TcpStream,
-        buffer: &mut [u8],
-        lateness: Option<Late>,
-    ) -> Progress {
+    fn run(mut self: Box<Self>, round: Round<'_>) -> Progress {
+        let Round { stream, buffer, lateness } = round;
         let round = buffer.len().min(self.length - self.body.bytes.len());
         let body = match self.request.read(&mut buffer[..round]) {
             Ok(0) => Err(MissingBody::Short),
@@ -136,17 +128,11 @@ struct SendResponse {
     bytes: Vec<u8>,
     sent: usize,
     is_last: bool,
-    /// The memory of the bytes.
-    _buffer: Reservation,
 }
 
 impl Job for SendResponse {
-    fn run(
-        mut self: Box<Self>,
-        stream: &TcpStream,
-        buffer: &mut [u8],
-        lateness: Option<Late>,
-    ) -> Progress {
+    fn run(mut self: Box<Self>, round: Round<'_>) -> Progress {
+        let Round { stream, buffer, lateness } = round;
         let end = self.bytes.len().min(self.sent + buffer.len());
         let sent = match send_now(stream, &self.bytes[self.sent..end]) {
             Ok(sent) => sent,
@@ -175,12 +161,8 @@ struct Linger {
 }
 
 impl Job for Linger {
-    fn run(
-        mut self: Box<Self>,
-        stream: &TcpStream,
-        buffer: &mut [u8],
-        lateness: Option<Late>,
-    ) -> Progress {
+    fn run(mut self: Box<Self>, round: Round<'_>) -> Progress {
+        let Round { stream, buffer, lateness } = round;
         match discard_now(stream, buffer) {
             Ok(0) => {}
             Ok(read) if lateness.is_none() && self.discarded + read < LINGER_BYTES_MAX => {

@@ -20,7 +20,7 @@ use signal_hook::{
 
 use super::{
     restart::{self, Next},
-    start::{Server, Stop},
+    start::Server,
     systemd::{notify, start_watchdog},
 };
 use crate::{
@@ -65,8 +65,7 @@ pub fn serve() -> Result<(), Failure> {
     if next.is_none() {
         notify(&NotifyState::Stopping);
     }
-    let stop = if next.is_some() { Stop::Restart } else { Stop::Exit };
-    let socket = server.stop(stop);
+    let socket = server.stop(next.is_some());
     let mut meanwhile: Vec<i32> = signals.pending().collect();
     // An operator may install a new program while a restart that clients cause is under way.
     if next == Some(Next::Running) && meanwhile.contains(&SIGUSR2) {
@@ -132,7 +131,7 @@ fn wait(
         if seen.contains(&SIGHUP) {
             reload(server, config);
         }
-        if let Some(reason) = server.restart_reason() {
+        if let Some(reason) = server.restart().reason() {
             drop(spare.take());
             let settings = with_source(Config::read);
             spare = spare_descriptor();
@@ -150,7 +149,7 @@ fn wait(
             }
         }
         if seen.contains(&SIGUSR2) {
-            match check_new(started_as, || server.restart_reason().is_some()) {
+            match check_new(started_as, || server.restart().reason().is_some()) {
                 Ok(()) => {
                     log::info!(signal = SIGUSR2; "stopping");
                     return Some(Next::New);
@@ -179,7 +178,7 @@ fn check_new(started_as: &io::Result<PathBuf>, is_urgent: impl Fn() -> bool) -> 
 /// Refuses a restart for which the service asks. It asks every second: this is logged when the
 /// problems change, and once a minute.
 fn refuse(server: &Server, last: &mut Option<(String, Instant)>, reason: &str, problems: String) {
-    server.refuse_restart();
+    server.restart().decline();
     let is_known = last
         .as_ref()
         .is_some_and(|(known, at)| *known == problems && at.elapsed() < REPEAT_REFUSAL);

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::{self, Context, Keys, ROUTES},
     config::{Config, Inherited, Key, Limits, weakness},
-    http::{self, Ending},
+    http::{self, Restart},
     logging,
     metrics::{Metrics, milliseconds},
     rates::Limiter,
@@ -98,27 +98,12 @@ fn within_descriptors(limits: Limits, workers: usize) -> Limits {
     Limits { connections, ..limits }
 }
 
-/// What follows the stop of the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// The process ends.
-    Exit,
-    /// The process restarts in place, so connections wait in the kernel meanwhile.
-    Restart,
-}
-
 /// The running service. [`Server::stop`] stops it; dropping it does not.
 pub(super) struct Server {
     inherited: Inherited,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     committer: CommitThread,
-}
-
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Server({:?})", self.shared.listener)
-    }
 }
 
 impl Server {
@@ -216,36 +201,30 @@ impl Server {
         *lock(&self.shared.keys) = Keys::of(config);
     }
 
-    /// Why the service asks for a restart of the process, if it does. It raises SIGUSR1 to ask.
-    #[must_use]
-    pub(super) fn restart_reason(&self) -> Option<String> {
-        self.shared.listener.restart_reason()
-    }
-
-    /// The service goes on, and asks again after a second if it still needs a restart.
-    pub(super) fn refuse_restart(&self) {
-        self.shared.listener.refuse_restart();
+    /// The restart of the process for which the service may ask.
+    pub(super) fn restart(&self) -> &Restart {
+        &self.shared.listener.restart
     }
 
     /// Accepts no more connections, answers the requests that are being handled, and moves the
     /// write-ahead log into the database. Takes at most [`DRAIN_MS_MAX`], and then the time of the
-    /// last commit and of a checkpoint. Returns the descriptor of the listening socket, if this
-    /// process passes it on to the next program.
+    /// last commit and of a checkpoint. With `is_restart`, connections wait in the kernel meanwhile.
+    /// Returns the descriptor of the listening socket, if this process passes it on to the next
+    /// program.
     ///
     /// # Errors
     /// When the socket cannot be passed on.
-    pub(super) fn stop(self, stop: Stop) -> io::Result<Option<RawFd>> {
+    pub(super) fn stop(self, is_restart: bool) -> io::Result<Option<RawFd>> {
         let Shared { listener, feed, commits, .. } = &*self.shared;
-        let is_kept = stop == Stop::Restart || self.inherited.from_systemd.is_some();
-        let ending = if is_kept { Ending::Keep } else { Ending::Close };
-        if let Err(error) = listener.drain(ending) {
+        let keeps_socket = is_restart || self.inherited.from_systemd.is_some();
+        if let Err(error) = listener.drain(keeps_socket) {
             log::warn!(error:% = error; "cannot stop listening");
         }
         feed.close();
         let started = Instant::now();
         let mut quiet_ticks = 0;
         while quiet_ticks < DRAIN_QUIET_TICKS
-            && !listener.is_urgent()
+            && !listener.restart.is_urgent()
             && started.elapsed() < Duration::from_millis(DRAIN_MS_MAX)
         {
             thread::sleep(Duration::from_millis(DRAIN_TICK_MS));
@@ -256,7 +235,8 @@ impl Server {
         // for.
         let left = Duration::from_millis(DRAIN_MS_MAX).saturating_sub(started.elapsed());
         let urgent = Duration::from_millis(DRAIN_URGENT_MS);
-        match self.committer.stop(if listener.is_urgent() { urgent } else { left.max(urgent) }) {
+        let is_urgent = listener.restart.is_urgent();
+        match self.committer.stop(if is_urgent { urgent } else { left.max(urgent) }) {
             Some(mut writer) => writer.checkpoint(),
             None => {
                 log::warn!(queued = commits.length(); "stopped while requests wait for a commit");
@@ -264,8 +244,8 @@ impl Server {
         }
         log::info!(drain_ms = rounded(milliseconds(started.elapsed())); "stopped");
         // An inherited socket survives the next `exec`, too.
-        match (stop, self.inherited) {
-            (Stop::Exit, _) | (_, Inherited { from_systemd: Some(_), .. }) => Ok(None),
+        match (is_restart, self.inherited) {
+            (false, _) | (_, Inherited { from_systemd: Some(_), .. }) => Ok(None),
             (_, Inherited { from_itself: Some(number), .. }) => Ok(Some(number)),
             _ => listener.pass_on().map(Some),
         }
@@ -312,6 +292,6 @@ mod tests {
             assert!(answer.ends_with(r#"{"detail":"Internal Server Error"}"#), "{answer}");
             assert!(ask("/health/live").starts_with("HTTP/1.1 200 "), "on the same connection");
         }
-        assert_eq!(server.stop(Stop::Exit).unwrap(), None);
+        assert_eq!(server.stop(false).unwrap(), None);
     }
 }

@@ -122,7 +122,7 @@ impl Worker {
 
     /// The address by which clients are limited.
     fn client(&self, exchange: &Exchange) -> IpAddr {
-        self.shared.limiter.client(exchange.peer(), exchange.forwarded())
+        self.shared.limiter.client(exchange.peer_address().ip(), exchange.forwarded())
     }
 }
 

@@ -18,5 +18,5 @@ mod descriptors; // the sockets of the accepted connections, by descriptor
 pub(super) use accept_loop::watch_panics;
 pub(super) use monitor::start;
 pub(super) use peers::Peers;
-pub(super) use restart::Restart;
+pub(crate) use restart::Restart;
 pub(super) use scan::Scans;

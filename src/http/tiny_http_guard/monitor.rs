@@ -41,27 +41,25 @@ const MEMORY_BYTES_MAX: u64 = 402_653_184;
 /// Requests that wait this long for a worker are pressure, as growing memory is.
 const PRESSING_WAIT_MS: u64 = 200;
 
+/// Starts the thread. It requests restarts of the process by what this returns.
 pub(in crate::http) fn start(
     listener: Arc<Listener>,
     peers: Arc<Peers>,
-    restart: Arc<Restart>,
     limits: Limits,
-) -> io::Result<()> {
+) -> io::Result<Arc<Restart>> {
+    let restart = Arc::new(Restart::new(Arc::clone(&listener)));
     let mut monitor = Monitor {
         accept_loop: AcceptLoop::new(listener.address()),
         growth: Growth::start(),
         scan_time: Duration::ZERO,
         queue_measured: Instant::now(),
-        restart: Arc::clone(&restart),
-        listener: Arc::clone(&listener),
-        rules: Rules::new(listener, peers, restart, limits),
+        rules: Rules::new(listener, peers, Arc::clone(&restart), limits),
     };
-    spawn("monitor", move || monitor.run()).map(drop)
+    spawn("monitor", move || monitor.run())?;
+    Ok(restart)
 }
 
 struct Monitor {
-    listener: Arc<Listener>,
-    restart: Arc<Restart>,
     rules: Rules,
     accept_loop: AcceptLoop,
     growth: Growth,
@@ -79,11 +77,11 @@ impl Monitor {
     }
 
     fn round(&mut self) {
-        let is_draining = self.listener.is_draining();
+        let is_draining = self.rules.listener.is_draining();
         let has_grown = self.rest(self.interval(is_draining));
         let started = Instant::now();
         if memory::used_bytes() > MEMORY_BYTES_MAX {
-            self.restart.request_urgently("too much memory is in use");
+            self.rules.restart.request_urgently("too much memory is in use");
         }
         let pressing = Duration::from_millis(PRESSING_WAIT_MS);
         let is_pressed = has_grown || self.rules.peers.overload.wait() > pressing;
@@ -126,10 +124,10 @@ impl Monitor {
     }
 
     fn check_accept_loop(&mut self, has_scanned: bool) {
-        if let Some(reason) = AcceptLoop::end_reason(self.listener.is_accepting()) {
-            self.restart.accept_loop_ended(reason);
+        if let Some(reason) = AcceptLoop::end_reason(self.rules.listener.is_accepting()) {
+            self.rules.restart.accept_loop_ended(reason);
         } else if has_scanned && self.accept_loop.probe() {
-            self.restart.accept_loop_ended("new connections are not accepted");
+            self.rules.restart.accept_loop_ended("new connections are not accepted");
         }
     }
 

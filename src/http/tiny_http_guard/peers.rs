@@ -1,7 +1,6 @@
 //! The connections by peer: finds their sockets, and ends them.
 
 use std::{
-    io,
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
@@ -32,7 +31,7 @@ pub(in crate::http) struct Peers {
     pub(in crate::http) admission: Arc<Admission<Listener>>,
     pub(in crate::http) overload: Overload,
     pub(in crate::http) metrics: Arc<Metrics>,
-    pub(super) scans: Scans,
+    pub(in crate::http) scans: Scans,
     /// Connections that were open at the last scan.
     open: AtomicUsize,
 }
@@ -45,14 +44,6 @@ impl Peers {
     ) -> Peers {
         let (overload, open) = (Overload::default(), AtomicUsize::new(0));
         Peers { admission, overload, metrics, scans, open }
-    }
-
-    /// The connection from `peer`, if it is alive and can be told from others.
-    ///
-    /// # Errors
-    /// When no descriptor is free to look for it.
-    pub(in crate::http) fn find(&self, peer: SocketAddr) -> io::Result<Option<TcpStream>> {
-        self.scans.find(peer)
     }
 
     /// Connections that were open at the last scan, or `usize::MAX` before the first scan while
@@ -84,7 +75,7 @@ impl Peers {
         if !self.admission.with(|connections| connections.is_check_due(peer, bytes)) {
             return true;
         }
-        let stream = self.find(peer).ok().flatten();
+        let stream = self.scans.find(peer).ok().flatten();
         let is_reading = stream.is_none_or(|stream| socket::is_writable(&stream));
         if !is_reading {
             self.admission.with(|connections| connections.require_check(peer));
@@ -105,7 +96,7 @@ impl Peers {
     pub(in crate::http) fn disconnect(&self, peer: SocketAddr, reason: Disconnect) {
         // Before the reset: the socket of a dead connection cannot be told from others.
         self.end(peer, EndKind::Disconnected, self.scans.unique_socket(peer));
-        self.reset(self.find(peer).ok().flatten().as_ref(), Some(peer), reason);
+        self.reset(self.scans.find(peer).ok().flatten().as_ref(), Some(peer), reason);
     }
 
     pub(super) fn disconnect_socket(&self, socket: &Socket, reason: Disconnect) {

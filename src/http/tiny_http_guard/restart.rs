@@ -2,10 +2,7 @@
 //! has ended (H3), it has leaked too much (H1, H2), or it takes too much memory (H6).
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -14,10 +11,9 @@ use crate::{http::listener::Listener, threads::lock};
 /// A restart that the process has declined is requested again after this time.
 const AGAIN_MS: u64 = 1_000;
 
-pub(in crate::http) struct Restart {
+pub(crate) struct Restart {
     listener: Arc<Listener>,
     request: Mutex<Request>,
-    urgent: AtomicBool,
 }
 
 #[derive(Default)]
@@ -26,22 +22,23 @@ struct Request {
     reason: Option<String>,
     /// When it was last requested.
     at: Option<Instant>,
+    is_urgent: bool,
 }
 
 impl Restart {
-    pub(in crate::http) fn new(listener: Arc<Listener>) -> Restart {
-        Restart { listener, request: Mutex::default(), urgent: AtomicBool::new(false) }
+    pub(super) fn new(listener: Arc<Listener>) -> Restart {
+        Restart { listener, request: Mutex::default() }
     }
 
     /// Requests a restart from the process, by SIGUSR1. Requests in flight are answered before it,
     /// and new connections wait in the kernel.
-    pub(in crate::http) fn request(&self, reason: &str) {
+    pub(super) fn request(&self, reason: &str) {
         let mut request = lock(&self.request);
         let again = Duration::from_millis(AGAIN_MS);
         if self.listener.is_draining() || request.at.is_some_and(|at| at.elapsed() < again) {
             return;
         }
-        *request = Request { reason: Some(reason.to_owned()), at: Some(Instant::now()) };
+        (request.reason, request.at) = (Some(reason.to_owned()), Some(Instant::now()));
         drop(request);
         // SIGUSR2 is the operator's, and starts a new program.
         let _ = signal_hook::low_level::raise(signal_hook::consts::SIGUSR1);
@@ -49,7 +46,7 @@ impl Restart {
 
     /// Requests a restart that waits for no client, since memory runs out.
     pub(super) fn request_urgently(&self, reason: &str) {
-        self.urgent.store(true, SeqCst);
+        lock(&self.request).is_urgent = true;
         self.request(reason);
     }
 
@@ -59,17 +56,19 @@ impl Restart {
         self.request(reason);
     }
 
-    pub(in crate::http) fn reason(&self) -> Option<String> {
+    /// Why the process is to restart, if it is. SIGUSR1 is raised when that changes.
+    pub(crate) fn reason(&self) -> Option<String> {
         lock(&self.request).reason.clone()
     }
 
-    /// The process cannot restart now.
-    pub(in crate::http) fn decline(&self) {
-        lock(&self.request).reason = None;
-        self.urgent.store(false, SeqCst);
+    /// The process cannot restart now. It is asked again after a second, if the reason remains.
+    pub(crate) fn decline(&self) {
+        let mut request = lock(&self.request);
+        (request.reason, request.is_urgent) = (None, false);
     }
 
-    pub(in crate::http) fn is_urgent(&self) -> bool {
-        self.urgent.load(SeqCst)
+    /// Whether memory runs out, so that the restart is to wait for no client.
+    pub(crate) fn is_urgent(&self) -> bool {
+        lock(&self.request).is_urgent
     }
 }

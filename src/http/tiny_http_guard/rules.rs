@@ -48,9 +48,9 @@ const DRAIN_UNREAD_MS: u64 = 1_000;
 const DRAIN_CLOSE_MS: u64 = 250;
 
 pub(super) struct Rules {
-    listener: Arc<Listener>,
+    pub(super) listener: Arc<Listener>,
     pub(super) peers: Arc<Peers>,
-    restart: Arc<Restart>,
+    pub(super) restart: Arc<Restart>,
     limits: Limits,
     /// Of the connections that the last scan has found.
     histories: HashMap<SocketId, History>,

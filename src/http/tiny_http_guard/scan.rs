@@ -65,7 +65,7 @@ impl Scans {
     ///
     /// # Errors
     /// When no descriptor is free to scan with.
-    pub(super) fn find(&self, peer: SocketAddr) -> io::Result<Option<TcpStream>> {
+    pub(in crate::http) fn find(&self, peer: SocketAddr) -> io::Result<Option<TcpStream>> {
         let find = |sockets: &[Socket]| {
             let mut known = sockets.iter().filter(|socket| socket.peer == Some(peer));
             let (socket, other) = (known.next()?, known.next());
