@@ -118,16 +118,16 @@ fn permissions(report: &mut Report, database: &Path) -> Outcome {
     let real = fs::canonicalize(database);
     let database = real.as_deref().unwrap_or(database);
     let shown = database.display();
-    let folder = exposure::folder(database);
-    if fs::metadata(&folder).is_err() {
+    let folder = store::folder_of(database);
+    if fs::metadata(folder).is_err() {
         let message =
             format!("{} does not exist yet; the service creates it at its start", folder.display());
         return report.warn("folder", message);
     }
-    if let Err(error) = access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
-        report.problem("folder", unwritable(&folder, error, "chown or chmod it"))?;
+    if let Err(error) = access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+        report.problem("folder", unwritable(folder, error, "chown or chmod it"))?;
     }
-    disk(report, &folder, fs::metadata(database).map_or(0, |file| file.len()))?;
+    disk(report, folder, fs::metadata(database).map_or(0, |file| file.len()))?;
     let Ok(file) = fs::metadata(database) else {
         let message =
             format!("{shown} does not exist yet; the service creates it at its first start");

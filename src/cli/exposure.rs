@@ -12,7 +12,10 @@ use std::{
 use rustix::process::geteuid;
 
 use super::{outcome::Outcome, report::Report};
-use crate::config::{Config, Key, SETTINGS, Settings, weakness};
+use crate::{
+    config::{Config, Key, SETTINGS, Settings, weakness},
+    store::folder_of,
+};
 
 /// Exists while systemd is the init system (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
@@ -62,14 +65,8 @@ pub(super) fn others_may_read(path: &Path, as_group: bool) -> bool {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.mode());
     // Without the x of the folder, the r of the file is of no use.
-    let readable = mode(&path) & (mode(&folder(&path)) << 2);
+    let readable = mode(&path) & (mode(folder_of(&path)) << 2);
     readable & if as_group { 0o044 } else { 0o004 } != 0
-}
-
-/// The folder of a file.
-pub(super) fn folder(path: &Path) -> PathBuf {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 /// The keys and the address that are in effect.

@@ -15,7 +15,7 @@ use std::{
 use rustix::{fs::OFlags, process::geteuid};
 
 use super::outcome::{Failure, Outcome};
-use crate::store::device_and_inode;
+use crate::store::{beside, device_and_inode, folder_of};
 
 /// No other user may read messages.
 const MODE: u32 = 0o600;
@@ -53,7 +53,7 @@ impl Part {
     pub(super) fn create(name: &Path, database: &Path) -> Result<Part, String> {
         let named = |problem: &str| format!("{}: {problem}", name.display());
         check_name(name, database).map_err(named)?;
-        let path = with_end(name, ".part");
+        let path = beside(name, ".part");
         let file = open_part(&path, database)
             .map_err(|problem| format!("{}: {problem}", path.display()))?;
         // A process that was earlier may have renamed the file since it was opened.
@@ -76,8 +76,7 @@ impl Part {
         let keep = || {
             self.file.sync_all()?;
             fs::rename(&self.path, &self.name)?;
-            let folder = self.name.parent().filter(|folder| !folder.as_os_str().is_empty());
-            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+            File::open(folder_of(&self.name))?.sync_all()
         };
         keep().map_err(|error: io::Error| format!("{}: {error}", self.name.display()))?;
         self.is_complete = true;
@@ -113,7 +112,7 @@ fn check_name(name: &Path, database: &Path) -> Result<(), &'static str> {
              name another file",
         );
     }
-    if DATABASE_ENDS.iter().any(|end| with_end(name, end).exists()) {
+    if DATABASE_ENDS.iter().any(|end| beside(name, end).exists()) {
         return Err("that is a database in use: name another file");
     }
     Ok(())
@@ -142,12 +141,6 @@ fn open_part(path: &Path, database: &Path) -> Result<File, String> {
         && metadata.nlink() == 1
         && metadata.mode() & 0o7777 == MODE;
     if is_ours { Ok(file) } else { Err(foreign.to_owned()) }
-}
-
-fn with_end(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    PathBuf::from(name)
 }
 
 /// A line on the terminal, updated once a second. Nothing is shown where stderr is no terminal.

@@ -18,7 +18,7 @@ pub(crate) use engine::{
 };
 #[cfg(any(test, fuzzing))]
 pub(crate) use sqlite::Page;
-pub(crate) use sqlite::{READ_ONLY, device_and_inode};
+pub(crate) use sqlite::{READ_ONLY, beside, device_and_inode, folder_of};
 pub(crate) use types::{
     Committed, Filter, Job, Listing, Order, Outcome, Paging, Position, Received, Selection, Start,
     Stored,

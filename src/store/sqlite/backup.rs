@@ -24,8 +24,7 @@ pub(crate) fn backup(
     progress: &mut dyn FnMut(i32, i32),
 ) -> Result<(), String> {
     let source = schema::open_read_only(database)?;
-    let sentence =
-        |error: rusqlite::Error| format!("the copy failed: {}", connection::sentence(&error));
+    let sentence = |error| format!("the copy failed: {}", connection::sentence(error));
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut copy = Connection::open_with_flags(file, flags).map_err(sentence)?;
     run(&source, &mut copy, progress).map_err(sentence)?;

@@ -19,7 +19,7 @@ pub(crate) fn check_structure(database: &Path, is_full: bool) -> Result<Vec<Stri
             .query_map((), |row| row.get(0))?
             .collect()
     };
-    let mut found = check().map_err(|error| sentence(&error))?;
+    let mut found = check().map_err(sentence)?;
     found.retain(|line| line != "ok");
     Ok(found)
 }
@@ -33,13 +33,13 @@ pub(crate) struct CommitWatch {
 impl CommitWatch {
     pub(crate) fn start(database: &Path) -> Result<CommitWatch, String> {
         let connection = schema::open_read_only(database)?;
-        let version = data_version(&connection).map_err(|error| sentence(&error))?;
+        let version = data_version(&connection).map_err(sentence)?;
         Ok(CommitWatch { connection, version })
     }
 
     pub(crate) fn has_seen_one(&self) -> Result<bool, String> {
         let version = data_version(&self.connection);
-        version.map(|now| now != self.version).map_err(|error| sentence(&error))
+        version.map(|now| now != self.version).map_err(sentence)
     }
 }
 
@@ -49,7 +49,7 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
 
 pub(crate) fn recount(database: &Path) -> Result<Recount, String> {
     let mut connection = schema::open_read_only(database)?;
-    count(&mut connection).map_err(|error| sentence(&error))
+    count(&mut connection).map_err(sentence)
 }
 
 fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {

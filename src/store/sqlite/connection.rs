@@ -6,6 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
+use super::files::folder_of;
 use crate::{error::Error, logging};
 
 /// How long SQLite waits for another process's lock.
@@ -90,7 +91,7 @@ pub(super) fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Re
 
 /// What the operator should do about an error while this path is opened. SQLite does not say that
 /// the path is a folder, nor that its file system is read-only.
-pub(super) fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
+pub(super) fn cannot_open(path: &Path, error: rusqlite::Error) -> String {
     use ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
     match error.sqlite_error_code() {
         Some(CannotOpen | PermissionDenied | ReadOnly) if path.is_dir() => {
@@ -109,13 +110,13 @@ pub(crate) const READ_ONLY: &str =
 /// Whether the file, or the folder in which it would be, is on a file system that is mounted
 /// read-only.
 pub(super) fn is_on_read_only(path: &Path) -> bool {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let found = statvfs(path).or_else(|_| statvfs(folder.unwrap_or(Path::new("."))));
+    let found = statvfs(path).or_else(|_| statvfs(folder_of(path)));
     found.is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// What the operator should do about an error.
-pub(super) fn sentence(error: &rusqlite::Error) -> String {
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn sentence(error: rusqlite::Error) -> String {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => "it is not a SQLite database".to_owned(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {

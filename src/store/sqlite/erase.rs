@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params_from_iter, types::Value};
 
 use super::{
     connection::sentence, counts, erased::Erased, layout::Layout, rows, schema, writer::Writer,
@@ -25,22 +25,22 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How long it waits in the end for readers of the log.
 const LOG_MS_MAX: u64 = 10_000;
 
+/// A condition on `messages`, and its parameters.
+fn condition(selection: &Selection) -> (&'static str, Vec<Value>) {
+    match selection {
+        Selection::From(msisdn) => ("from_msisdn = ?", vec![msisdn.clone().into()]),
+        Selection::Before(Timestamp { seconds, nanoseconds }) => {
+            ("(ts_s, ts_ns) < (?, ?)", vec![(*seconds).into(), (*nanoseconds).into()])
+        }
+    }
+}
+
 /// How many messages an erasure would erase.
 pub(crate) fn count_selected(database: &Path, selection: &Selection) -> Result<i64, String> {
     let connection = schema::open_read_only(database)?;
-    let counted = match selection {
-        Selection::From(msisdn) => connection.query_row(
-            "SELECT count(*) FROM messages WHERE from_msisdn = ?1",
-            [msisdn],
-            |row| row.get(0),
-        ),
-        Selection::Before(Timestamp { seconds, nanoseconds }) => connection.query_row(
-            "SELECT count(*) FROM messages WHERE (ts_s, ts_ns) < (?1, ?2)",
-            (seconds, nanoseconds),
-            |row| row.get(0),
-        ),
-    };
-    counted.map_err(|error| sentence(&error))
+    let (condition, values) = condition(selection);
+    let sql = format!("SELECT count(*) FROM messages WHERE {condition}");
+    connection.query_row(&sql, params_from_iter(values), |row| row.get(0)).map_err(sentence)
 }
 
 impl Writer {
@@ -54,8 +54,7 @@ impl Writer {
         }
         let mut gone = 0;
         loop {
-            let erased =
-                erase_some(&mut self.connection, selection).map_err(|error| sentence(&error))?;
+            let erased = erase_some(&mut self.connection, selection).map_err(sentence)?;
             if erased == 0 {
                 break;
             }
@@ -63,7 +62,7 @@ impl Writer {
             progress(gone);
             thread::sleep(PAUSE);
         }
-        replace_fences(&mut self.connection, &self.layout).map_err(|error| sentence(&error))?;
+        replace_fences(&mut self.connection, &self.layout).map_err(sentence)?;
         rebuild_file(&self.connection)?;
         Ok(gone)
     }
@@ -84,13 +83,13 @@ fn rebuild_file(connection: &Connection) -> Result<(), String> {
         format!(
             "they are gone, but traces are left, since the file cannot be rebuilt: {}; run it \
              again",
-            sentence(&error)
+            sentence(error)
         )
     })?;
     empty_log(connection)?;
     // A real commit: its fsync is what makes the end of the old log durable. Before that a power
     // cut would bring back the log with what was erased.
-    connection.execute_batch("UPDATE totals SET erasing = 0").map_err(|error| sentence(&error))
+    connection.execute_batch("UPDATE totals SET erasing = 0").map_err(sentence)
 }
 
 /// Whether an erasure was interrupted after its first message and before the file was rebuilt, so
@@ -98,7 +97,7 @@ fn rebuild_file(connection: &Connection) -> Result<(), String> {
 pub(crate) fn is_erasure_unfinished(database: &Path) -> Result<bool, String> {
     let connection = schema::open_read_only(database)?;
     let erasing = connection.query_row("SELECT erasing FROM totals", (), |row| row.get(0));
-    erasing.map_err(|error| sentence(&error))
+    erasing.map_err(sentence)
 }
 
 fn erase_some(connection: &mut Connection, selection: &Selection) -> rusqlite::Result<i64> {
@@ -124,23 +123,14 @@ fn find(
     transaction: &Transaction<'_>,
     selection: &Selection,
 ) -> rusqlite::Result<Vec<(i64, String)>> {
-    let (condition, msisdn, before) = match selection {
-        Selection::From(msisdn) => ("from_msisdn = ?1", Some(msisdn), None),
-        Selection::Before(before) => {
-            ("?1 IS NULL AND (ts_s, ts_ns) < (?2, ?3)", None, Some(before))
-        }
-    };
+    let (condition, values) = condition(selection);
     let sql = format!(
         "SELECT id, message_id FROM messages
-         WHERE {condition} ORDER BY ts_s, ts_ns, message_id LIMIT ?4"
+         WHERE {condition} ORDER BY ts_s, ts_ns, message_id LIMIT {ERASED_AT_ONCE}"
     );
-    let (seconds, nanoseconds) =
-        (before.map(|before| before.seconds), before.map(|before| before.nanoseconds));
     let mut statement = transaction.prepare_cached(&sql)?;
     let rows = statement
-        .query_map(params![msisdn, seconds, nanoseconds, ERASED_AT_ONCE], |row| {
-            Ok((row.get(0)?, rows::text(row, 1)?))
-        })?;
+        .query_map(params_from_iter(values), |row| Ok((row.get(0)?, rows::text(row, 1)?)))?;
     rows.collect()
 }
 
@@ -151,7 +141,7 @@ fn empty_log(connection: &Connection) -> Result<(), String> {
     loop {
         let busy: i64 = connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))
-            .map_err(|error| sentence(&error))?;
+            .map_err(sentence)?;
         if busy == 0 {
             return Ok(());
         }

@@ -57,12 +57,12 @@ impl Export {
             scope.condition()
         );
         let mut statement = transaction.prepare_cached(&sql)?;
-        let Position { timestamp, message_id } = &self.position;
+        let (seconds, nanoseconds, message_id) = rows::columns(&self.position);
         let until = self.filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
         let mut rows = statement.query(params![
             scope.msisdn(),
-            timestamp.seconds,
-            timestamp.nanoseconds,
+            seconds,
+            nanoseconds,
             message_id,
             until.seconds,
             until.nanoseconds,

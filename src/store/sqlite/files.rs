@@ -46,8 +46,14 @@ impl Identity {
     }
 }
 
-/// A file that belongs to a database.
-pub(super) fn beside(database: &Path, end: &str) -> PathBuf {
+/// The folder of a file.
+pub(crate) fn folder_of(file: &Path) -> &Path {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// A file that belongs to a database, or to another one that is being written.
+pub(crate) fn beside(database: &Path, end: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(end);
     PathBuf::from(name)
@@ -61,10 +67,10 @@ pub(crate) fn device_and_inode(path: &Path) -> Option<(u64, u64)> {
 /// Creates a folder, and those above it, and makes each one's entry in its parent durable: a power
 /// cut must not take away the folder of a database in which messages were acknowledged.
 pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
-    let parent = folder.parent().unwrap_or(folder);
-    if folder.as_os_str().is_empty() || folder.is_dir() {
+    if folder.is_dir() {
         return Ok(());
     }
+    let parent = folder_of(folder);
     create_folder(parent)?;
     match fs::create_dir(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => {
@@ -72,7 +78,6 @@ pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
         }
         _ => {}
     }
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     // Never the database, since it must be a folder.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent: fs::File = rustix::fs::open(parent, flags, Mode::empty())?.into();

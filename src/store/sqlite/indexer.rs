@@ -16,6 +16,7 @@ use super::{
 use crate::{
     error::Error,
     store::types::{Job, Outcome},
+    threads::lock,
 };
 
 /// How long the job pauses after a commit, and where there is nothing to do or the commit failed.
@@ -75,7 +76,7 @@ impl Indexer {
             .query_row([BLOCK_MESSAGES], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let Some((block, changes)) = missing else { return Ok(false) };
-        self.prepared.put(segments::build(&transaction, block, changes)?);
+        *lock(&self.prepared) = Some(segments::build(&transaction, block, changes)?);
         Ok(true)
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rusqlite::Transaction;
 
-use super::segments::BLOCK_MESSAGES;
+use super::{rows, segments::BLOCK_MESSAGES};
 use crate::store::types::Position;
 
 /// Up to where messages have been searched.
@@ -104,8 +104,7 @@ impl Matches {
         transaction: &Transaction<'_>,
         at: &Position,
     ) -> rusqlite::Result<i64> {
-        let Position { timestamp, message_id } = at;
-        let seconds = timestamp.seconds;
+        let (seconds, nanoseconds, message_id) = rows::columns(at);
         let spans = self.spans.partition_point(|(start, _)| *start <= seconds).saturating_sub(1);
         let mut rank = self.spans.iter().take(spans).map(|(_, n)| n).sum();
         let Some((start, _)) = self.spans.get(spans) else { return Ok(rank) };
@@ -114,8 +113,7 @@ impl Matches {
              WHERE ts_s >= ?1 AND (ts_s, ts_ns, message_id) < (?2, ?3, ?4)
              ORDER BY ts_s, ts_ns, message_id",
         )?;
-        let mut rows =
-            statement.query((start, timestamp.seconds, timestamp.nanoseconds, message_id))?;
+        let mut rows = statement.query((start, seconds, nanoseconds, message_id))?;
         while let Some(row) = rows.next()? {
             rank += i64::from(self.has(row.get(0)?));
         }

@@ -20,18 +20,17 @@ use crate::timestamp::Timestamp;
 /// A sentence for the operator. The file is then as it was.
 pub(super) fn migrate(connection: &mut Connection, layout: &Layout) -> Result<(), String> {
     if schema::find(connection)? == (Found::Ours { version: VERSION }) {
-        return check_writable(connection).map_err(|error| sentence(&error));
+        return check_writable(connection).map_err(sentence);
     }
     // Immediate, so that no other process changes it meanwhile.
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(|error| sentence(&error))?;
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sentence)?;
     let found = schema::find(&transaction)?;
     if found != (Found::Ours { version: VERSION }) {
         upgrade(&transaction, layout, found)?;
     }
-    segments::register(&transaction).map_err(|error| sentence(&error))?;
-    transaction.commit().map_err(|error| sentence(&error))
+    segments::register(&transaction).map_err(sentence)?;
+    transaction.commit().map_err(sentence)
 }
 
 /// Fails where this user may not write the database. A lock that another process holds, which may
@@ -47,7 +46,7 @@ fn check_writable(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn upgrade(transaction: &Transaction<'_>, layout: &Layout, found: Found) -> Result<(), String> {
-    let run = |sql: &str| transaction.execute_batch(sql).map_err(|error| sentence(&error));
+    let run = |sql: &str| transaction.execute_batch(sql).map_err(sentence);
     let mut progress = Progress::of(transaction);
     match found {
         Found::Ours { .. } => found.migrations().iter().try_for_each(|sql| run(sql))?,
@@ -61,7 +60,7 @@ fn upgrade(transaction: &Transaction<'_>, layout: &Layout, found: Found) -> Resu
     run(schema::DERIVED)?;
     if !matches!(found, Found::Ours { .. }) {
         let mut heard = |step, messages| progress.advance(step, messages);
-        counts::rebuild(transaction, layout, &mut heard).map_err(|error| sentence(&error))?;
+        counts::rebuild(transaction, layout, &mut heard).map_err(sentence)?;
     }
     run(&format!("PRAGMA user_version = {VERSION}"))?;
     if found != Found::Empty {
@@ -93,10 +92,10 @@ fn adopt(transaction: &Transaction<'_>, progress: &mut Progress) -> Result<(), S
         }
         Ok(None)
     };
-    if let Some(message_id) = copy_all().map_err(|error| sentence(&error))? {
+    if let Some(message_id) = copy_all().map_err(sentence)? {
         return Err(format!("the ts of message_id {message_id:?} is no UTC timestamp"));
     }
-    transaction.execute_batch("DROP TABLE seed_messages").map_err(|error| sentence(&error))
+    transaction.execute_batch("DROP TABLE seed_messages").map_err(sentence)
 }
 
 /// How often the log says how far a migration is.

@@ -52,7 +52,7 @@ pub(crate) use check::{CommitWatch, check_structure, recount};
 pub(crate) use connection::READ_ONLY;
 pub(crate) use erase::{count_selected, is_erasure_unfinished};
 pub(crate) use export::Export;
-pub(crate) use files::device_and_inode;
+pub(crate) use files::{beside, device_and_inode, folder_of};
 pub(crate) use reader::Reader;
 #[cfg(any(test, fuzzing))]
 pub(crate) use segments::Page;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use memchr::memmem::Finder;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, Transaction};
 
 use super::{
     connection::open_for_reading,
@@ -79,7 +79,7 @@ impl Reader {
             messages = page(&transaction, &ranks, &position, left, window.end - window.start)?;
         } else if candidates <= self.layout.few {
             let found = scan(&transaction, scope, filter)?;
-            total = i64::try_from(found.len()).unwrap_or(i64::MAX);
+            total = rows::length(&found);
             window = paging.window(total, |position| {
                 let rank = found.partition_point(|(other, _)| other < position);
                 Ok(i64::try_from(rank).unwrap_or(i64::MAX))
@@ -132,8 +132,8 @@ fn page(
         ranks.condition
     );
     let mut statement = transaction.prepare_cached(&sql)?;
-    let Position { timestamp: Timestamp { seconds, nanoseconds }, message_id } = position;
-    let from = params![ranks.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset];
+    let (seconds, nanoseconds, message_id) = rows::columns(position);
+    let from = (ranks.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset);
     statement.query_map(from, rows::message)?.collect()
 }
 
@@ -153,13 +153,9 @@ fn scan(
     let since = filter.since.unwrap_or(Position::START.timestamp);
     let until = filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
     let mut statement = transaction.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![
-        scope.msisdn(),
-        since.seconds,
-        since.nanoseconds,
-        until.seconds,
-        until.nanoseconds
-    ])?;
+    let (a, b) = (since, until);
+    let within = (scope.msisdn(), a.seconds, a.nanoseconds, b.seconds, b.nanoseconds);
+    let mut rows = statement.query(within)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let is_to = filter.is_to(row.get_ref(5)?.as_bytes()?);

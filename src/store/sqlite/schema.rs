@@ -58,10 +58,9 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<u32> {
 /// # Errors
 /// A sentence for the operator, where it is not mailslot's to write.
 pub(super) fn find(connection: &Connection) -> Result<Found, String> {
-    let version = version(connection).map_err(|error| sentence(&error))?;
-    let application: i64 = connection
-        .query_row("PRAGMA application_id", (), |row| row.get(0))
-        .map_err(|error| sentence(&error))?;
+    let version = version(connection).map_err(sentence)?;
+    let application: i64 =
+        connection.query_row("PRAGMA application_id", (), |row| row.get(0)).map_err(sentence)?;
     if application == APPLICATION_ID {
         return match version {
             VERSION_OLDEST..=VERSION => Ok(Found::Ours { version }),
@@ -96,7 +95,7 @@ fn names(connection: &Connection, sql: &str) -> Result<Vec<String>, String> {
     let names = || -> rusqlite::Result<_> {
         connection.prepare(sql)?.query_map((), |row| row.get(0))?.collect()
     };
-    names().map_err(|error| sentence(&error))
+    names().map_err(sentence)
 }
 
 /// Opens a database beside the service: nothing is created, migrated or changed.
@@ -109,7 +108,7 @@ pub(super) fn open_read_only(database: &Path) -> Result<Connection, String> {
     if !database.exists() {
         return Err(named("it is not there: set DATABASE_URL as the service has it".to_owned()));
     }
-    let sentence = |error: rusqlite::Error| named(cannot_open(database, &error));
+    let sentence = |error: rusqlite::Error| named(cannot_open(database, error));
     let connection = open(database).map_err(sentence)?;
     forbid_writing(&connection).map_err(sentence)?;
     find(&connection).map_err(named)?;

@@ -13,21 +13,18 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Transaction, params};
 
 use super::scope::FIRST_ID;
-use crate::{message::fold_case, threads::lock};
+use crate::message::fold_case;
 
 /// Messages of a block: those whose ids, divided by it, are the same. The schema has this number,
 /// too.
 pub(super) const BLOCK_MESSAGES: i64 = 2_048;
-/// Pages of a segment at most, one for each bit of a word of [`Signature`].
+/// Pages of a segment at most, one for each bit of a word of its signature.
 pub(super) const SEGMENT_PAGES: u32 = u64::BITS;
 /// Bytes of a page, so that one of the database's pages of 4,096 bytes holds it as a row.
 const PAGE_BYTES: usize = 4_040;
-/// Words of a segment's [`Signature`], one for each value of the hash.
+/// Words of a segment's signature: for each hash of three bytes, a bit for each page of the segment in
+/// which they occur.
 const SLOTS: usize = 2_048;
-
-/// For each hash of three bytes, a bit for each page of the segment in which they occur.
-#[derive(Debug)]
-struct Signature(Vec<u64>);
 
 /// A segment that is ready to be stored.
 #[derive(Debug)]
@@ -43,18 +40,7 @@ pub(super) struct Segment {
 }
 
 /// A segment that waits for the next commit to store it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Prepared(Arc<Mutex<Option<Segment>>>);
-
-impl Prepared {
-    pub(super) fn put(&self, segment: Segment) {
-        *lock(&self.0) = Some(segment);
-    }
-
-    pub(super) fn take(&self) -> Option<Segment> {
-        lock(&self.0).take()
-    }
-}
+pub(super) type Prepared = Arc<Mutex<Option<Segment>>>;
 
 /// A message in a page.
 struct Entry {
@@ -151,22 +137,6 @@ impl<'a> Page<'a> {
     }
 }
 
-impl Signature {
-    fn add(&mut self, page: usize, entries: &[Entry], receivers: &[String]) {
-        for entry in entries {
-            self.0[receiver_slot(&receivers[usize::from(entry.receiver)])] |= 1 << page;
-            self.0[sender_slot(i64::from(entry.sender_id))] |= 1 << page;
-            for three in entry.text.as_bytes().windows(3) {
-                self.0[slot(three)] |= 1 << page;
-            }
-        }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
-    }
-}
-
 /// The slots of a signature that a search reads.
 pub(super) fn slots(q: &str, sender_id: Option<i64>, receiver: Option<&str>) -> Vec<usize> {
     let mut slots: Vec<usize> = q.as_bytes().windows(3).map(slot).collect();
@@ -232,18 +202,28 @@ pub(super) fn build(
     })?;
     let mut entries: Vec<Entry> = rows.collect::<rusqlite::Result<_>>()?;
     entries.sort_by_key(|entry| entry.ts_s);
-    let mut signature = Signature(vec![0; SLOTS]);
+    let mut signature = vec![0_u64; SLOTS];
     let mut pages = Vec::new();
     for page in split_into_pages(&entries) {
-        signature.add(pages.len(), page, &receivers);
+        let bit = 1 << pages.len();
+        for entry in page {
+            signature[receiver_slot(&receivers[usize::from(entry.receiver)])] |= bit;
+            signature[sender_slot(i64::from(entry.sender_id))] |= bit;
+            for three in entry.text.as_bytes().windows(3) {
+                signature[slot(three)] |= bit;
+            }
+        }
         pages.push(Page::write(page));
+    }
+    if entries.is_empty() {
+        signature.clear();
     }
     Ok(Segment {
         block,
         changes,
         ts_s_max: entries.last().map(|entry| entry.ts_s),
         receivers: serde_json::to_string(&receivers).unwrap_or_default(),
-        signature: if entries.is_empty() { Vec::new() } else { signature.bytes() },
+        signature: signature.into_iter().flat_map(u64::to_le_bytes).collect(),
         pages,
     })
 }

@@ -14,14 +14,14 @@
 //! database and on `-shm`.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, ErrorKind},
+    fs::OpenOptions,
+    io::{self, ErrorKind, Read},
     os::unix::fs::FileExt,
     path::Path,
 };
 
 /// Bytes that are read and written at a time.
-const CHUNK_BYTES: usize = 1024 * 1024;
+const CHUNK_BYTES: u64 = 1024 * 1024;
 
 /// Writes every byte of the log again, in its place, and waits until all of them are on disk.
 ///
@@ -32,23 +32,15 @@ pub(super) fn rewrite(log: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut at = 0;
+    let (mut chunk, mut at) = (Vec::new(), 0);
     loop {
-        let length = read_at(&file, &mut chunk, at)?;
+        chunk.clear();
+        let length = (&file).take(CHUNK_BYTES).read_to_end(&mut chunk)?;
         if length == 0 {
             return file.sync_all();
         }
-        file.write_all_at(&chunk[..length], at)?;
+        // This leaves the position for reading where it is.
+        file.write_all_at(&chunk, at)?;
         at += length as u64;
-    }
-}
-
-fn read_at(file: &File, chunk: &mut [u8], at: u64) -> io::Result<usize> {
-    loop {
-        match file.read_at(chunk, at) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            result => return result,
-        }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     batch,
     connection::{CHECKPOINT_PAGES, READ_ONLY, cannot_open, configure, is_on_read_only, open},
     epochs,
-    files::{Identity, LOG_END, beside, create_folder},
+    files::{Identity, LOG_END, beside, create_folder, folder_of},
     layout::Layout,
     migrate, schema,
     segments::Prepared,
@@ -23,6 +23,7 @@ use crate::{
     error::Error,
     logging,
     store::types::{Job, Outcome},
+    threads::lock,
 };
 
 /// The writer's page cache: an insert touches three indexes in random places.
@@ -78,11 +79,9 @@ impl Writer {
         prepared: Prepared,
     ) -> Result<Writer, String> {
         let named = |problem: String| format!("database {}: {problem}", path.display());
-        if let Some(folder) = path.parent() {
-            create_folder(folder)
-                .map_err(|error| named(format!("its folder cannot be created: {error}")))?;
-        }
-        let sentence = |error: rusqlite::Error| named(cannot_open(path, &error));
+        create_folder(folder_of(path))
+            .map_err(|error| named(format!("its folder cannot be created: {error}")))?;
+        let sentence = |error: rusqlite::Error| named(cannot_open(path, error));
         let mut connection = open(path).map_err(sentence)?;
         schema::find(&connection).map_err(named)?;
         // SQLite opens such a file without an error.
@@ -218,7 +217,7 @@ impl Writer {
         batch: impl Iterator<Item = &'a Job> + Clone,
     ) -> rusqlite::Result<Vec<Outcome>> {
         let prepared = batch.clone().any(|job| matches!(job, Job::Index));
-        let prepared = prepared.then(|| self.prepared.take()).flatten();
+        let prepared = prepared.then(|| lock(&self.prepared).take()).flatten();
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcomes = batch::run(&transaction, &self.layout, batch, prepared.as_ref())?;
