@@ -41,5 +41,6 @@ fn run(arguments: &Arguments) -> Outcome {
     })?;
     let bytes = part.file.metadata().map_or(0, |metadata| metadata.len());
     part.finish()?;
-    print(&format!("{}: {}, checked, {:.1} s\n", name.display(), size(bytes), progress.seconds()))
+    let seconds = progress.started.elapsed().as_secs_f64();
+    print(&format!("{}: {}, checked, {seconds:.1} s\n", name.display(), size(bytes)))
 }

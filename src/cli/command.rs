@@ -95,7 +95,9 @@ impl Command {
                     let value = if is_flag { OsString::new() } else { parser.value()? };
                     arguments.values.push((option.name, value));
                 }
-                (None, Value(value)) if arguments.takes_operand(self.operand) => {
+                (None, Value(value))
+                    if self.operand != Operand::None && arguments.operand.is_none() =>
+                {
                     arguments.operand = Some(value);
                 }
                 (None, argument) => return Err(argument.unexpected().into()),
@@ -127,10 +129,6 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    fn takes_operand(&self, operand: Operand) -> bool {
-        operand != Operand::None && self.operand.is_none()
-    }
-
     pub(super) fn operand(&self) -> Option<&OsStr> {
         self.operand.as_deref()
     }

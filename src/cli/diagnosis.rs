@@ -91,35 +91,26 @@ fn explain(wanted: [u8; 32], body: &[u8], secrets: &[Secret]) -> Option<Vec<Stri
 
 fn bodies(body: &[u8]) -> Vec<Guess> {
     let mut guesses = vec![(body.to_vec(), None)];
-    let mut guess = |bytes: Vec<u8>, what: &str| {
-        guesses.push((bytes, Some(what.to_owned())));
-    };
+    let mut guess = |bytes: Vec<u8>, advice: String| guesses.push((bytes, Some(advice)));
     for (end, name) in [("\r\n", "\\r\\n"), ("\n", "\\n")] {
         if let Some(shorter) = body.strip_suffix(end.as_bytes()) {
-            guess(
-                shorter.to_vec(),
-                &format!(
-                    "the body was signed without the {name} at its end: send it without, or sign \
-                     it too"
-                ),
+            let advice = format!(
+                "the body was signed without the {name} at its end: send it without, or sign it too"
             );
+            guess(shorter.to_vec(), advice);
         }
-        guess(
-            [body, end.as_bytes()].concat(),
-            &format!(
-                "the body was signed with {name} at its end, which was removed later: sign it \
-                 without, as printf %s writes it"
-            ),
+        let advice = format!(
+            "the body was signed with {name} at its end, which was removed later: sign it without, \
+             as printf %s writes it"
         );
+        guess([body, end.as_bytes()].concat(), advice);
     }
     for (space, how) in [("", "without white space"), (" ", "with a space after each , and :")] {
-        guess(
-            respaced(body, space, space),
-            &format!(
-                "the body was signed as JSON {how}, and was serialized again later: send exactly \
-                 the bytes that were signed"
-            ),
+        let advice = format!(
+            "the body was signed as JSON {how}, and was serialized again later: send exactly the \
+             bytes that were signed"
         );
+        guess(respaced(body, space), advice);
     }
     guesses
 }
@@ -136,10 +127,8 @@ fn keys(secret: &[u8], number: usize) -> Vec<Guess> {
         "has white space around it that the sender's key does not have: remove it from the setting",
     );
     for (end, name) in [("\n", "\\n"), ("\r\n", "\\r\\n")] {
-        guess(
-            [secret, end.as_bytes()].concat(),
-            &format!("has {name} at its end where the body is signed: remove it there"),
-        );
+        let advice = format!("has {name} at its end where the body is signed: remove it there");
+        guess([secret, end.as_bytes()].concat(), &advice);
     }
     let bare = secret.trim_ascii();
     if let Ok(key) = hex::decode(bare) {
@@ -150,15 +139,12 @@ fn keys(secret: &[u8], number: usize) -> Vec<Guess> {
         guess(key, "is decoded from base64 by the sender: sign with the text itself");
     }
     if let Some(rest) = bare.strip_prefix(SECRET_PREFIX) {
-        guess(
-            rest.to_vec(),
-            "is used without whsec_ by the sender: remove the prefix from the setting",
-        );
+        let advice = "is used without whsec_ by the sender: remove the prefix from the setting";
+        guess(rest.to_vec(), advice);
+        let advice =
+            "is decoded from the base64 behind whsec_ by the sender: sign with the text itself";
         if let Some(key) = from_base64(&text(rest)) {
-            guess(
-                key,
-                "is decoded from the base64 behind whsec_ by the sender: sign with the text itself",
-            );
+            guess(key, advice);
         }
     }
     guesses

@@ -47,17 +47,8 @@ fn run(arguments: &Arguments) -> Outcome {
     }
     let (mut input, bytes) = open(arguments.file())?;
     let _ = nice(NICENESS);
-    let imported = import(&database, &mut *input, bytes)?;
-    if imported.bad == 0 { Ok(()) } else { Err(Failure::InOutput) }
-}
-
-/// The numbers of lines by what became of them.
-#[derive(Debug, Default)]
-struct Imported {
-    created: u64,
-    known: u64,
-    /// Lines that are not messages.
-    bad: u64,
+    let bad = import(&database, &mut *input, bytes)?;
+    if bad == 0 { Ok(()) } else { Err(Failure::InOutput) }
 }
 
 struct Import<'a> {
@@ -66,16 +57,19 @@ struct Import<'a> {
     /// fails and writes nothing, no empty database is left.
     writer: Option<Writer>,
     pace: Pace,
-    imported: Imported,
+    created: u64,
+    known: u64,
+    /// Lines that are not messages.
+    bad: u64,
     batch: Vec<Job>,
     bytes: u64,
     bytes_in_all: Option<u64>,
-    started: Instant,
     progress: Progress,
 }
 
 /// Stores every line of `input` that is a message. Reports each bad line and at the end the counts
-/// on stderr, on a terminal also every second, with an estimate if the length is known.
+/// on stderr, on a terminal also every second, with an estimate if the length is known. Returns the
+/// number of bad lines.
 ///
 /// # Errors
 /// Why the import stopped. Messages that are stored by then stay.
@@ -83,16 +77,17 @@ fn import(
     database: &Path,
     input: &mut dyn BufRead,
     bytes_in_all: Option<u64>,
-) -> Result<Imported, String> {
+) -> Result<u64, String> {
     let mut import = Import {
         database,
         writer: None,
         pace: Pace::new(),
-        imported: Imported::default(),
+        created: 0,
+        known: 0,
+        bad: 0,
         batch: Vec::new(),
         bytes: 0,
         bytes_in_all,
-        started: Instant::now(),
         progress: Progress::start(),
     };
     let mut line = Vec::new();
@@ -108,7 +103,7 @@ fn import(
     }
     import.commit()?;
     import.progress.line(&import.counts());
-    Ok(import.imported)
+    Ok(import.bad)
 }
 
 impl Import<'_> {
@@ -119,7 +114,7 @@ impl Import<'_> {
         match Message::from_signed(&SignedBody::from_operator(line)) {
             Ok(message) => self.batch.push(Job::Messages(vec![message])),
             Err(error) => {
-                self.imported.bad += 1;
+                self.bad += 1;
                 self.progress.line(&format!("line {number}: {}", reason(&error)));
             }
         }
@@ -151,8 +146,8 @@ impl Import<'_> {
         let took = begun.elapsed();
         for outcome in outcomes {
             match outcome {
-                Ok(stored) if *stored == [Stored::Created] => self.imported.created += 1,
-                Ok(_) => self.imported.known += 1,
+                Ok(stored) if *stored == [Stored::Created] => self.created += 1,
+                Ok(_) => self.known += 1,
                 Err(error) => {
                     let reason = reason(&error);
                     return Err(format!(
@@ -167,8 +162,8 @@ impl Import<'_> {
     }
 
     fn counts(&self) -> String {
-        let Imported { created, known, bad } = self.imported;
-        let seconds = self.started.elapsed().as_secs().max(1);
+        let Import { created, known, bad, .. } = self;
+        let seconds = self.progress.started.elapsed().as_secs().max(1);
         let rate = (created + known + bad) / seconds;
         let left = self.bytes_in_all.filter(|_| self.bytes > 0).map_or(String::new(), |all| {
             let left_seconds = seconds * all.saturating_sub(self.bytes) / self.bytes;

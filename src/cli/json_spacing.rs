@@ -1,8 +1,8 @@
 //! Changes the white space between the tokens of a JSON text.
 
-/// The same tokens, with `after_comma` and `after_colon` between them and no other white space. The
-/// input need not be valid JSON.
-pub(super) fn respaced(text: &[u8], after_comma: &str, after_colon: &str) -> Vec<u8> {
+/// The same tokens, with `space` after each comma and colon and no other white space. The input need
+/// not be valid JSON.
+pub(super) fn respaced(text: &[u8], space: &str) -> Vec<u8> {
     let mut respaced = Vec::with_capacity(text.len());
     let (mut is_string, mut is_escaped) = (false, false);
     for byte in text {
@@ -14,8 +14,7 @@ pub(super) fn respaced(text: &[u8], after_comma: &str, after_colon: &str) -> Vec
             _ if is_escaped => is_escaped = false,
             b'\\' if is_string => is_escaped = true,
             b'"' => is_string = !is_string,
-            b',' if !is_string => respaced.extend_from_slice(after_comma.as_bytes()),
-            b':' if !is_string => respaced.extend_from_slice(after_colon.as_bytes()),
+            b',' | b':' if !is_string => respaced.extend_from_slice(space.as_bytes()),
             _ => {}
         }
     }
@@ -29,7 +28,7 @@ mod tests {
     #[test]
     fn strings_stay_as_they_are() {
         let text = br#"{ "a" : "b, \" : c" ,"d":[1 , 2.50]}"#;
-        assert_eq!(respaced(text, "", ""), br#"{"a":"b, \" : c","d":[1,2.50]}"#);
-        assert_eq!(respaced(text, " ", " "), br#"{"a": "b, \" : c", "d": [1, 2.50]}"#);
+        assert_eq!(respaced(text, ""), br#"{"a":"b, \" : c","d":[1,2.50]}"#);
+        assert_eq!(respaced(text, " "), br#"{"a": "b, \" : c", "d": [1, 2.50]}"#);
     }
 }

@@ -12,13 +12,13 @@ use serde_json::json;
 pub(super) struct LoadReport {
     started: Instant,
     /// From the first byte of a request to the last byte of the answer that acknowledged it.
-    latencies: Vec<Duration>,
+    pub(super) latencies: Vec<Duration>,
     pub(super) retries: u64,
     /// Messages by the status that refused them.
-    refused: BTreeMap<u16, u64>,
+    pub(super) refused: BTreeMap<u16, u64>,
     /// Messages without an answer, and the reason for the last of them.
-    unanswered: u64,
-    last_error: Option<String>,
+    pub(super) unanswered: u64,
+    pub(super) last_error: Option<String>,
 }
 
 impl LoadReport {
@@ -31,19 +31,6 @@ impl LoadReport {
             unanswered: 0,
             last_error: None,
         }
-    }
-
-    pub(super) fn acknowledge(&mut self, latency: Duration) {
-        self.latencies.push(latency);
-    }
-
-    pub(super) fn refuse(&mut self, status: u16) {
-        *self.refused.entry(status).or_default() += 1;
-    }
-
-    pub(super) fn leave_unanswered(&mut self, error: String) {
-        self.unanswered += 1;
-        self.last_error = Some(error);
     }
 
     pub(super) fn is_clean(&self) -> bool {

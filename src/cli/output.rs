@@ -146,7 +146,7 @@ fn open_part(path: &Path, database: &Path) -> Result<File, String> {
 /// A line on the terminal, updated once a second. Nothing is shown where stderr is no terminal.
 #[derive(Debug)]
 pub(super) struct Progress {
-    started: Instant,
+    pub(super) started: Instant,
     shown: Option<Instant>,
     is_visible: bool,
 }
@@ -174,10 +174,6 @@ impl Progress {
     pub(super) fn line(&self, text: &str) {
         let clear = if self.shown.is_some() { "\r\x1b[K" } else { "" };
         let _ = writeln!(io::stderr(), "{clear}{text}");
-    }
-
-    pub(super) fn seconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
     }
 }
 

@@ -179,11 +179,16 @@ fn send(mut post: impl FnMut() -> io::Result<Answer>, shared: &Shared) {
             let mut shared = lock(shared);
             let Some((load_report, _)) = &mut *shared else { return };
             match &answered {
-                Ok(answer) if answer.status == 200 => return load_report.acknowledge(latency),
+                Ok(answer) if answer.status == 200 => return load_report.latencies.push(latency),
                 Ok(answer) if is_last || ![429, 503].contains(&answer.status) => {
-                    return load_report.refuse(answer.status);
+                    *load_report.refused.entry(answer.status).or_default() += 1;
+                    return;
                 }
-                Err(error) if is_last => return load_report.leave_unanswered(error.to_string()),
+                Err(error) if is_last => {
+                    load_report.unanswered += 1;
+                    load_report.last_error = Some(error.to_string());
+                    return;
+                }
                 _ => load_report.retries += 1,
             }
             match answered {

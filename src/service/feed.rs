@@ -90,19 +90,36 @@ struct Priority {
     asked: Instant,
 }
 
-/// What the thread needs.
-pub(crate) struct Events(Receiver<Event>, Arc<Shared>);
-
 impl Feed {
-    pub(crate) fn new(connections: usize, metrics: &Arc<Metrics>) -> (Feed, Events) {
-        let (events, received) = channel();
+    /// Starts the thread, for as many readers as half of the connections.
+    pub(crate) fn start(
+        reader: Reader,
+        connections: usize,
+        metrics: &Arc<Metrics>,
+    ) -> io::Result<Feed> {
+        let (sender, events) = channel();
         let shared = Arc::new(Shared {
             slots: Pool::new(FEED_WAITING_MAX.min(connections / 2), 2),
             committed: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
         });
-        let events_of_thread = Events(received, Arc::clone(&shared));
-        (Feed { events, shared }, events_of_thread)
+        let now = Instant::now();
+        let mut follower = Follower {
+            reader,
+            shared: Arc::clone(&shared),
+            waiters: Vec::new(),
+            is_closed: false,
+            polled: now,
+            swept: now,
+            is_behind: false,
+        };
+        let run = move || {
+            while follower.listen(&events) {
+                follower.round();
+            }
+        };
+        spawn("feed", run)?;
+        Ok(Feed { events: sender, shared })
     }
 
     /// Lets a reader of this client wait.
@@ -139,29 +156,6 @@ impl Feed {
     /// Answers all readers, now and from now on, since the process is about to end.
     pub(crate) fn close(&self) {
         let _ = self.events.send(Event::Closed);
-    }
-}
-
-impl Events {
-    /// Starts the thread.
-    pub(crate) fn serve(self, reader: Reader) -> io::Result<()> {
-        let Events(events, shared) = self;
-        let now = Instant::now();
-        let mut follower = Follower {
-            reader,
-            shared,
-            waiters: Vec::new(),
-            is_closed: false,
-            polled: now,
-            swept: now,
-            is_behind: false,
-        };
-        let run = move || {
-            while follower.listen(&events) {
-                follower.round();
-            }
-        };
-        spawn("feed", run).map(drop)
     }
 }
 

@@ -4,11 +4,10 @@
 use std::{
     env,
     ffi::{CString, OsStr},
-    fs,
     io::{self, Read},
     os::{
         fd::RawFd,
-        unix::{ffi::OsStrExt, fs::MetadataExt, process::CommandExt},
+        unix::{ffi::OsStrExt, process::CommandExt},
     },
     path::{self, Path, PathBuf},
     process::{ChildStdout, Command, Stdio},
@@ -18,7 +17,10 @@ use std::{
 
 use rustix::fs::{OFlags, fcntl_setfl};
 
-use crate::config::{INHERITED_PROGRAM, INHERITED_RESTARTS, INHERITED_SOCKET};
+use crate::{
+    config::{INHERITED_PROGRAM, INHERITED_RESTARTS, INHERITED_SOCKET},
+    store::device_and_inode,
+};
 
 /// The file that this process runs, even if it has been replaced or removed.
 const RUNNING: &str = "/proc/self/exe";
@@ -47,9 +49,8 @@ pub(crate) fn started_as() -> io::Result<PathBuf> {
         return Ok(path.into());
     }
     let given = OsStr::from_bytes(rustix::param::linux_execfn().to_bytes());
-    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     match path::absolute(given) {
-        Ok(path) if identity(&path).ok() == identity(Path::new(RUNNING)).ok() => Ok(path),
+        Ok(path) if device_and_inode(&path) == device_and_inode(Path::new(RUNNING)) => Ok(path),
         _ => env::current_exe(),
     }
 }

@@ -159,14 +159,12 @@ impl Server {
 
         let listener = http::Server::new(socket, limits, Arc::clone(&metrics)).map_err(text)?;
         let is_ready = writer.not_ready().is_none();
-        let (feed, events) = Feed::new(limits.connections, &metrics);
-        let feed = Arc::new(feed);
+        let feed = Arc::new(Feed::start(follower, limits.connections, &metrics).map_err(text)?);
         let (commits, committer) = committing::start(writer, &metrics, &feed).map_err(text)?;
         let commit = || {
             let commits = commits.clone();
             move |job: Job| commits.commit(job)
         };
-        events.serve(follower).map_err(text)?;
         if !is_ready {
             maintenance::start_beginning(commit()).map_err(text)?;
         }
