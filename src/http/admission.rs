@@ -56,7 +56,7 @@ pub(super) enum Received<S: Source> {
 /// The slot of a connection for its one request in flight. Dropping it admits the connection's next
 /// request.
 pub(super) struct Slot<S: Source> {
-    peer: SocketAddr,
+    pub(super) peer: SocketAddr,
     admission: Arc<Admission<S>>,
 }
 
@@ -142,14 +142,6 @@ impl<S: Source> Admission<S> {
 impl<S: Source> Slot<S> {
     fn new(peer: SocketAddr, admission: &Arc<Admission<S>>) -> Slot<S> {
         Slot { peer, admission: Arc::clone(admission) }
-    }
-
-    pub(super) fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    pub(super) fn admission(&self) -> &Arc<Admission<S>> {
-        &self.admission
     }
 }
 

@@ -6,15 +6,10 @@ use crate::{error::Error, rates::Reservation};
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     /// The memory of the bytes.
-    reservation: Reservation,
+    pub(super) reservation: Reservation,
 }
 
 impl Body {
-    /// An empty body. `reservation` must be empty, too.
-    pub(super) fn new(reservation: Reservation) -> Body {
-        Body { bytes: Vec::new(), reservation }
-    }
-
     /// Appends bytes. False if there is no memory for them.
     pub(super) fn append(&mut self, bytes: &[u8]) -> bool {
         let has_memory = self.reservation.grow(bytes.len());

@@ -58,14 +58,7 @@ pub(crate) struct Exchange {
     started: Instant,
 }
 
-impl std::fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Exchange({} {})", self.request_id, self.path())
-    }
-}
-
 /// What became of a request's body.
-#[derive(Debug)]
 pub(crate) enum Intake {
     Read(Exchange),
     /// It has not arrived yet. The request comes back to a worker with it.

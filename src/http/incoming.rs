@@ -51,7 +51,7 @@ impl IncomingRequest {
     }
 
     pub(super) fn peer(&self) -> SocketAddr {
-        self.slot.peer()
+        self.slot.peer
     }
 
     /// The client has closed the connection, or its half of it.
@@ -81,7 +81,7 @@ impl IncomingRequest {
     /// Tells the monitor for what the connection waits.
     pub(super) fn enter(&self, phase: Phase) {
         let (peer, now) = (self.peer(), Instant::now());
-        self.slot.admission().with(|connections| connections.enter(peer, phase, now));
+        self.parts.peers.admission.with(|connections| connections.enter(peer, phase, now));
     }
 
     /// Reserves memory for a response of this length. False if there is none.
@@ -106,7 +106,7 @@ impl IncomingRequest {
 
     /// The client may have much to read: the backpressure check is due before the next response.
     pub(super) fn require_check(&self) {
-        self.slot.admission().with(|connections| connections.require_check(self.peer()));
+        self.parts.peers.admission.with(|connections| connections.require_check(self.peer()));
     }
 
     /// Writes a whole response, and closes the connection where `is_last`.
@@ -118,16 +118,16 @@ impl IncomingRequest {
         drop(writer);
         if let Err(error) = written {
             // Half a response may be out: nothing may follow it.
-            parts.peers.refuse(slot.peer());
+            parts.peers.refuse(slot.peer);
             let is_gone = [
                 io::ErrorKind::BrokenPipe,
                 io::ErrorKind::ConnectionReset,
                 io::ErrorKind::NotConnected,
             ];
             if !is_gone.contains(&error.kind()) {
-                parts.peers.disconnect(slot.peer(), Disconnect::Answer);
+                parts.peers.disconnect(slot.peer, Disconnect::Answer);
             }
-        } else if is_last && let Ok(Some(stream)) = parts.peers.scans.find(slot.peer()) {
+        } else if is_last && let Ok(Some(stream)) = parts.peers.scans.find(slot.peer) {
             end(&stream);
         }
     }
@@ -155,10 +155,8 @@ impl IncomingRequest {
     /// Closes the connection without a response.
     pub(super) fn abandon(self, stream: &TcpStream) {
         self.refuse();
-        let IncomingRequest { head, slot, .. } = self;
         let _ = stream.shutdown(Shutdown::Both);
-        discard(head);
-        drop(slot);
+        discard(self.head);
     }
 
     /// Finds the connection's socket. Without one, the request ends here.
@@ -168,14 +166,12 @@ impl IncomingRequest {
             return Some((self, stream));
         }
         self.refuse();
-        let IncomingRequest { head, slot, .. } = self;
         match found {
-            Ok(_) => discard(head),
+            Ok(_) => discard(self.head),
             // The connection may be alive. A drop of its request would wait for what the client
             // still sends.
-            Err(_) => std::mem::forget(head),
+            Err(_) => std::mem::forget(self.head),
         }
-        drop(slot);
         None
     }
 
@@ -191,9 +187,9 @@ impl IncomingRequest {
             self.parts.peers.metrics.connections_closed.increment(reason);
         }
         self.enter(Phase::InFlight);
-        let IncomingRequest { head, slot, .. } = self;
-        let admission = Arc::clone(slot.admission());
-        admission.wake(Received::Request(RawRequest { head, body: Some(body) }, slot));
+        let IncomingRequest { head, slot, parts, .. } = self;
+        let request = RawRequest { head, body: Some(body) };
+        parts.peers.admission.wake(Received::Request(request, slot));
     }
 
     /// Reads what has arrived of the body. [`io::ErrorKind::WouldBlock`] means "not yet".

@@ -4,7 +4,6 @@ use std::{
     io,
     mem::{self, ManuallyDrop},
     net::{SocketAddr, TcpListener},
-    os::fd::RawFd,
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -24,7 +23,7 @@ const DECLARED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 pub(super) struct Listener {
     /// Our handle on the socket. `server` has its own.
-    socket: TcpListener,
+    pub(super) socket: TcpListener,
     address: SocketAddr,
     /// Never dropped: its drop connects to itself, blocking (H13). The process ends instead.
     server: OnceLock<ManuallyDrop<tiny_http::Server>>,
@@ -93,11 +92,6 @@ impl Listener {
     /// The time since draining began.
     pub(super) fn draining_time(&self) -> Option<Duration> {
         self.draining.get().map(Instant::elapsed)
-    }
-
-    /// The listening socket's descriptor, which from now on survives an `exec`.
-    pub(super) fn pass_on(&self) -> io::Result<RawFd> {
-        socket::pass_on(&self.socket)
     }
 }
 

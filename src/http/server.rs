@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::RawFd,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::SeqCst},
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     listener::Listener,
     poller::Poller,
     shedding::Importance,
+    socket,
     tiny_http_guard::{self, Peers, Restart, Scans},
 };
 use crate::{
@@ -89,7 +90,7 @@ impl Server {
     pub(crate) fn drain(&self, keeps_socket: bool) -> io::Result<()> {
         let Parts { listener, peers, poller } = &*self.parts;
         // Until the next scan it is not known how many are open.
-        peers.set_open_count(usize::MAX);
+        peers.open.store(usize::MAX, SeqCst);
         poller.drain();
         listener.drain(keeps_socket)
     }
@@ -98,7 +99,7 @@ impl Server {
     pub(crate) fn is_busy(&self) -> bool {
         let Parts { listener, peers, .. } = &*self.parts;
         listener.is_accepting()
-            || peers.open_count() > 0
+            || peers.open.load(SeqCst) > 0
             || peers.admission.with(|connections| connections.is_any_in_flight())
     }
 
@@ -111,6 +112,6 @@ impl Server {
 
     /// The listening socket's descriptor, which from now on survives an `exec`.
     pub(crate) fn pass_on(&self) -> io::Result<RawFd> {
-        self.parts.listener.pass_on()
+        socket::pass_on(&self.parts.listener.socket)
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn read_body(request: IncomingRequest, length: usize) -> Result<(), I
     // again.
     let _ = stream.set_nonblocking(true);
     request.enter(Phase::Body);
-    let body = Body::new(request.empty_reservation());
+    let body = Body { bytes: Vec::new(), reservation: request.empty_reservation() };
     let wait = Wait::total(stream, PollFlags::IN, BODY_MS_MAX);
     poller.submit(client, wait, ReadBody { request, body, length });
     Ok(())

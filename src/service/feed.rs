@@ -50,7 +50,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The handle on the thread. Dropping it does not end the thread.
-#[derive(Debug)]
 pub(crate) struct Feed {
     events: Sender<Event>,
     shared: Arc<Shared>,
@@ -65,7 +64,6 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug)]
 enum Event {
     Waits(Exchange, FeedQuery, Reservation),
     Committed,

@@ -2,10 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -32,8 +29,9 @@ pub(in crate::http) struct Peers {
     pub(in crate::http) overload: Overload,
     pub(in crate::http) metrics: Arc<Metrics>,
     pub(in crate::http) scans: Scans,
-    /// Connections that were open at the last scan.
-    open: AtomicUsize,
+    /// Connections that were open at the last scan, or `usize::MAX` before the first scan while
+    /// draining.
+    pub(in crate::http) open: AtomicUsize,
 }
 
 impl Peers {
@@ -44,16 +42,6 @@ impl Peers {
     ) -> Peers {
         let (overload, open) = (Overload::default(), AtomicUsize::new(0));
         Peers { admission, overload, metrics, scans, open }
-    }
-
-    /// Connections that were open at the last scan, or `usize::MAX` before the first scan while
-    /// draining.
-    pub(in crate::http) fn open_count(&self) -> usize {
-        self.open.load(SeqCst)
-    }
-
-    pub(in crate::http) fn set_open_count(&self, open: usize) {
-        self.open.store(open, SeqCst);
     }
 
     /// Whether a new connection has the address of one that has ended like this.

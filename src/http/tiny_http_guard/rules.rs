@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::Shutdown,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -226,7 +226,7 @@ impl Rules {
                 self.close(observation, Disconnect::Idle);
             }
         }
-        self.peers.set_open_count(open.len());
+        self.peers.open.store(open.len(), SeqCst);
         self.peers.metrics.connections.set(open.len());
         self.peers.metrics.connections_leaked.set(leaked);
         for (index, reason) in excess(&open, leaked, idle, &self.limits) {
