@@ -2,6 +2,10 @@
 
 use crate::{error::Error, rates::Reservation};
 
+/// Where the memory for slow clients is in use.
+pub(super) const NO_MEMORY: Error =
+    Error::Unavailable("the request buffers are full, try again later");
+
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
@@ -18,28 +22,5 @@ impl Body {
             self.bytes.extend_from_slice(bytes);
         }
         has_memory
-    }
-}
-
-/// Why there is no body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MissingBody {
-    /// The client closed the connection before the declared length.
-    Short,
-    /// Not all of it arrived in time.
-    Late,
-    /// The memory for slow clients is in use.
-    NoMemory,
-}
-
-impl From<MissingBody> for Error {
-    fn from(missing: MissingBody) -> Error {
-        match missing {
-            MissingBody::Short => Error::Framing("the body is shorter than its Content-Length"),
-            MissingBody::Late => Error::Framing("the body did not arrive in time"),
-            MissingBody::NoMemory => {
-                Error::Unavailable("the request buffers are full, try again later")
-            }
-        }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 pub(crate) use tiny_http::Method;
 
 use super::{
-    body::MissingBody,
+    body::NO_MEMORY,
     framing::{authority, content_length, is_request_id, names, path_and_query},
     incoming::{BUFFERED_BODY_BYTES, IncomingRequest},
     response::{Context, Response},
@@ -143,7 +143,7 @@ impl Exchange {
                 *buffer = body;
                 return Intake::Read(self);
             }
-            Some(Err(missing)) => return Intake::Refused(self, Error::from(missing)),
+            Some(Err(error)) => return Intake::Refused(self, error),
             None => {}
         }
         let length = match self.content_length() {
@@ -159,8 +159,7 @@ impl Exchange {
             return match slow_client::read_body(request, length) {
                 Ok(()) => Intake::Awaited,
                 Err(request) => {
-                    let error = Error::from(MissingBody::NoMemory);
-                    Intake::Refused(Exchange { request, request_id, started }, error)
+                    Intake::Refused(Exchange { request, request_id, started }, NO_MEMORY)
                 }
             };
         }
@@ -230,7 +229,7 @@ impl Exchange {
     /// What to answer instead.
     pub(crate) fn reserve_buffer(&mut self, response: &Response) -> Result<(), Error> {
         let has_memory = self.request.reserve_buffer(response.length());
-        if has_memory { Ok(()) } else { Err(Error::from(MissingBody::NoMemory)) }
+        if has_memory { Ok(()) } else { Err(NO_MEMORY) }
     }
 
     /// Whether the connection is closed after this response, by tiny_http or by this side.

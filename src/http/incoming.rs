@@ -11,14 +11,14 @@ use std::{
 
 use super::{
     admission::{Received, Slot},
-    body::{Body, MissingBody},
+    body::Body,
     connections::Phase,
     listener::{Listener, RawRequest, discard},
     poller::Poller,
     socket,
     tiny_http_guard::Peers,
 };
-use crate::{metrics::Disconnect, rates::Reservation};
+use crate::{error::Error, metrics::Disconnect, rates::Reservation};
 
 /// Responses up to this size are written by the thread that has them: they fit into the kernel's
 /// buffer.
@@ -36,7 +36,7 @@ pub(super) struct Parts {
 pub(super) struct IncomingRequest {
     pub(super) head: tiny_http::Request,
     /// A body that tiny_http had not buffered, once the poller has read it.
-    body: Option<Result<Body, MissingBody>>,
+    body: Option<Result<Body, Error>>,
     /// Memory for a response that does not fit into the kernel's buffer.
     buffer: Option<Reservation>,
     pub(super) parts: Arc<Parts>,
@@ -74,7 +74,7 @@ impl IncomingRequest {
     }
 
     /// The body, if the poller has read it.
-    pub(super) fn take_body(&mut self) -> Option<Result<Vec<u8>, MissingBody>> {
+    pub(super) fn take_body(&mut self) -> Option<Result<Vec<u8>, Error>> {
         self.body.take().map(|body| body.map(|body| body.bytes))
     }
 
@@ -175,14 +175,15 @@ impl IncomingRequest {
         None
     }
 
-    /// Gives the request back to the workers, with its body or the reason why there is none.
-    pub(super) fn resume(self, stream: &TcpStream, body: Result<Body, MissingBody>) {
+    /// Gives the request back to the workers, with its body or what to answer instead. `reason` says
+    /// what the client did wrong, if it did.
+    pub(super) fn resume(
+        self,
+        stream: &TcpStream,
+        body: Result<Body, Error>,
+        reason: Option<Disconnect>,
+    ) {
         let _ = stream.set_nonblocking(false);
-        let reason = match body {
-            Err(MissingBody::Short) => Some(Disconnect::Short),
-            Err(MissingBody::Late) => Some(Disconnect::Body),
-            Err(MissingBody::NoMemory) | Ok(_) => None,
-        };
         if let Some(reason) = reason {
             self.parts.peers.metrics.connections_closed.increment(reason);
         }

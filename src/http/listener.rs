@@ -11,11 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    admission::Source,
-    body::{Body, MissingBody},
-    socket,
-};
+use super::{admission::Source, body::Body, socket};
+use crate::error::Error;
 
 /// A dropped request makes tiny_http allocate the unread rest of the declared body (H1). Up to this
 /// length that is address space only; beyond it, the request is never dropped.
@@ -36,7 +33,7 @@ pub(super) struct Listener {
 /// A request as tiny_http has parsed it, and its body if the poller has read it.
 pub(super) struct RawRequest {
     pub(super) head: tiny_http::Request,
-    pub(super) body: Option<Result<Body, MissingBody>>,
+    pub(super) body: Option<Result<Body, Error>>,
 }
 
 impl Listener {

@@ -6,14 +6,14 @@ use std::{net::Shutdown, sync::Arc};
 use rustix::event::PollFlags;
 
 use super::{
-    body::{Body, MissingBody},
+    body::{Body, NO_MEMORY},
     connections::Phase,
     framing::names,
     incoming::{BUFFERED_BODY_BYTES, IncomingRequest},
     poller::{Job, Late, Progress, Round, Wait},
     socket::{discard_now, is_not_yet, reset, send_now},
 };
-use crate::metrics::Disconnect;
+use crate::{error::Error, metrics::Disconnect};
 
 /// From the end of a head to the end of its body.
 const BODY_MS_MAX: u64 = 10_000;
@@ -93,6 +93,9 @@ fn has_unread_body(request: &IncomingRequest) -> bool {
         || header("Connection").is_some_and(|value| names(value, "upgrade"))
 }
 
+const SHORT: Error = Error::Framing("the body is shorter than its Content-Length");
+const LATE: Error = Error::Framing("the body did not arrive in time");
+
 struct ReadBody {
     request: IncomingRequest,
     body: Body,
@@ -103,22 +106,22 @@ impl Job for ReadBody {
     fn run(mut self: Box<Self>, round: Round<'_>) -> Progress {
         let Round { stream, buffer, lateness } = round;
         let round = buffer.len().min(self.length - self.body.bytes.len());
-        let body = match self.request.read(&mut buffer[..round]) {
-            Ok(0) => Err(MissingBody::Short),
-            Ok(read) if !self.body.append(&buffer[..read]) => Err(MissingBody::NoMemory),
-            Ok(_) if self.body.bytes.len() == self.length => Ok(self.body),
+        let (body, reason) = match self.request.read(&mut buffer[..round]) {
+            Ok(0) => (Err(SHORT), Some(Disconnect::Short)),
+            Ok(read) if !self.body.append(&buffer[..read]) => (Err(NO_MEMORY), None),
+            Ok(_) if self.body.bytes.len() == self.length => (Ok(self.body), None),
             Err(error) if !is_not_yet(&error) => {
                 self.request.abandon(stream);
                 return Progress::Done;
             }
             read => match lateness {
                 None => return Progress::Moved(self, read.unwrap_or(0)),
-                Some(Late::Deadline) => Err(MissingBody::Late),
+                Some(Late::Deadline) => (Err(LATE), Some(Disconnect::Body)),
                 // The sender did nothing wrong, and is to send the request again.
-                Some(Late::Evicted) => Err(MissingBody::NoMemory),
+                Some(Late::Evicted) => (Err(NO_MEMORY), None),
             },
         };
-        self.request.resume(stream, body);
+        self.request.resume(stream, body, reason);
         Progress::Done
     }
 }

@@ -35,11 +35,10 @@ pub(crate) struct ChunkedResponse {
 /// Why a response stays incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Incomplete {
-    /// The client has closed the connection.
-    ClosedByPeer,
     /// The client reads too little.
     Slow,
-    /// The process is draining, or the rest of the response cannot be produced.
+    /// The client has closed the connection, the process is draining, or the rest of the response
+    /// cannot be produced.
     Stopped,
 }
 
@@ -63,7 +62,8 @@ impl ChunkedResponse {
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Incomplete> {
         // An empty chunk would be the last one.
         if bytes.is_empty() {
-            return self.check();
+            let is_over = self.request.is_draining() || is_closed_by_peer(&self.stream);
+            return if is_over { Err(Incomplete::Stopped) } else { Ok(()) };
         }
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
@@ -89,7 +89,7 @@ impl ChunkedResponse {
     pub(crate) fn abort(self, why: Incomplete) {
         match why {
             Incomplete::Slow => self.request.disconnect(&self.stream, Disconnect::Answer),
-            Incomplete::ClosedByPeer | Incomplete::Stopped => self.request.abandon(&self.stream),
+            Incomplete::Stopped => self.request.abandon(&self.stream),
         }
     }
 
@@ -103,7 +103,7 @@ impl ChunkedResponse {
                     moved = Instant::now();
                 }
                 Err(error) if is_not_yet(&error) => self.wait(moved)?,
-                Err(_) => return Err(Incomplete::ClosedByPeer),
+                Err(_) => return Err(Incomplete::Stopped),
             }
         }
         Ok(())
@@ -121,12 +121,5 @@ impl ChunkedResponse {
             return Err(Incomplete::Stopped);
         }
         if moved.elapsed() > stall || is_slow { Err(Incomplete::Slow) } else { Ok(()) }
-    }
-
-    fn check(&self) -> Result<(), Incomplete> {
-        if self.request.is_draining() {
-            return Err(Incomplete::Stopped);
-        }
-        if is_closed_by_peer(&self.stream) { Err(Incomplete::ClosedByPeer) } else { Ok(()) }
     }
 }

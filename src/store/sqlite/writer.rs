@@ -45,20 +45,14 @@ pub(crate) struct Writer {
     identity: Identity,
     /// The path of the write-ahead log.
     log: PathBuf,
-    readiness: Readiness,
+    /// When [`Writer::begin`] last failed, and why. Until it has succeeded nothing is stored.
+    failed: Option<(Instant, &'static str)>,
     /// When the disk was last full and [`Writer::free_log`] was called.
     freed: Option<Instant>,
     /// SQLite's number that changes with each commit of another connection.
     data_version: Option<i64>,
     pub(super) layout: Layout,
     prepared: Prepared,
-}
-
-/// Whether [`Writer::begin`] has succeeded. Before that nothing is stored.
-#[derive(Debug)]
-enum Readiness {
-    Ready,
-    Failed { at: Instant, reason: &'static str },
 }
 
 impl Writer {
@@ -98,12 +92,11 @@ impl Writer {
         let file = fs::canonicalize(path)
             .map_err(|error| named(format!("its path cannot be followed: {error}")))?;
         let identity = Identity::of(path, &file);
-        let readiness = Readiness::Failed { at: Instant::now(), reason: "" };
         let mut writer = Writer {
             connection,
             identity,
             log: beside(&file, LOG_END),
-            readiness,
+            failed: None,
             freed: None,
             data_version: None,
             layout,
@@ -115,10 +108,7 @@ impl Writer {
 
     /// Why nothing can be stored yet, if that is so.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
-        match self.readiness {
-            Readiness::Ready => None,
-            Readiness::Failed { reason, .. } => Some(reason),
-        }
+        self.failed.map(|(_, reason)| reason)
     }
 
     /// Makes durable what an earlier process may have left in the kernel's page cache only
@@ -142,14 +132,14 @@ impl Writer {
                 self.connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES);
             checkpoints.map_err(sqlite)
         };
-        self.readiness = match run() {
-            Ok(()) => Readiness::Ready,
+        self.failed = match run() {
+            Ok(()) => None,
             Err((error, reason)) => {
                 log::error!(
                     error, reason;
                     "the database cannot take a commit: nothing is stored until it can"
                 );
-                Readiness::Failed { at: Instant::now(), reason }
+                Some((Instant::now(), reason))
             }
         };
         // SQLite finds the disk full only once the log is on disk, so a checkpoint does no harm.
@@ -196,7 +186,7 @@ impl Writer {
                 length
             ];
         }
-        if let Readiness::Failed { at, .. } = self.readiness
+        if let Some((at, _)) = self.failed
             && at.elapsed() >= BEGIN_EVERY
         {
             self.begin();
