@@ -120,18 +120,16 @@ fn permissions(report: &mut Report, database: &Path) -> Outcome {
     let shown = database.display();
     let folder = store::folder_of(database);
     if fs::metadata(folder).is_err() {
-        let message =
-            format!("{} does not exist yet; the service creates it at its start", folder.display());
-        return report.warn("folder", message);
+        let problem = "does not exist yet; the service creates it at its start";
+        return report.warn("folder", format!("{} {problem}", folder.display()));
     }
     if let Err(error) = access(folder, Access::WRITE_OK | Access::EXEC_OK) {
         report.problem("folder", unwritable(folder, error, "chown or chmod it"))?;
     }
     disk(report, folder, fs::metadata(database).map_or(0, |file| file.len()))?;
     let Ok(file) = fs::metadata(database) else {
-        let message =
-            format!("{shown} does not exist yet; the service creates it at its first start");
-        return report.ok("database", message);
+        let problem = "does not exist yet; the service creates it at its first start";
+        return report.ok("database", format!("{shown} {problem}"));
     };
     // A folder is reported where the database is opened.
     if file.is_dir() {
@@ -181,13 +179,9 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
         Err(problem) => return report.problem("database", problem),
     };
     for problem in &problems {
-        report.problem(
-            "database",
-            format!(
-                "{}; restore a backup, or export and import what can be read",
-                problem.replace('\n', " ")
-            ),
-        )?;
+        let problem = problem.replace('\n', " ");
+        let advice = "restore a backup, or export and import what can be read";
+        report.problem("database", format!("{problem}; {advice}"))?;
     }
     if problems.is_empty() {
         report.ok("database", "intact, and of this version")?;
@@ -203,12 +197,11 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
     };
     let mend = "mailslot export --output all.ndjson, and mailslot import it into a new database";
     let mut is_right = recount.wrong_senders == 0;
-    for count in &recount.counts {
-        if count.counted != count.kept {
+    for store::Count { of, kept, counted } in &recount.counts {
+        if counted != kept {
             is_right = false;
-            let (what, kept, counted) = (count.of, count.kept, count.counted);
-            report
-                .problem("counters", format!("{kept} {what}, but there are {counted}: {mend}"))?;
+            let problem = format!("{kept} {of}, but there are {counted}: {mend}");
+            report.problem("counters", problem)?;
         }
     }
     if recount.wrong_senders > 0 {

@@ -2,7 +2,7 @@
 
 use crate::{error::Error, rates::Reservation};
 
-/// Where the memory for slow clients is in use.
+/// The memory for slow clients is in use.
 pub(super) const NO_MEMORY: Error =
     Error::Unavailable("the request buffers are full, try again later");
 

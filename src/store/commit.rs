@@ -5,7 +5,7 @@
 //! more jobs wait already, a second thread sends them.
 //!
 //! Deliberately absent: waiting for a fuller batch. While one batch is committed the next one
-//! gathers, and a lone sender waits for nobody (docs/PERFORMANCE.md).
+//! gathers, and a single sender waits for no other one (docs/PERFORMANCE.md).
 
 use std::{
     fmt, io,
@@ -101,7 +101,7 @@ impl CommitThread {
                 writer.commit(batch.iter().map(|submission| &submission.job))
             };
             run(&taken, commit, report, replier);
-            // Where nobody waits for it any more, the writer is dropped.
+            // If `stop` no longer waits for the writer, this drops it.
             let _ = sender.send(writer);
         };
         spawn("committer", run)?;

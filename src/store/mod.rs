@@ -20,6 +20,6 @@ pub(crate) use engine::{
 pub(crate) use sqlite::Page;
 pub(crate) use sqlite::{READ_ONLY, beside, device_and_inode, folder_of};
 pub(crate) use types::{
-    Committed, Filter, Job, Listing, Order, Outcome, Paging, Position, Received, Selection, Start,
-    Stored,
+    Committed, Count, Filter, Job, Listing, Order, Outcome, Paging, Position, Received, Selection,
+    Start, Stored,
 };

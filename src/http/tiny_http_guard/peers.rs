@@ -82,7 +82,7 @@ impl Peers {
 
     /// Ends a connection whose client does not keep to the rules.
     pub(in crate::http) fn disconnect(&self, peer: SocketAddr, reason: Disconnect) {
-        // Before the reset: the socket of a dead connection cannot be told from others.
+        // Before the reset: the socket of a dead connection cannot be distinguished from others.
         self.end(peer, EndKind::Disconnected, self.scans.unique_socket(peer));
         self.reset(self.scans.find(peer).ok().flatten().as_ref(), Some(peer), reason);
     }

@@ -121,7 +121,7 @@ impl Rules {
         (observations, has_new)
     }
 
-    /// Two connections with one peer address cannot be told apart in tiny_http's requests. They
+    /// Two connections with one peer address cannot be distinguished in tiny_http's requests. They
     /// occur where one client connects to two addresses of this machine, or where the client has
     /// given one up and the server has not. Of an address whose connection has ended nothing is
     /// processed, so a new connection with it is closed, too.

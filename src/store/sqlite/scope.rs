@@ -1,4 +1,4 @@
-//! Whose messages are meant: everybody's, or those of one sender.
+//! The scope of a query: all messages, or those of one sender.
 
 use rusqlite::{OptionalExtension, Transaction};
 

@@ -25,7 +25,8 @@ const CHUNK_BYTES: u64 = 1024 * 1024;
 
 /// Writes every byte of the log again, in its place, and waits until all of them are on disk.
 ///
-/// The caller holds SQLite's write lock (`BEGIN IMMEDIATE`), so that nobody else writes to the log.
+/// The caller holds SQLite's write lock (`BEGIN IMMEDIATE`), so that no other process writes to
+/// the log.
 pub(super) fn rewrite(log: &Path) -> io::Result<()> {
     let file = match OpenOptions::new().read(true).write(true).open(log) {
         Ok(file) => file,
