@@ -15,9 +15,10 @@ pub(crate) use tiny_http::Method;
 use super::{
     body::NO_MEMORY,
     framing::{authority, content_length, is_request_id, names, path_and_query},
-    incoming::{BUFFERED_BODY_BYTES, IncomingRequest},
+    incoming::{BUFFERED_BODY_BYTES, IncomingRequest, SMALL_RESPONSE_BYTES},
     response::{Context, Response},
     slow_client,
+    socket::is_closed_by_peer,
     stream::ChunkedResponse,
 };
 use crate::error::Error;
@@ -108,7 +109,8 @@ impl Exchange {
 
     /// The client has closed the connection, or its half of it.
     pub(crate) fn is_closed_by_peer(&self) -> bool {
-        self.request.is_closed_by_peer()
+        let found = self.request.parts.peers.scans.find(self.peer_address()).ok().flatten();
+        found.is_none_or(|stream| is_closed_by_peer(&stream))
     }
 
     /// The client's address and port, which no two open connections share.
@@ -138,9 +140,9 @@ impl Exchange {
     /// Checks the framing, and reads the body into `buffer`.
     pub(crate) fn read_body(mut self, buffer: &mut Vec<u8>) -> Intake {
         buffer.clear();
-        match self.request.take_body() {
+        match self.request.body.take() {
             Some(Ok(body)) => {
-                *buffer = body;
+                *buffer = body.bytes;
                 return Intake::Read(self);
             }
             Some(Err(error)) => return Intake::Refused(self, error),
@@ -186,7 +188,8 @@ impl Exchange {
             None => self.is_http_1_0(),
         };
         let closes = is_last && !is_closed_by_tiny_http;
-        if self.request.can_write(bytes.len()) {
+        let is_small = bytes.len() <= SMALL_RESPONSE_BYTES;
+        if is_small && self.request.parts.peers.is_reading(self.peer_address(), bytes.len()) {
             self.request.write(&bytes, closes);
         } else {
             slow_client::send_response(self.request, bytes, closes);

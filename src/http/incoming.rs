@@ -36,7 +36,7 @@ pub(super) struct Parts {
 pub(super) struct IncomingRequest {
     pub(super) head: tiny_http::Request,
     /// A body that tiny_http had not buffered, once the poller has read it.
-    body: Option<Result<Body, Error>>,
+    pub(super) body: Option<Result<Body, Error>>,
     /// Memory for a response that does not fit into the kernel's buffer.
     buffer: Option<Reservation>,
     pub(super) parts: Arc<Parts>,
@@ -54,12 +54,6 @@ impl IncomingRequest {
         self.slot.peer
     }
 
-    /// The client has closed the connection, or its half of it.
-    pub(super) fn is_closed_by_peer(&self) -> bool {
-        let found = self.parts.peers.scans.find(self.peer()).ok().flatten();
-        found.is_none_or(|stream| socket::is_closed_by_peer(&stream))
-    }
-
     pub(super) fn is_draining(&self) -> bool {
         self.parts.listener.is_draining()
     }
@@ -71,11 +65,6 @@ impl IncomingRequest {
     ) -> impl DoubleEndedIterator<Item = &'a str> + use<'a> {
         let headers = self.head.headers().iter();
         headers.filter(move |header| header.field.equiv(name)).map(|header| header.value.as_str())
-    }
-
-    /// The body, if the poller has read it.
-    pub(super) fn take_body(&mut self) -> Option<Result<Vec<u8>, Error>> {
-        self.body.take().map(|body| body.map(|body| body.bytes))
     }
 
     /// Tells the monitor for what the connection waits.
@@ -97,11 +86,6 @@ impl IncomingRequest {
 
     pub(super) fn empty_reservation(&self) -> Reservation {
         self.parts.poller.budget.bytes.reserve_nothing(self.peer().ip())
-    }
-
-    /// Whether a response of this length can be written without blocking.
-    pub(super) fn can_write(&self, length: usize) -> bool {
-        length <= SMALL_RESPONSE_BYTES && self.parts.peers.is_reading(self.peer(), length)
     }
 
     /// The client may have much to read: the backpressure check is due before the next response.
@@ -191,11 +175,6 @@ impl IncomingRequest {
         let IncomingRequest { head, slot, parts, .. } = self;
         let request = RawRequest { head, body: Some(body) };
         parts.peers.admission.wake(Received::Request(request, slot));
-    }
-
-    /// Reads what has arrived of the body. [`io::ErrorKind::WouldBlock`] means "not yet".
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.head.as_reader().read(buffer)
     }
 }
 

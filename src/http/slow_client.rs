@@ -106,7 +106,7 @@ impl Job for ReadBody {
     fn run(mut self: Box<Self>, round: Round<'_>) -> Progress {
         let Round { stream, buffer, lateness } = round;
         let round = buffer.len().min(self.length - self.body.bytes.len());
-        let (body, reason) = match self.request.read(&mut buffer[..round]) {
+        let (body, reason) = match self.request.head.as_reader().read(&mut buffer[..round]) {
             Ok(0) => (Err(SHORT), Some(Disconnect::Short)),
             Ok(read) if !self.body.append(&buffer[..read]) => (Err(NO_MEMORY), None),
             Ok(_) if self.body.bytes.len() == self.length => (Ok(self.body), None),

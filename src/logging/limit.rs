@@ -37,11 +37,7 @@ impl RateLimit {
 
     /// `None` if the line is to be suppressed. Else how many lines were suppressed before it: this
     /// is reported once a second, and 0 in between.
-    pub(super) fn take(&mut self) -> Option<u64> {
-        self.take_at(Instant::now())
-    }
-
-    fn take_at(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
         let earned = now.duration_since(self.since).as_secs_f64() * CLIENT_LINES_PER_SECOND;
         self.tokens = (self.tokens + earned).min(f64::from(CLIENT_LINES_MAX));
         self.since = now;
@@ -67,11 +63,11 @@ mod tests {
     fn lines_that_clients_cause_are_bounded_and_the_rest_is_counted() {
         let mut limit = RateLimit::new();
         let start = limit.since;
-        let written = (0..5000).filter(|_| limit.take_at(start).is_some()).count();
+        let written = (0..5000).filter(|_| limit.take(start).is_some()).count();
         assert_eq!(written, 1000);
         let later = start + Duration::from_secs(2);
-        assert_eq!(limit.take_at(later), Some(4000));
-        let written = (0..5000).filter(|_| limit.take_at(later).is_some()).count();
+        assert_eq!(limit.take(later), Some(4000));
+        let written = (0..5000).filter(|_| limit.take(later).is_some()).count();
         assert_eq!(written, 99);
     }
 }

@@ -1,7 +1,7 @@
 //! The loggers to which simplelog dispatches every record. Each takes the records of its own
 //! targets.
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
 use simplelog::SharedLogger;
@@ -49,7 +49,7 @@ impl Log for JsonLines {
             return;
         }
         if let Some((target, limit)) = &self.limited {
-            let Some(suppressed) = lock(limit).take() else { return };
+            let Some(suppressed) = lock(limit).take(Instant::now()) else { return };
             if suppressed > 0 {
                 let about = *target;
                 log::warn!(lines = suppressed, about; "log lines suppressed: too many at once");

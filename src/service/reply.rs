@@ -21,10 +21,6 @@ pub(super) fn reply(
     exchange.answer(response);
 }
 
-pub(super) fn reply_error(metrics: &Metrics, exchange: Exchange, error: &Error) {
-    reply(metrics, exchange, &Response::from(error), error.message_id());
-}
-
 /// Sends the response without reading the rest of the request, and closes the connection.
 pub(super) fn refuse(metrics: &Metrics, exchange: Exchange, error: &Error) {
     let response = Response::from(error);

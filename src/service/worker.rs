@@ -13,12 +13,12 @@ use super::{
     committing::reply_after_commit,
     exports::Exports,
     feed::Feed,
-    reply::{refuse, reply, reply_error},
+    reply::{refuse, reply},
 };
 use crate::{
     api::{Answer, Authorization, Context, Keys, RateLimit, Route},
     error::Error,
-    http::{self, Exchange, Intake, Method},
+    http::{self, Exchange, Intake, Method, Response},
     metrics::Metrics,
     rates::Limiter,
     store::CommitQueue,
@@ -91,7 +91,7 @@ impl Worker {
             Err(error) => Err((exchange, error)),
         };
         if let Err((exchange, error)) = unanswered {
-            reply_error(&self.shared.metrics, exchange, &error);
+            reply(&self.shared.metrics, exchange, &Response::from(&error), error.message_id());
         }
     }
 

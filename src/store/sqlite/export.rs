@@ -6,7 +6,6 @@
 //! growing.
 
 use memchr::memmem::Finder;
-use rusqlite::params;
 
 use super::{
     reader::Reader,
@@ -53,21 +52,14 @@ impl Export {
             "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at, id
              FROM messages
              WHERE {} AND (ts_s, ts_ns, message_id) > (?2, ?3, ?4) AND (ts_s, ts_ns) < (?5, ?6)
-             ORDER BY ts_s, ts_ns, message_id LIMIT ?7",
+             ORDER BY ts_s, ts_ns, message_id LIMIT {PORTION_MESSAGES}",
             scope.condition()
         );
         let mut statement = transaction.prepare_cached(&sql)?;
-        let (seconds, nanoseconds, message_id) = rows::columns(&self.position);
         let until = self.filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
-        let mut rows = statement.query(params![
-            scope.msisdn(),
-            seconds,
-            nanoseconds,
-            message_id,
-            until.seconds,
-            until.nanoseconds,
-            PORTION_MESSAGES
-        ])?;
+        let (a, b) = (rows::columns(&self.position), until);
+        let part = (scope.msisdn(), a.0, a.1, a.2, b.seconds, b.nanoseconds);
+        let mut rows = statement.query(part)?;
         let finder = self.filter.q.as_deref().map(Finder::new);
         let (mut found, mut read, mut position) = (Vec::new(), 0, None);
         while let Some(row) = rows.next()? {

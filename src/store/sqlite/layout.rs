@@ -10,10 +10,10 @@ pub(super) struct Layout {
     /// Messages that a fence of each level holds at most; one that holds more is split. With larger
     /// ones a commit touches fewer fences, and a read walks farther: 2,048 instead of 512 save a
     /// commit 4 % and cost a read less than 0.1 ms (docs/PERFORMANCE.md).
+    ///
+    /// The first divides the second, also where the index is rebuilt, which fills three quarters to
+    /// leave room for late messages.
     pub(super) spans: [i64; 2],
-    /// The same where the index is rebuilt, which leaves room for late messages. The first divides
-    /// the second.
-    pub(super) fills: [i64; 2],
     /// From how many messages on a sender has fences of its own. Below it, the walk along the
     /// messages of the sender is short.
     pub(super) heavy: i64,
@@ -22,15 +22,9 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) const SHIPPED: Layout = Layout {
-        tail: 256,
-        spans: [2_048, 65_536],
-        fills: [1_536, 49_152],
-        heavy: 4_096,
-        few: 1_024,
-    };
+    pub(super) const SHIPPED: Layout =
+        Layout { tail: 256, spans: [2_048, 65_536], heavy: 4_096, few: 1_024 };
 
     #[cfg(test)]
-    pub(super) const SMALL: Layout =
-        Layout { tail: 50, spans: [16, 128], fills: [12, 96], heavy: 40, few: 60 };
+    pub(super) const SMALL: Layout = Layout { tail: 50, spans: [16, 128], heavy: 40, few: 60 };
 }

@@ -66,7 +66,7 @@ impl RankIndex<'_> {
         let mut read = 0;
         while let Some(row) = messages.next()? {
             for (level, (fence, n)) in (1u8..).zip(&mut fences) {
-                if *n == self.layout.fills[usize::from(level) - 1] {
+                if *n == self.layout.spans[usize::from(level) - 1] / 4 * 3 {
                     self.count(level, fence, *n)?;
                     (*fence, *n) = (rows::position(row)?, 0);
                 }
