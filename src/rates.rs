@@ -1,5 +1,5 @@
-//! Limits for clients: their rate of requests, and their share of what is limited. Pure: the caller gives the
-//! time.
+//! Limits for clients: their rate of requests, and their share of what is limited. Pure: the caller
+//! gives the time.
 //!
 //! Each address, and all addresses together, may send the requests of one second at once, and then
 //! so many per second. This is the generic cell rate algorithm (GCRA), which keeps one time for

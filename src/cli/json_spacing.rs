@@ -1,7 +1,7 @@
 //! Changes the white space between the tokens of a JSON text.
 
-/// The same tokens, with `space` after each comma and colon and no other white space. The input need
-/// not be valid JSON.
+/// The same tokens, with `space` after each comma and colon and no other white space. The input
+/// need not be valid JSON.
 pub(super) fn respaced(text: &[u8], space: &str) -> Vec<u8> {
     let mut respaced = Vec::with_capacity(text.len());
     let (mut is_string, mut is_escaped) = (false, false);

@@ -159,8 +159,8 @@ impl IncomingRequest {
         None
     }
 
-    /// Gives the request back to the workers, with its body or what to answer instead. `reason` says
-    /// what the client did wrong, if it did.
+    /// Gives the request back to the workers, with its body or what to answer instead. `reason`
+    /// says what the client did wrong, if it did.
     pub(super) fn resume(
         self,
         stream: &TcpStream,

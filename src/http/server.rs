@@ -84,9 +84,9 @@ impl Server {
         self.parts.peers.overload.sheds(importance)
     }
 
-    /// Accepts no more connections. Responses from now on close theirs. With `keeps_socket`, another
-    /// process goes on accepting from the socket, and connections that arrive meanwhile wait in the
-    /// kernel.
+    /// Accepts no more connections. Responses from now on close theirs. With `keeps_socket`,
+    /// another process goes on accepting from the socket, and connections that arrive meanwhile
+    /// wait in the kernel.
     pub(crate) fn drain(&self, keeps_socket: bool) -> io::Result<()> {
         let Parts { listener, peers, poller } = &*self.parts;
         // Until the next scan it is not known how many are open.

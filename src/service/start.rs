@@ -206,9 +206,9 @@ impl Server {
 
     /// Accepts no more connections, answers the requests that are being handled, and moves the
     /// write-ahead log into the database. Takes at most [`DRAIN_MS_MAX`], and then the time of the
-    /// last commit and of a checkpoint. With `is_restart`, connections wait in the kernel meanwhile.
-    /// Returns the descriptor of the listening socket, if this process passes it on to the next
-    /// program.
+    /// last commit and of a checkpoint. With `is_restart`, connections wait in the kernel
+    /// meanwhile. Returns the descriptor of the listening socket, if this process passes it on to
+    /// the next program.
     ///
     /// # Errors
     /// When the socket cannot be passed on.

@@ -40,9 +40,9 @@ mod epochs; // which history a cursor belongs to
 
 // The ground.
 mod wal; // the log, made durable at the start
-mod files; // the files of a database, and whether they are still the ones that are open
 mod schema; // tables, versions, whose file it is
 mod connection; // every PRAGMA, every error
+mod files; // the files of a database, and whether they are still the ones that are open
 mod scope; // whose messages
 mod rows; // columns as values
 mod layout; // the sizes of what is derived

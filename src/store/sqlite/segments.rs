@@ -22,8 +22,8 @@ pub(super) const BLOCK_MESSAGES: i64 = 2_048;
 pub(super) const SEGMENT_PAGES: u32 = u64::BITS;
 /// Bytes of a page, so that one of the database's pages of 4,096 bytes holds it as a row.
 const PAGE_BYTES: usize = 4_040;
-/// Words of a segment's signature: for each hash of three bytes, a bit for each page of the segment in
-/// which they occur.
+/// Words of a segment's signature: for each hash of three bytes, a bit for each page of the segment
+/// in which they occur.
 const SLOTS: usize = 2_048;
 
 /// A segment that is ready to be stored.
