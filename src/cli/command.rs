@@ -1,5 +1,5 @@
-//! The table of a command: its usage line, its help and the parsing of its arguments follow from
-//! it.
+//! The table of a command: its usage line, its help, the parsing of its arguments and the
+//! completions of shells follow from it.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -49,23 +49,57 @@ pub(super) enum Operand {
     Required(&'static str),
 }
 
+/// What can be given for an option or as the operand, for the completions of a shell.
+pub(super) enum Values {
+    Files,
+    /// One of these words.
+    Words(Vec<&'static str>),
+    /// Something that only the user knows.
+    Free,
+}
+
+impl Values {
+    /// Of a value's name: `FILE`, `FILE|-`, `ndjson|csv` or another.
+    fn named(name: &'static str) -> Values {
+        match name {
+            _ if name.starts_with("FILE") => Values::Files,
+            _ if name.contains('|') => Values::Words(name.split('|').collect()),
+            _ => Values::Free,
+        }
+    }
+}
+
+impl Operand {
+    pub(super) fn values(self) -> Option<Values> {
+        match self {
+            Operand::None => None,
+            Operand::Optional(name) | Operand::Required(name) => Some(Values::named(name)),
+        }
+    }
+}
+
 impl Command {
-    pub(super) fn help(&self) -> String {
-        let mut help = format!("Usage: mailslot {}", self.name);
+    /// Such as `mailslot backup [--force] FILE`.
+    pub(super) fn usage(&self) -> String {
+        let mut usage = format!("mailslot {}", self.name);
         for option in self.options {
             let [open, close] = if option.is_required { ["", ""] } else { ["[", "]"] };
-            let _ = write!(help, " {open}{}{close}", option.usage());
+            let _ = write!(usage, " {open}{}{close}", option.usage());
         }
         match self.operand {
             Operand::None => {}
             Operand::Optional(name) => {
-                let _ = write!(help, " [{name}]");
+                let _ = write!(usage, " [{name}]");
             }
             Operand::Required(name) => {
-                let _ = write!(help, " {name}");
+                let _ = write!(usage, " {name}");
             }
         }
-        let _ = write!(help, "\n\n{}", self.description);
+        usage
+    }
+
+    pub(super) fn help(&self) -> String {
+        let mut help = format!("Usage: {}\n\n{}", self.usage(), self.description);
         if !self.options.is_empty() {
             help.push('\n');
         }
@@ -106,8 +140,8 @@ impl Command {
         let missing = |option: &&Opt| option.is_required && !arguments.has(option.name);
         match (self.options.iter().find(missing), self.operand) {
             (Some(option), _) => Err(Failure::Usage(format!("{} is missing", option.usage()))),
-            (None, Operand::Required(_)) if arguments.operand.is_none() => {
-                Err(Failure::Usage("a FILE is missing".to_owned()))
+            (None, Operand::Required(name)) if arguments.operand.is_none() => {
+                Err(Failure::Usage(format!("{name} is missing")))
             }
             _ => Ok(arguments),
         }
@@ -115,6 +149,11 @@ impl Command {
 }
 
 impl Opt {
+    /// What its value can be; `None` for a flag.
+    pub(super) fn values(&self) -> Option<Values> {
+        (!self.value.is_empty()).then(|| Values::named(self.value))
+    }
+
     fn usage(&self) -> String {
         let space = if self.value.is_empty() { "" } else { " " };
         format!("{}{space}{}", self.name, self.value)

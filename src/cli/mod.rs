@@ -17,6 +17,8 @@ mod report; // the findings of mailslot check
 mod healthcheck; // mailslot healthcheck
 mod config; // mailslot config
 mod erase; // mailslot erase
+mod completions; // mailslot completions
+mod man; // mailslot man
 mod command; // the table of a command, its help, its arguments
 mod input; // the files that a command reads
 mod output; // stdout, files that are written, progress
@@ -45,6 +47,8 @@ const COMMANDS: &[&Command] = &[
     &check::COMMAND,
     &config::COMMAND,
     &erase::COMMAND,
+    &COMPLETIONS,
+    &MAN,
 ];
 
 const SERVE: Command = Command {
@@ -64,6 +68,43 @@ lists them. The log goes to stdout, one JSON object per line.
         })
     },
 };
+
+const COMPLETIONS: Command = Command {
+    name: "completions",
+    summary: "print a script for a shell, with which Tab completes commands and options",
+    description: "\
+Prints a script with which the shell completes commands, options and files. Where each shell looks
+for it: bash in /usr/share/bash-completion/completions/mailslot, zsh in a file _mailslot of a
+directory of its fpath, fish in /etc/fish/completions/mailslot.fish.
+",
+    options: &[],
+    operand: Operand::Required("bash|zsh|fish"),
+    run: |arguments| {
+        let shell = arguments.operand().unwrap_or_default();
+        match completions::SHELLS.iter().find(|(name, _)| shell == *name) {
+            Some((_, script)) => print(&script(COMMANDS)),
+            None => Err(Failure::Usage(format!("{}: expected bash, zsh or fish", shell.display()))),
+        }
+    },
+};
+
+const MAN: Command = Command {
+    name: "man",
+    summary: "print the manual page, for man -l -",
+    description: "\
+Prints the manual page in the format that man(1) reads: mailslot man | man -l - shows it.
+",
+    options: &[],
+    operand: Operand::None,
+    run: |_| print(&man::page(ABOUT, EXIT_STATUS, COMMANDS)),
+};
+
+const ABOUT: &str = "\
+Receives signed webhooks over HTTP, stores each message exactly once in SQLite,
+and answers 200 only after the message is safe on disk.
+";
+
+const EXIT_STATUS: &str = "0 done, 1 not done, 2 wrong settings or arguments.";
 
 /// Runs the command that the arguments name.
 #[must_use]
@@ -102,12 +143,7 @@ fn version() -> String {
 }
 
 fn help() -> String {
-    let mut help = version();
-    help.push_str(
-        "Receives signed webhooks over HTTP, stores each message exactly once in SQLite,\n\
-         and answers 200 only after the message is safe on disk.\n\n\
-         Usage:\n",
-    );
+    let mut help = format!("{}{ABOUT}\nUsage:\n", version());
     for Command { name, summary, .. } in COMMANDS {
         let _ = writeln!(help, "  mailslot {name:<14} {summary}");
     }
@@ -121,6 +157,6 @@ fn help() -> String {
         let (name, default) = (setting.name, setting.default.shown());
         let _ = writeln!(help, "  {name:<31} {} [{default}]", setting.help);
     }
-    help.push_str("\nExit status: 0 done, 1 not done, 2 wrong settings or arguments.\n");
+    let _ = writeln!(help, "\nExit status: {EXIT_STATUS}");
     help
 }

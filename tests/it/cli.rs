@@ -18,7 +18,8 @@ use crate::harness::{
     Inbox, SECRET, command, count, database, message, message_with, sign, sign_with, signal,
 };
 
-const VERBS: [(&str, &[&str]); 12] = [
+/// Every command with its options and its operand.
+pub const VERBS: [(&str, &[&str]); 14] = [
     ("serve", &[]),
     ("healthcheck", &[]),
     ("sign", &["FILE"]),
@@ -31,6 +32,8 @@ const VERBS: [(&str, &[&str]); 12] = [
     ("check", &["--full", "--json"]),
     ("config", &["--json"]),
     ("erase", &["--from", "--before", "--yes"]),
+    ("completions", &["bash", "zsh", "fish"]),
+    ("man", &[]),
 ];
 
 fn run(command: &mut Command, arguments: &[&str]) -> Output {

@@ -27,6 +27,7 @@ mod restart;
 mod search;
 mod shedding;
 mod cli;
+mod shells;
 mod source;
 mod properties;
 mod snapshots;
