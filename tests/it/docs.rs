@@ -1,5 +1,5 @@
 //! The documents: every shell block in them works as it is pasted, every link leads somewhere, and
-//! alerts and log messages are those of the program.
+//! log messages are those of the program.
 
 use std::{
     collections::BTreeSet,
@@ -246,34 +246,6 @@ fn every_link_between_documents_leads_to_a_file_and_a_heading() {
 
 fn operations() -> String {
     fs::read_to_string("docs/OPERATIONS.md").unwrap()
-}
-
-#[test]
-fn every_metric_in_an_alert_exists() {
-    let text = operations();
-    let rules = fenced(&text).into_iter().find(|(_, body, _)| body.starts_with("groups:"));
-    let (_, rules, _) = rules.unwrap();
-    let metrics = Inbox::start().get("/metrics").text;
-    let families: BTreeSet<&str> = metrics
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-        .collect();
-    let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
-    let expressions = rules.lines().filter(|line| line.trim_start().starts_with("expr:"));
-    let names: BTreeSet<&str> = expressions
-        .flat_map(|line| line.split(|c| !is_word(c)))
-        .filter(|word| word.starts_with("mailslot_") || word.ends_with("_total"))
-        .map(|word| word.trim_end_matches("_bucket"))
-        .collect();
-    assert!(names.len() > 8, "{names:?}");
-    assert_eq!(names.difference(&families).collect::<Vec<_>>(), Vec::<&&str>::new());
-    if missing(&["promtool"]).is_empty() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("rules.yml");
-        fs::write(&file, rules).unwrap();
-        let output = Command::new("promtool").args(["check", "rules"]).arg(&file).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
 }
 
 /// The messages of the log in the source, but for DEBUG: their fixed parts.

@@ -1,6 +1,29 @@
 //! The files of packaging/, as the programs that read them take them, where those are installed.
 
-use std::{fs, io::ErrorKind, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    process::{Child, Command, Output},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::harness::{Inbox, agent, message};
+
+/// The output of a program; `None` where it is not installed.
+fn output(command: &mut Command) -> Option<Output> {
+    match command.output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let program = command.get_program().display();
+            eprintln!("{program} is not installed: it checked nothing");
+            None
+        }
+        output => Some(output.unwrap()),
+    }
+}
 
 #[test]
 fn nginx_accepts_the_shipped_configuration() {
@@ -19,16 +42,144 @@ fn nginx_accepts_the_shipped_configuration() {
     let text =
         format!("pid {path}/pid; events {{}} http {{ {temporary} include {path}/site.conf; }}");
     fs::write(&main, text).unwrap();
-    let checked = Command::new("nginx")
-        .args(["-t", "-e", &format!("{path}/error.log"), "-c"])
-        .arg(&main)
-        .output();
-    let checked = match checked {
+    let error_log = format!("{path}/error.log");
+    let checked = output(Command::new("nginx").args(["-t", "-e", &error_log, "-c"]).arg(&main));
+    let Some(checked) = checked else { return };
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+fn rules() -> String {
+    fs::read_to_string("packaging/prometheus-rules.yml").unwrap()
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&fs::read_to_string("packaging/grafana-dashboard.json").unwrap()).unwrap()
+}
+
+/// The queries of all panels, with Grafana's variables replaced.
+fn queries() -> Vec<String> {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let filled = targets.map(|target| {
+        let query = target["expr"].as_str().unwrap();
+        let query = query.replace("$__rate_interval", "1m").replace("$job", "mailslot");
+        query.replace("$instance", ".*")
+    });
+    filled.collect()
+}
+
+/// The names of mailslot's metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = text.split(|c| !is_word(c));
+    let names = words.filter(|word| {
+        word.starts_with("mailslot_") || word.ends_with("_total") || word.ends_with("_ms_bucket")
+    });
+    let parts = ["_bucket", "_sum", "_count"];
+    names.map(|name| parts.iter().fold(name, |name, part| name.trim_end_matches(part))).collect()
+}
+
+#[test]
+fn every_metric_in_an_alert_exists_and_the_dashboard_shows_every_metric() {
+    let families = mailslot::metrics::FAMILIES.iter().map(|family| family.name);
+    let families: BTreeSet<&str> = families.collect();
+    let rules = rules();
+    let in_alerts = metrics_in(&rules);
+    assert!(in_alerts.len() > 8, "{in_alerts:?}");
+    assert_eq!(in_alerts.difference(&families).collect::<Vec<_>>(), Vec::<&&str>::new());
+    assert_eq!(metrics_in(&queries().join("\n")), families);
+}
+
+#[test]
+fn every_alert_fires_when_it_should_and_not_on_a_healthy_inbox() {
+    let rules = rules();
+    let tests = fs::read_to_string("tests/packaging/prometheus-rules.test.yml").unwrap();
+    for alert in rules.lines().filter_map(|line| line.split("- alert: ").nth(1)) {
+        // At least one expectation of it is not empty.
+        let expected = tests.split(&format!("alertname: {alert}\n")).nth(1).unwrap_or_default();
+        assert!(expected.contains("exp_labels"), "no test expects {alert}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("prometheus-rules.yml"), rules).unwrap();
+    fs::write(folder.path().join("test.yml"), tests).unwrap();
+    for arguments in [["check", "rules", "prometheus-rules.yml"], ["test", "rules", "test.yml"]] {
+        let mut promtool = Command::new("promtool");
+        let Some(output) = output(promtool.args(arguments).current_dir(folder.path())) else {
+            return;
+        };
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
+fn no_panel_of_the_dashboard_covers_another_or_has_its_id() {
+    let dashboard = dashboard();
+    let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        let position = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        for x in position("x")..position("x") + position("w") {
+            assert!(x < 24, "{panel}");
+            for y in position("y")..position("y") + position("h") {
+                assert!(cells.insert((x, y)), "{panel}");
+            }
+        }
+    }
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn prometheus_answers_every_query_of_the_dashboard() {
+    let inbox = Inbox::start();
+    let folder = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "global: {{scrape_interval: 1s}}\n\
+         scrape_configs: [{{job_name: mailslot, static_configs: [{{targets: ['{}']}}]}}]\n",
+        inbox.address
+    );
+    fs::write(folder.path().join("prometheus.yml"), settings).unwrap();
+    // An address of this test alone, since Prometheus does not say which port it has taken.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = format!("127.77.{high}.{low}:9090");
+    let mut prometheus = Command::new("prometheus");
+    prometheus.args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"]);
+    prometheus.arg(format!("--web.listen-address={address}")).arg("--log.level=error");
+    let _prometheus = match prometheus.current_dir(folder.path()).spawn() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("nginx is not installed: its configuration was not checked");
+            eprintln!("prometheus is not installed: the dashboard's queries were not run");
             return;
         }
-        checked => checked.unwrap(),
+        child => Ended(child.unwrap()),
     };
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let answer = |query: &str| {
+        let url = format!("http://{address}/api/v1/query");
+        let answer = agent().get(url).query("query", query).call();
+        answer.ok()?.body_mut().read_json::<Value>().ok()
+    };
+    let is_answered = |query: &str| {
+        let Some(answer) = answer(query) else { return false };
+        assert_eq!(answer["status"], "success", "{query}: {answer}");
+        answer["data"]["result"].as_array().is_some_and(|result| !result.is_empty())
+    };
+    let deadline = Instant::now() + Duration::from_mins(2);
+    let mut number = 0;
+    for query in queries() {
+        // A rate needs a series that counts.
+        while !is_answered(&query) {
+            assert!(Instant::now() < deadline, "{query} has no answer: {:?}", answer(&query));
+            number += 1;
+            inbox.deliver(&message(&format!("m{number}")));
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
 }
