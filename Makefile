@@ -1,6 +1,14 @@
 # Everything there is to do with mailslot. `make help` lists it; CI calls `lint` and `test`.
 
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# The date of everything in a release: that of the commit, so that the same commit gives the same files.
+EPOCH = $(shell git log -1 --format=%ct)
+UNITS := $(wildcard packaging/*.service packaging/*.socket packaging/*.timer)
+PACKAGE := target/package
+RELEASE = mailslot-$(VERSION)-$(HOST)
+BINARY = target/$(HOST)/release/mailslot
+CARGO_HOME ?= $(HOME)/.cargo
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # For trying things out on this machine only.
 DEVELOPMENT_SECRET := testsecret
@@ -12,7 +20,7 @@ SAMPLE := {"message_id":"sample-%s","from":"+919876543210","to":"+14155550100","
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help tools run test snapshots test-page browser test-api test-systemd fuzz lint bench bench-overload bench-scale static up down logs image
+.PHONY: help tools run test snapshots test-page browser test-api test-systemd fuzz lint bench bench-overload bench-scale static package deb release test-release test-deb up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,15 +41,19 @@ tools:
 
 run: export WEBHOOK_SECRET := $(or $(WEBHOOK_SECRET),$(DEVELOPMENT_SECRET))
 run: export SAMPLE := $(SAMPLE)
-run: tools ## Build and start an inbox here, with a development secret, and print a signed curl to paste
+run: tools ## Build and start an inbox here, with a development secret, and print what to open and to paste
 	cargo build --release --locked --bin mailslot
+	@echo; echo "The page of this inbox, whose messages go to $${DATABASE_URL:-mailslot.db}:"; echo
+	@echo "  http://$(LISTEN)/"; echo
 	@test "$$WEBHOOK_SECRET" != "$(DEVELOPMENT_SECRET)" || \
-		echo "Using the development secret \"$(DEVELOPMENT_SECRET)\": everybody knows it. Set WEBHOOK_SECRET to use another."
-	@echo "Messages go to $${DATABASE_URL:-mailslot.db}, and http://$(LISTEN)/ shows them."
-	@echo "In another terminal, paste this; stop with Ctrl-C."; echo
+		echo "It uses the development secret, which everybody knows. Set WEBHOOK_SECRET to use another."
+	@echo "In another terminal, in this directory, this sends 100 signed messages, and curl sends one:"; echo
+	@known=$$(test "$$WEBHOOK_SECRET" = "$(DEVELOPMENT_SECRET)" && echo $(DEVELOPMENT_SECRET)); \
+		echo "  WEBHOOK_SECRET=$${known:-...} LISTEN=$(LISTEN) ./target/release/mailslot send --count 100"
 	@sample=$$(date -u "+$$SAMPLE") && \
 		signature=$$(printf %s "$$sample" | ./target/release/mailslot sign -) && \
-		echo "curl -i http://$(LISTEN)/webhook -H 'X-Signature: $$signature' -d '$$sample'" && echo
+		echo "  curl -i http://$(LISTEN)/webhook -H 'X-Signature: $$signature' -d '$$sample'"
+	@echo; echo "Ctrl-C stops the inbox. Its log:"; echo
 	@exec ./target/release/mailslot
 
 # Most tests wait for a process or a deadline: more threads than processors end in half the time.
@@ -64,7 +76,7 @@ test-api: ## Hold the API against its own document, by schemathesis (from PyPI)
 	python3 tests/api/run.py
 
 test-systemd: static ## Boot a small Debian with the unit files of packaging/ and check them (Debian, as root)
-	tests/systemd/run.sh target/$(HOST)/release/mailslot
+	tests/systemd/run.sh inside.sh $(BINARY) $(UNITS)
 
 fuzz: ## Try each target of fuzz/ for a minute (FUZZ_SECONDS=600: longer)
 	@command -v cargo-fuzz > /dev/null || { echo "cargo-fuzz is not installed: cargo install --locked cargo-fuzz" >&2; exit 2; }
@@ -93,15 +105,59 @@ bench-scale: ## Measure what reading costs as the table grows (ROWS=10000000: to
 	cargo build --release --locked --bin mailslot
 	python3 tests/bench/scale.py
 
-static: export RUSTFLAGS := -C target-feature=+crt-static
+# The remapped prefixes keep the folders of the building machine out of the binary, which is then the same
+# wherever it is built. A panic's position is cargo/registry/src/.../tiny_http-0.12.0/src/lib.rs.
+static: export RUSTFLAGS := -C target-feature=+crt-static \
+	--remap-path-prefix=$(CURDIR)=mailslot --remap-path-prefix=$(CARGO_HOME)=cargo
+static: export CFLAGS := -ffile-prefix-map=$(CURDIR)=mailslot -ffile-prefix-map=$(CARGO_HOME)=cargo
 static: ## Build one static binary and check that it is static
 	cargo build --release --locked --bin mailslot --target $(HOST)
-	@ldd target/$(HOST)/release/mailslot 2>&1 | grep -qE 'statically linked|not a dynamic executable' \
-		|| { echo "not static:"; ldd target/$(HOST)/release/mailslot; exit 1; }
-	@ls -l target/$(HOST)/release/mailslot
+	@ldd $(BINARY) 2>&1 | grep -qE 'statically linked|not a dynamic executable' \
+		|| { echo "not static:"; ldd $(BINARY); exit 1; }
+	@ls -l $(BINARY)
+
+# What the package and the tarball have beside the binary. The units run it from a folder of its own.
+package: static
+	@rm -rf $(PACKAGE) && mkdir -p $(PACKAGE)/units
+	@cp $(BINARY) packaging/mailslot.env.example $(PACKAGE)/
+	@mv $(PACKAGE)/mailslot.env.example $(PACKAGE)/mailslot.env
+	@gzip -9n < CHANGELOG.md > $(PACKAGE)/changelog.gz
+	@$(BINARY) man | gzip -9n > $(PACKAGE)/mailslot.1.gz
+	@for shell in bash zsh fish; do $(BINARY) completions $$shell > $(PACKAGE)/mailslot.$$shell || exit 1; done
+	@cp $(UNITS) $(PACKAGE)/units/
+	@sed -i 's,/usr/local/bin,/usr/lib/mailslot,' $(PACKAGE)/units/*
+
+deb: package ## Build a Debian package (needs cargo-deb)
+	@cargo deb --version > /dev/null 2>&1 || { echo "cargo-deb is not installed: cargo install --locked cargo-deb" >&2; exit 2; }
+	@rm -rf target/deb
+	SOURCE_DATE_EPOCH=$(EPOCH) cargo deb --quiet --no-build --no-strip --output target/deb/
+
+# The same commit gives the same files wherever it is built: docs/RELEASE.md.
+release: deb ## Build the files of a release: tarball, Debian package, SBOM, SHA256SUMS (needs cargo-deb, cargo-cyclonedx)
+	@cargo cyclonedx --version > /dev/null 2>&1 || \
+		{ echo "cargo-cyclonedx is not installed: cargo install --locked cargo-cyclonedx" >&2; exit 2; }
+	@rm -rf target/dist && mkdir -p target/dist/$(RELEASE)
+	@cp -r $(BINARY) $(PACKAGE)/mailslot.1.gz $(PACKAGE)/mailslot.bash $(PACKAGE)/mailslot.zsh $(PACKAGE)/mailslot.fish \
+		packaging docs README.md CHANGELOG.md SECURITY.md LICENSE LICENSE-MIT LICENSE-APACHE target/dist/$(RELEASE)/
+	@tar --sort=name --mtime=@$(EPOCH) --owner=0 --group=0 --numeric-owner --mode=u+rw,go=rX -C target/dist -c $(RELEASE) \
+		| gzip -9n > target/dist/$(RELEASE).tar.gz
+	@rm -r target/dist/$(RELEASE)
+	@cp target/deb/mailslot_*.deb target/dist/
+	@SOURCE_DATE_EPOCH=$(EPOCH) cargo cyclonedx --quiet --format json --spec-version 1.5 --target $(HOST) --override-filename sbom.tmp
+	@sed 's,path+file://$(CURDIR)#,,' sbom.tmp.json > target/dist/$(RELEASE).cdx.json && rm sbom.tmp.json
+	@cd target/dist && sha256sum mailslot* > SHA256SUMS && cat SHA256SUMS
+
+test-release: release ## Build the release of the last commit in another folder, and compare every file
+	tests/packaging/reproducible.sh
+
+test-deb: deb ## Boot a small Debian, and install, upgrade, remove and purge the package there (Debian, as root)
+	SOURCE_DATE_EPOCH=$(EPOCH) cargo deb --quiet --no-build --no-strip --deb-revision 2 --output target/deb/next/
+	tests/systemd/run.sh inside-deb.sh target/deb/*.deb target/deb/next/*.deb
 
 up: ## Start it with Docker Compose on http://localhost:8000
 	docker compose up -d --build
+	@echo; echo "The page is http://localhost:8000/. In this terminal, this sends 100 signed messages:"; echo
+	@echo "  docker compose exec api /mailslot send --count 100"
 
 # Compose demands every required variable for every command, but these two do not use the secret.
 down logs: export WEBHOOK_SECRET := $(or $(WEBHOOK_SECRET),unused)

@@ -2,16 +2,21 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    io::ErrorKind,
-    process::{Child, Command, Output},
+    fs::{self, Permissions},
+    io::{self, BufRead, BufReader, ErrorKind},
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        process::CommandExt,
+    },
+    process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
-use crate::harness::{Inbox, agent, message};
+use crate::harness::{Inbox, agent, count, message, reply};
 
 /// The output of a program; `None` where it is not installed.
 fn output(command: &mut Command) -> Option<Output> {
@@ -128,12 +133,20 @@ fn no_panel_of_the_dashboard_covers_another_or_has_its_id() {
     }
 }
 
-/// A process that ends with the test.
+/// A process that ends with the test, and with it all that it has started.
 struct Ended(Child);
+
+impl Ended {
+    fn spawn(command: &mut Command) -> io::Result<Ended> {
+        command.process_group(0).spawn().map(Ended)
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        if let Some(group) = Pid::from_raw(self.0.id().cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         let _ = self.0.wait();
     }
 }
@@ -154,12 +167,12 @@ fn prometheus_answers_every_query_of_the_dashboard() {
     let mut prometheus = Command::new("prometheus");
     prometheus.args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"]);
     prometheus.arg(format!("--web.listen-address={address}")).arg("--log.level=error");
-    let _prometheus = match prometheus.current_dir(folder.path()).spawn() {
+    let _prometheus = match Ended::spawn(prometheus.current_dir(folder.path())) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             eprintln!("prometheus is not installed: the dashboard's queries were not run");
             return;
         }
-        child => Ended(child.unwrap()),
+        child => child.unwrap(),
     };
     let answer = |query: &str| {
         let url = format!("http://{address}/api/v1/query");
@@ -182,4 +195,38 @@ fn prometheus_answers_every_query_of_the_dashboard() {
             thread::sleep(Duration::from_millis(200));
         }
     }
+}
+
+#[test]
+fn make_run_prints_the_page_and_two_commands_that_work_as_they_are_pasted() {
+    let folder = tempfile::tempdir().unwrap();
+    let release = folder.path().join("target/release");
+    fs::create_dir_all(&release).unwrap();
+    symlink(env!("CARGO_BIN_EXE_mailslot"), release.join("mailslot")).unwrap();
+    for name in ["Makefile", "Cargo.toml"] {
+        fs::copy(name, folder.path().join(name)).unwrap();
+    }
+    // The program is there, and nothing is to be built.
+    fs::write(release.join("cargo"), "#!/bin/sh\necho cargo 999.0.0\n").unwrap();
+    fs::set_permissions(release.join("cargo"), Permissions::from_mode(0o755)).unwrap();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = format!("127.78.{high}.{low}:8000");
+    let path = format!("{}:{}", release.display(), std::env::var("PATH").unwrap());
+    let mut make = Command::new("make");
+    make.args(["--no-print-directory", "run"]).env_clear().env("PATH", path);
+    make.env("LISTEN", &address).current_dir(folder.path()).stdout(Stdio::piped());
+    let mut make = Ended::spawn(&mut make).unwrap();
+    let mut lines = BufReader::new(make.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let printed: Vec<String> =
+        lines.by_ref().take_while(|line| !line.contains("\"msg\":\"listening\"")).collect();
+    let pasted: Vec<&str> = printed.iter().filter_map(|line| line.strip_prefix("  ")).collect();
+    let [page, send, curl] = pasted[..] else { panic!("{printed:?}") };
+    assert_eq!(page, format!("http://{address}/"));
+    for (command, stored) in [(send, 100), (curl, 101)] {
+        let mut bash = Command::new("bash");
+        let output = bash.args(["-c", command]).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        assert_eq!(count(folder.path(), "SELECT count(*) FROM messages"), stored, "{command}");
+    }
+    assert_eq!(reply(agent().get(page).call()).status, 200);
 }

@@ -1,59 +1,15 @@
 #!/usr/bin/env bash
 # Runs as root inside the container that run.sh boots: installs mailslot as README says and checks
-# what mailslot.service and mailslot.socket promise.
+# what the units of packaging/ promise.
 set -uo pipefail
 
-secret=0123456789abcdef0123456789abcdef
-address=http://127.0.0.1:8000
-failed=0
-export WEBHOOK_SECRET=$secret
-
-passed() { echo "ok    $*"; }
-failed() { echo "FAIL  $*"; failed=$((failed + 1)); }
-check() { # what, command...
-    local what=$1
-    shift
-    if "$@" > /tmp/check.out 2>&1; then passed "$what"; else
-        failed "$what"
-        sed 's/^/      /' /tmp/check.out
-    fi
-}
-within() { # seconds, command...: tries until it succeeds
-    local end=$((SECONDS + $1))
-    shift
-    until "$@" > /dev/null 2>&1; do
-        [ $SECONDS -lt $end ] || return 1
-        sleep 0.1
-    done
-}
-property() { systemctl show --property="$1" --value mailslot; }
-metric() { curl -sf $address/metrics | sed -n "s/^$1 //p"; }
-stored() { curl -sf $address/stats | sed 's/.*"total_messages":\([0-9]*\).*/\1/'; }
-restarts_are() { [ "$(metric mailslot_restarts_total)" = "$1" ]; }
-logged() { journalctl -u mailslot -o cat | grep -q "$1"; }
-is_another_process() { [ "$(property MainPID)" != "$1" ] && [ "$(property ActiveState)" = active ]; }
-# Delivers 4,000 messages in 4 seconds over 8 connections and runs the given command meanwhile. Each
-# message must be acknowledged the first time it is sent.
-while_delivering() {
-    mailslot send --count 4000 --connections 8 --rate 1000 --json > /tmp/report 2>&1 &
-    local sender=$! status=0
-    sleep 1
-    "$@" || status=$?
-    wait $sender || status=$?
-    cat /tmp/report
-    for expected in '"acknowledged":4000' '"refused":{}' '"retries":0' '"unanswered":0'; do
-        grep -qF "$expected" /tmp/report || return 1
-    done
-    return $status
-}
-
+source /test/checks.sh
 echo "systemd $(systemctl --version | sed -n '1s/systemd \([^ ]*\).*/\1/p'), $(uname -r)"
 
 install -m 755 /test/mailslot /usr/local/bin/mailslot
 install -D -m 600 /dev/stdin /etc/mailslot/webhook_secret <<< "$secret"
-cp /test/mailslot.service /test/mailslot.socket /etc/systemd/system/
-check "systemd-analyze finds nothing wrong in the files" \
-    systemd-analyze verify /etc/systemd/system/mailslot.service /etc/systemd/system/mailslot.socket
+cp /test/*.service /test/*.socket /test/*.timer /etc/systemd/system/
+check "systemd-analyze finds nothing wrong in the files" systemd-analyze verify /etc/systemd/system/mailslot*.*
 systemctl daemon-reload
 
 # The start.
@@ -133,12 +89,48 @@ check "the rest comes back from the old database" test "$(stored)" = $((before +
 check "it stores new messages" mailslot send
 cd /
 
+# Nightly backups, of which the newest are kept.
+mkdir -p /etc/systemd/system/mailslot-backup.service.d
+printf '[Service]\nEnvironment=KEEP=2\n' > /etc/systemd/system/mailslot-backup.service.d/keep.conf
+systemctl daemon-reload
+backups() { ls /var/backups/mailslot | tr '\n' ' '; }
+check "the timer of the backups is switched on" systemctl enable --now mailslot-backup.timer
+check "it has a next time" sh -c 'systemctl list-timers mailslot-backup.timer | grep -q "1 timers listed"'
+check "a backup beside the service loses no delivery" while_delivering systemctl start mailslot-backup
+first=$(backups)
+check "only root may read it" test "600 root 700 root" = "$(stat -c '%a %U' /var/backups/mailslot/*.db) $(
+    stat -c '%a %U' /var/backups/mailslot)"
+# Under an address at which nothing runs, since the service has another database.
+check "it is a whole database" env DATABASE_URL="/var/backups/mailslot/${first% }" LISTEN=127.0.0.1:1 mailslot check --full
+touch "/var/backups/mailslot/killed.db.part"
+sleep 1 && check "a second backup" systemctl start mailslot-backup
+systemctl stop mailslot
+sleep 1 && check "a third backup, while the service is stopped" systemctl start mailslot-backup
+check "the service starts again, and owns every file" systemctl start mailslot
+check "the new backups are kept, and nothing else" test 2 = "$(backups | wc -w)"
+check "the first backup is gone" sh -c "! ls /var/backups/mailslot/$first"
+chmod 000 /usr/local/bin/mailslot
+kept=$(backups)
+check "a backup that cannot be made is an error" sh -c '! systemctl start mailslot-backup'
+check "it removes no older one" test "$kept" = "$(backups)"
+chmod 755 /usr/local/bin/mailslot
+check "it stores new messages after that" mailslot send
+systemctl disable --now mailslot-backup.timer
+
 # Signals to the server alone, where no systemd runs it.
 sleep 60 | mailslot import - > /dev/null 2>&1 &
 pkill -USR2 -x -f '([^ ]*/)?mailslot( serve)?'
 check "pkill reaches the server" within 10 restarts_are 1
 check "pkill does not reach an import" pgrep -f 'mailslot import'
 pkill -x sleep
+
+# The log. By default journald keeps at most 60,000 lines of a service in 30 seconds.
+cursor=$(journalctl -q -n 0 --show-cursor | sed 's/-- cursor: //')
+check "70,000 deliveries at full speed" mailslot send --count 70000 --connections 16
+journalctl --sync
+journalctl -u mailslot -o cat --after-cursor="$cursor" > /tmp/log
+dropped=$(sed -n 's/.*log lines dropped.*"dropped":\([0-9]*\).*/\1/p' /tmp/log | awk '{sum += $1} END {print sum + 0}')
+check "journald keeps every line" test 70000 = $(($(grep -c '"result":"created"' /tmp/log) + dropped))
 
 # The address filter. 192.0.2.1 is this container's, and is not localhost.
 ip address add 192.0.2.1/32 dev lo
@@ -175,4 +167,4 @@ check "a program that is not static fails with 203/EXEC" test 203 = "$(property 
 systemctl stop mailslot.socket mailslot
 
 systemd-analyze security --no-pager mailslot | tail -n 1
-[ $failed = 0 ] && echo "all checks passed" || { echo "$failed checks failed"; exit 1; }
+end

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Boots a small Debian with the unit files of packaging/ under its own systemd, in a container, and
-# checks there what they promise (inside.sh). `make test-systemd` builds the static binary and calls
-# this, as root; it needs debootstrap and systemd-nspawn, and a Debian mirror for the first run.
+# Boots a small Debian under its own systemd, in a container, and runs a script of this folder there
+# with some files. `make test-systemd` and `make test-deb` call this, as root; it needs debootstrap
+# and systemd-nspawn, and a Debian mirror for the first run.
 #
-# Usage: run.sh BINARY [UNITS]      UNITS: the folder of the unit files, packaging/ by default
+# Usage: run.sh SCRIPT FILE...      the script finds the files in /test
 # Exit status: 0 if every check passed; 1 if one did not; 2 if something is missing.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-binary=$(realpath "${1:?Usage: run.sh BINARY [UNITS]}")
-units=$(realpath "${2:-$here/../../packaging}")
+script=${1:?Usage: run.sh SCRIPT FILE...}
+shift
 # The installed system is kept, because making it takes a minute. Each run boots a copy of it.
 cache=$here/../../target/systemd
 packages=systemd,systemd-sysv,dbus,curl,iproute2,procps
@@ -38,9 +38,8 @@ end() {
     rm -rf "$work"
 }
 mkdir "$work/test"
-cp "$binary" "$work/test/mailslot"
-cp "$here/inside.sh" "$units/mailslot.service" "$units/mailslot.socket" "$work/test/"
-cat > "$work/test/test.service" << 'UNIT'
+cp "$@" "$here/$script" "$here/checks.sh" "$work/test/"
+cat > "$work/test.service" << UNIT
 [Unit]
 After=multi-user.target
 SuccessAction=exit
@@ -48,7 +47,7 @@ FailureAction=exit
 
 [Service]
 Type=oneshot
-ExecStart=/bin/bash /test/inside.sh
+ExecStart=/bin/bash /test/$script
 StandardOutput=append:/test/output
 StandardError=append:/test/output
 TimeoutStartSec=10min
@@ -59,7 +58,7 @@ touch "$work/test/output"
 systemd-nspawn --quiet --ephemeral --directory="$cache/root" --machine="$machine" --boot \
     --private-network --system-call-filter=bpf --capability=CAP_BPF --register=no --keep-unit --console=pipe --link-journal=no \
     --bind="$work/test:/test" \
-    --bind-ro="$work/test/test.service:/etc/systemd/system/test.service" \
+    --bind-ro="$work/test.service:/etc/systemd/system/test.service" \
     systemd.wants=test.service < /dev/null > "$work/console" 2>&1 &
 container=$!
 trap end EXIT
