@@ -144,7 +144,8 @@ release: deb ## Build the files of a release: tarball, Debian package, SBOM, SHA
 	@rm -r target/dist/$(RELEASE)
 	@cp target/deb/mailslot_*.deb target/dist/
 	@SOURCE_DATE_EPOCH=$(EPOCH) cargo cyclonedx --quiet --format json --spec-version 1.5 --target $(HOST) --override-filename sbom.tmp
-	@sed 's,path+file://$(CURDIR)#,,' sbom.tmp.json > target/dist/$(RELEASE).cdx.json && rm sbom.tmp.json
+	@# Cargo leaves the name out of an id if the folder has the same one.
+	@sed -E 's,path\+file://$(CURDIR)#(mailslot@)?,mailslot@,' sbom.tmp.json > target/dist/$(RELEASE).cdx.json && rm sbom.tmp.json
 	@cd target/dist && sha256sum mailslot* > SHA256SUMS && cat SHA256SUMS
 
 test-release: release ## Build the release of the last commit in another folder, and compare every file
