@@ -80,7 +80,7 @@ fn parse(
 /// The `Link` header (RFC 8288): the same query with a cursor at the end or the beginning of this
 /// page.
 fn links(
-    reader: &Reader,
+    reader: &mut Reader,
     query: &Query<'_>,
     data: &[Message],
     paging: &Paging,
@@ -89,7 +89,7 @@ fn links(
 ) -> Option<String> {
     let (first, last) = (data.first()?, data.last()?);
     let end = offset + i64::try_from(data.len()).unwrap_or(0);
-    let link = |side: Side, message: &Message, rel: &str| {
+    let mut link = |side: Side, message: &Message, rel: &str| {
         let mut target = Serializer::new(String::new());
         // The cursor of the link replaces these two.
         let names = PARAMETERS.concat().into_iter().map(|parameter| parameter.name);

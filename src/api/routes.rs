@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use crate::{
         api::answer::{Answer, Context, Keys},
-        config::Config,
+        config::{Config, Database},
         http::{Request, path_and_query},
         metrics::Metrics,
         store::{Job, Store},
@@ -237,7 +237,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mailslot.db");
         let config = Config::read_variables(&[("WEBHOOK_SECRET", "secret")]);
-        let (store, mut writer) = Store::open(&path, 1).unwrap();
+        let (store, mut writer) = Store::open(&Database::File(path), 1, true).unwrap();
         let mut context = Context {
             keys: Keys::of(&config.unwrap()),
             reader: store.reader().unwrap(),

@@ -8,7 +8,7 @@ use super::{
     output::{Part, Progress, print, size},
 };
 use crate::{
-    config::{Config, with_source},
+    config::{Config, Database, with_source},
     store,
 };
 
@@ -18,7 +18,7 @@ pub(super) const COMMAND: Command = Command {
     description: "\
 Copies the database, as it is at one moment, to FILE, while the service goes on. The copy is named
 FILE.part until SQLite's integrity check has read it and it is on disk. It is a database like the
-original, with which a service can be started.
+original, with which a service can be started. For PostgreSQL, use pg_dump or pgBackRest instead.
 ",
     options: &[Opt { name: "--force", help: "replace FILE if it exists", ..OPTION }],
     operand: Operand::Required("FILE"),
@@ -27,12 +27,18 @@ original, with which a service can be started.
 
 fn run(arguments: &Arguments) -> Outcome {
     let name = Path::new(arguments.file());
-    let database = with_source(Config::read_database)?;
+    let Database::File(database) = with_source(Config::read_database)? else {
+        return Err(Failure::Usage(
+            "DATABASE_URL is a PostgreSQL server: make a copy with pg_dump, or continuous backups \
+             with pgBackRest"
+                .to_owned(),
+        ));
+    };
     if !arguments.has("--force") && name.exists() {
         let problem = "the file exists: name another one, or add --force";
         return Err(Failure::failed(format!("{}: {problem}", name.display())));
     }
-    let part = Part::create(name, &database)?;
+    let part = Part::create(name, Some(&database))?;
     let mut progress = Progress::start();
     store::backup(&database, &part.path, &mut |left, pages| {
         progress.show(|| {

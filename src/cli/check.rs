@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     client::{Answer, ask_ready},
-    config::{Config, Settings, with_source},
+    config::{Config, Database, Settings, with_source},
     http, logging, service,
-    store::{self, CommitWatch},
+    store::{self, CommitWatch, Finding, Level},
     timestamp::Timestamp,
 };
 
@@ -66,8 +66,14 @@ fn run(arguments: &Arguments) -> Outcome {
     settings(&mut report)?;
     let database = with_source(Config::read_database).ok();
     if let Some(database) = &database {
-        permissions(&mut report, database)?;
-        if database.exists() {
+        if let Some(file) = database.file() {
+            permissions(&mut report, file)?;
+        }
+        if let Database::Server(_) = database {
+            let workers = with_source(Config::read).map_or(1, |config| config.workers);
+            server(&mut report, database, workers)?;
+        }
+        if database.file().is_none_or(Path::exists) {
             contents(&mut report, database, is_full)?;
         }
     }
@@ -77,7 +83,7 @@ fn run(arguments: &Arguments) -> Outcome {
         report.ok("clock", logging::now())?;
     }
     if let Ok(address) = with_source(Config::read_listen) {
-        service(&mut report, address, database.as_deref())?;
+        service(&mut report, address, database.as_ref())?;
     }
     report.finish()
 }
@@ -152,6 +158,22 @@ fn permissions(report: &mut Report, database: &Path) -> Outcome {
     }
 }
 
+/// What the server's settings and this user's rights are good for.
+fn server(report: &mut Report, database: &Database, workers: usize) -> Outcome {
+    let findings = match store::examine(database, workers) {
+        Ok(findings) => findings,
+        Err(problem) => return report.problem("database", problem),
+    };
+    for Finding { level, what, message } in findings {
+        match level {
+            Level::Ok => report.ok(what, message)?,
+            Level::Warning => report.warn(what, message)?,
+            Level::Problem => report.problem(what, message)?,
+        }
+    }
+    Ok(())
+}
+
 fn unwritable(path: &Path, error: Errno, advice: &str) -> String {
     let path = path.display();
     match error {
@@ -173,7 +195,7 @@ fn disk(report: &mut Report, folder: &Path, bytes: u64) -> Outcome {
     }
 }
 
-fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
+fn contents(report: &mut Report, database: &Database, is_full: bool) -> Outcome {
     let problems = match store::check_structure(database, is_full) {
         Ok(problems) => problems,
         Err(problem) => return report.problem("database", problem),
@@ -225,7 +247,7 @@ fn contents(report: &mut Report, database: &Path, is_full: bool) -> Outcome {
 /// Whether the service should run is for the operator to know. If it is ready, it has just made a
 /// commit to find that out, and this database has seen one, unless the service stores in another
 /// database.
-fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) -> Outcome {
+fn service(report: &mut Report, address: SocketAddr, database: Option<&Database>) -> Outcome {
     let watch = database.map(|database| (database, CommitWatch::start(database)));
     let timeout = Duration::from_millis(HEALTHCHECK_MS_MAX);
     match ask_ready(http::reachable(address), timeout) {
@@ -238,8 +260,10 @@ fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) ->
         }
     }
     let (database, is_this) = match watch {
-        Some((database, Ok(watch))) => (database, watch.has_seen_one()),
-        Some((database, Err(_))) if !database.exists() => (database, Ok(false)),
+        Some((database, Ok(mut watch))) => (database, watch.has_seen_one()),
+        Some((database, Err(_))) if database.file().is_some_and(|file| !file.exists()) => {
+            (database, Ok(false))
+        }
         // The database cannot be read, which has been reported.
         _ => return report.ok("service", format!("ready at {address}")),
     };
@@ -247,11 +271,13 @@ fn service(report: &mut Report, address: SocketAddr, database: Option<&Path>) ->
         Ok(true) => {
             report.ok("service", format!("ready at {address}, and it stores in this database"))
         }
-        Ok(false) => report.problem("service", format!(
-            "ready at {address}, but it stores in another database than {}: set DATABASE_URL and \
-             LISTEN as the service has them",
-            database.display()
-        )),
+        Ok(false) => report.problem(
+            "service",
+            format!(
+                "ready at {address}, but it stores in another database than {database}: set \
+             DATABASE_URL and LISTEN as the service has them"
+            ),
+        ),
         Err(problem) => report.problem("database", problem),
     }
 }

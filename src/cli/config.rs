@@ -7,7 +7,7 @@ use super::{
     outcome::Outcome,
     output::print,
 };
-use crate::config::{Config, Origin, SETTINGS, Setting, Settings, with_source};
+use crate::config::{Config, Origin, SETTINGS, Setting, Settings, with_source, without_password};
 
 pub(super) const COMMAND: Command = Command {
     name: "config",
@@ -62,6 +62,7 @@ fn row(setting: &Setting, config: &Config, settings: &Settings) -> Row {
     };
     let Some(secret) = setting.secret else {
         let value = found.map(|(value, _)| value).or_else(|| setting.default.value());
+        let value = value.map(|value| without_password(&value));
         return Row { name, value, source };
     };
     let elsewhere = settings.sources(name, secret).into_iter().find(|source| source != name);

@@ -17,10 +17,11 @@ pub(super) const COMMAND: Command = Command {
     summary: "erase messages for good",
     description: "\
 Erases messages beside the service, so that no byte of them is left in the files of the database. At
-the end the database is rebuilt, and deliveries get 503 meanwhile. If an erased message is delivered
-again, it is acknowledged and not stored. The command asks for confirmation on the terminal. Earlier
-backups and exports still contain the messages: delete those, too. Exactly one of --from and
---before is needed.
+the end the database is rebuilt, and deliveries get 503 meanwhile. With PostgreSQL the rows are
+deleted and the table is vacuumed, but the server's log and standbys may keep bytes for longer. If
+an erased message is delivered again, it is acknowledged and not stored. The command asks for
+confirmation on the terminal. Earlier backups and exports still contain the messages: delete those,
+too. Exactly one of --from and --before is needed.
 ",
     options: &[
         Opt { name: "--from", value: "M", help: "all messages from this sender", ..OPTION },

@@ -69,7 +69,7 @@ fn run(arguments: &Arguments) -> Outcome {
     let Some(file) = arguments.value("--output") else {
         return write(reader, filter, format, &mut io::stdout().lock());
     };
-    let mut part = Part::create(Path::new(file), &database)?;
+    let mut part = Part::create(Path::new(file), database.file())?;
     write(reader, filter, format, &mut part.file)?;
     Ok(part.finish()?)
 }

@@ -14,7 +14,7 @@ use super::{
     pace::Pace,
 };
 use crate::{
-    config::{Config, with_source},
+    config::{Config, Database, with_source},
     message::Message,
     signature::SignedBody,
     store::{Job, Reader, Stored, Writer},
@@ -41,7 +41,7 @@ already stay as they are, so an import that was interrupted is resumed by runnin
 
 fn run(arguments: &Arguments) -> Outcome {
     let database = with_source(Config::read_database)?;
-    if database.exists() {
+    if database.file().is_some_and(Path::exists) {
         // Opening it for writing would migrate it, which only the service may do.
         drop(Reader::open(&database)?);
     }
@@ -52,7 +52,7 @@ fn run(arguments: &Arguments) -> Outcome {
 }
 
 struct Import<'a> {
-    database: &'a Path,
+    database: &'a Database,
     /// Opened for the first message only, which creates the database: if the command before a pipe
     /// fails and writes nothing, no empty database is left.
     writer: Option<Writer>,
@@ -74,7 +74,7 @@ struct Import<'a> {
 /// # Errors
 /// Why the import stopped. Messages that are stored by then stay.
 fn import(
-    database: &Path,
+    database: &Database,
     input: &mut dyn BufRead,
     bytes_in_all: Option<u64>,
 ) -> Result<u64, String> {

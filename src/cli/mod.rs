@@ -11,6 +11,7 @@ mod export; // mailslot export
 mod import; // mailslot import
 mod pace; // how fast to write beside the service
 mod backup; // mailslot backup
+mod moving; // mailslot move
 mod check; // mailslot check
 mod exposure; // who else can read secrets and messages
 mod report; // the findings of mailslot check
@@ -47,6 +48,7 @@ const COMMANDS: &[&Command] = &[
     &check::COMMAND,
     &config::COMMAND,
     &erase::COMMAND,
+    &moving::COMMAND,
     &COMPLETIONS,
     &MAN,
 ];
@@ -100,8 +102,8 @@ Prints the manual page in the format that man(1) reads: mailslot man | man -l - 
 };
 
 const ABOUT: &str = "\
-Receives signed webhooks over HTTP, stores each message exactly once in SQLite,
-and answers 200 only after the message is safe on disk.
+Receives signed webhooks over HTTP, stores each message exactly once in SQLite or
+PostgreSQL, and answers 200 only after the message is safe on disk.
 ";
 
 const EXIT_STATUS: &str = "0 done, 1 not done, 2 wrong settings or arguments.";

@@ -50,7 +50,7 @@ impl Part {
     ///
     /// # Errors
     /// What is wrong, also where the name is the database's own.
-    pub(super) fn create(name: &Path, database: &Path) -> Result<Part, String> {
+    pub(super) fn create(name: &Path, database: Option<&Path>) -> Result<Part, String> {
         let named = |problem: &str| format!("{}: {problem}", name.display());
         check_name(name, database).map_err(named)?;
         let path = beside(name, ".part");
@@ -93,13 +93,14 @@ impl Drop for Part {
 }
 
 /// Refuses names with which the file would replace a database, or a file that a database needs.
-fn check_name(name: &Path, database: &Path) -> Result<(), &'static str> {
+fn check_name(name: &Path, database: Option<&Path>) -> Result<(), &'static str> {
     if name == "-" {
         return Err(
             "a file is needed: name it; mailslot export writes to standard output without --output",
         );
     }
-    if device_and_inode(name).is_some_and(|file| Some(file) == device_and_inode(database)) {
+    if device_and_inode(name).is_some_and(|file| Some(file) == database.and_then(device_and_inode))
+    {
         return Err("that is the database itself: name another file");
     }
     if name.is_dir() {
@@ -120,9 +121,10 @@ fn check_name(name: &Path, database: &Path) -> Result<(), &'static str> {
 
 /// Opens the file for writing, or creates it. An existing one is accepted only if an earlier run
 /// can have left it: another user may have made a link or a file of theirs to get the messages.
-fn open_part(path: &Path, database: &Path) -> Result<File, String> {
+fn open_part(path: &Path, database: Option<&Path>) -> Result<File, String> {
     // The file is not even opened, since closing it again would drop SQLite's locks.
-    if device_and_inode(path).is_some_and(|file| Some(file) == device_and_inode(database)) {
+    if device_and_inode(path).is_some_and(|file| Some(file) == database.and_then(device_and_inode))
+    {
         return Err("that is the database itself: name another file".to_owned());
     }
     // Opening a pipe must not wait for its other end.

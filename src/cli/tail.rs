@@ -55,7 +55,9 @@ fn run(arguments: &Arguments) -> Outcome {
     let follows = arguments.has("--follow");
     let database = with_source(Config::read_database)?;
     let mut reader = Reader::open(&database)?;
-    let file = device_and_inode(&database);
+    // No message is added to a file that is not there any more.
+    let file = || database.file().map(device_and_inode);
+    let opened = file();
     let mut cursor = reader.cursor_before_last(i64::from(count))?;
     loop {
         print_after(&mut reader, &mut cursor)?;
@@ -63,8 +65,7 @@ fn run(arguments: &Arguments) -> Outcome {
             return Ok(());
         }
         pause()?;
-        // No message is added to the file that is open any more.
-        if device_and_inode(&database) != file {
+        if file() != opened {
             let problem = "the database was replaced: run mailslot tail again";
             return Err(Failure::failed(problem));
         }

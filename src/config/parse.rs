@@ -4,7 +4,6 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    path::PathBuf,
     str::FromStr,
 };
 
@@ -43,6 +42,14 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".to_owned()),
+    }
+}
+
 pub(super) fn level(text: &str) -> Result<LevelFilter, String> {
     match text.to_ascii_uppercase().as_str() {
         "DEBUG" => Ok(LevelFilter::Debug),
@@ -77,33 +84,6 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     };
     let networks = words(text).map(network).collect::<Option<Vec<_>>>();
     networks.ok_or_else(|| "addresses or networks such as 127.0.0.1 10.0.0.0/8".into())
-}
-
-/// The path in an SQLAlchemy-style URL: three slashes and the path as it is.
-pub(super) fn database_path(text: &str) -> Result<PathBuf, String> {
-    let expected = "sqlite:////absolute/path, sqlite:///relative/path or a bare path";
-    let path = ["sqlite:///", "sqlite+aiosqlite:///"]
-        .iter()
-        .find_map(|prefix| text.strip_prefix(prefix))
-        .unwrap_or(text);
-    if ["sqlite:", "sqlite+aiosqlite:"].iter().any(|scheme| path.starts_with(scheme)) {
-        return Err(
-            "three slashes and a path: sqlite:///relative/path or sqlite:////absolute/path".into(),
-        );
-    }
-    if path.contains(":memory:") {
-        return Err(format!("a file, since messages must outlive the process: {expected}"));
-    }
-    if let Some((scheme, _)) = path.split_once(':')
-        && !scheme.is_empty()
-        && !scheme.contains('/')
-    {
-        return Err(format!("{expected}; mailslot stores in SQLite and knows no {scheme:?}"));
-    }
-    if path.is_empty() || path.ends_with('/') || path.contains(['?', '\0']) {
-        return Err(format!("{expected}, naming a file, without options"));
-    }
-    Ok(PathBuf::from(path))
 }
 
 /// The value of the variable is one key as it is; a file has one key a line.

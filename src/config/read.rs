@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{parse::Found, secret::Secret};
+use super::{database::may_have_password, parse::Found, secret::Secret};
 
 /// A row of the table of settings.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +143,7 @@ impl Reading<'_> {
             Err(expected) => expected,
         };
         // A URL with a user in it may have a password, too.
-        let shown = if text.contains('@') { "…" } else { text };
+        let shown = if may_have_password(text) { "…" } else { text };
         self.problems.push(format!("{name}={shown:?}: expected {expected}"));
         None
     }

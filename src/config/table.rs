@@ -4,16 +4,16 @@
 //! name, its default, its help, whether SIGHUP applies it, and where else a secret may come from.
 //! `--help`, `mailslot config`, the documentation's test and the reload follow from that row.
 
-use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use ipnet::IpNet;
 use log::LevelFilter;
 
 use super::{
+    database::{self, Database},
     inherited::Inherited,
     parse::{
-        address, bearer_tokens, database_path, host_names, key_lines, level, networks, optional,
-        within,
+        address, bearer_tokens, host_names, key_lines, level, networks, optional, switch, within,
     },
     read::{ConfigError, Default, Reading, SecretSources, Setting, Source},
     secret::Secret,
@@ -112,10 +112,16 @@ fields {
         is_reloadable: true,
         ..ROW
     };
-    database: PathBuf = value(database_path), Setting {
+    database: Database = value(database::database), Setting {
         name: "DATABASE_URL",
         default: Default::Value("sqlite:///mailslot.db"),
-        help: "sqlite:////absolute/path, sqlite:///relative/path or a bare path",
+        help: "a path, sqlite:////absolute/path, or postgres://user:password@host/database",
+        ..ROW
+    };
+    search_index: bool = value(switch), Setting {
+        name: "SEARCH_INDEX",
+        default: Default::Value("on"),
+        help: "on or off: whether PostgreSQL has an index for searches",
         ..ROW
     };
     listen: SocketAddr = value(address), Setting {
@@ -239,8 +245,8 @@ impl Config {
     /// DATABASE_URL alone.
     ///
     /// # Errors
-    /// When it names no file.
-    pub fn read_database(source: &Source<'_>) -> Result<PathBuf, ConfigError> {
+    /// When it names no file and no server.
+    pub fn read_database(source: &Source<'_>) -> Result<Database, ConfigError> {
         let mut reading = Reading::of(source);
         let database = database(&mut reading);
         reading.finish(database)
@@ -303,43 +309,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_form_of_database_url_names_its_path() {
-        for (url, path) in [
-            ("sqlite:////data/app.db", "/data/app.db"),
-            ("sqlite:///./data/app.db", "./data/app.db"),
-            ("sqlite:///app.db", "app.db"),
-            ("sqlite+aiosqlite:////data/app.db", "/data/app.db"),
-            ("sqlite+aiosqlite:///./app.db", "./app.db"),
-            ("/var/lib/app.db", "/var/lib/app.db"),
-            ("app.db", "app.db"),
-            ("./odd:name.db", "./odd:name.db"),
-        ] {
-            let config = Config::read_variables(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)]);
-            assert_eq!(config.map(|config| config.database), Ok(PathBuf::from(path)), "{url}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_file_is_refused() {
-        for url in [
-            "postgres://db/app",
-            "sqlite://",
-            "sqlite:///",
-            "sqlite:///:memory:",
-            ":memory:",
-            "sqlite:///app.db?mode=ro",
-            "file:app.db",
-            "mysql:///x",
-            "sqlite:///data/",
-        ] {
-            let error = Config::read_variables(&[("WEBHOOK_SECRET", "s"), ("DATABASE_URL", url)])
-                .map(|_| ());
-            let Err(ConfigError(problems)) = error else { panic!("{url} was accepted") };
-            assert!(problems[0].starts_with("DATABASE_URL="), "{problems:?}");
-        }
-    }
 
     #[test]
     fn every_problem_is_reported_at_once() {

@@ -44,9 +44,7 @@ const ROUND_LONGEST: Duration = Duration::from_millis(20);
 /// The part of it for readers that wait for new messages while other readers catch up, so that
 /// neither kind holds up the other.
 const NEWEST_LONGEST: Duration = Duration::from_millis(10);
-/// How often the thread looks for commits of other processes, such as an import; and for readers
-/// that have disconnected, which costs 6 µs per reader.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How often the thread looks for readers that have disconnected, which costs 6 µs per reader.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The handle on the thread. Dropping it does not end the thread.
@@ -179,7 +177,8 @@ impl Follower {
             _ if self.is_behind => events.recv_timeout(Duration::ZERO),
             None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(until) => {
-                events.recv_timeout(until.saturating_duration_since(now).min(POLL_INTERVAL))
+                let poll = self.reader.poll_interval();
+                events.recv_timeout(until.saturating_duration_since(now).min(poll))
             }
         };
         let event = match event {

@@ -12,5 +12,6 @@ mod feed; // the thread that answers readers who wait
 mod reply; // counts, logs and sends a response
 mod access_log; // the one log line and the metrics of each request
 
-pub use process::{Failure, serve};
+pub use process::serve;
 pub(crate) use start::DESCRIPTORS_PER_CONNECTION;
+pub use start::Failure;

@@ -20,7 +20,7 @@ use signal_hook::{
 
 use super::{
     restart::{self, Next},
-    start::Server,
+    start::{Failure, Server},
     systemd::{notify, start_watchdog},
 };
 use crate::{
@@ -30,14 +30,6 @@ use crate::{
 
 /// How often it is logged that the service cannot restart for the same reasons.
 const REPEAT_REFUSAL: Duration = Duration::from_mins(1);
-
-/// Why the service did not start, or did not restart in place.
-#[derive(Debug)]
-pub enum Failure {
-    /// The settings are wrong: trying again will not help.
-    Settings(Vec<String>),
-    Failed(Vec<String>),
-}
 
 /// Serves until SIGTERM or SIGINT. A restart in place does not return.
 ///
@@ -55,10 +47,7 @@ pub fn serve() -> Result<(), Failure> {
     let mut signals = logging::init(config.log_level)
         .and(signals)
         .map_err(|error| Failure::Failed(vec![error.to_string()]))?;
-    let server = Server::start(&config).map_err(|problems| {
-        log::logger().flush();
-        Failure::Failed(problems)
-    })?;
+    let server = Server::start(&config).inspect_err(|_| log::logger().flush())?;
     notify(&NotifyState::Ready);
     start_watchdog(server.address());
     let mut next = wait(&server, &mut signals, &mut config, &started_as);

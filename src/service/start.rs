@@ -43,10 +43,18 @@ const OWN_DESCRIPTORS: usize = 36;
 const DESCRIPTORS_PER_WORKER: usize = 3;
 pub(crate) const DESCRIPTORS_PER_CONNECTION: usize = 3;
 
+/// Why the service did not start, or did not restart in place.
+#[derive(Debug)]
+pub enum Failure {
+    /// The settings are wrong: trying again will not help.
+    Settings(Vec<String>),
+    Failed(Vec<String>),
+}
+
 /// Logs the start at any LOG_LEVEL, since with port 0 only this line has the port.
 fn announce(config: &Config, address: SocketAddr, start: Duration) {
     let is_loopback = address.ip().to_canonical().is_loopback();
-    let (address, database) = (address.to_string(), config.database.display().to_string());
+    let (address, database) = (address.to_string(), config.database.to_string());
     let fields = [
         ("version", Value::from(env!("CARGO_PKG_VERSION"))),
         ("address", Value::from(address.as_str())),
@@ -111,21 +119,29 @@ impl Server {
     ///
     /// # Errors
     /// Every reason, each as a sentence for the operator.
-    pub(super) fn start(config: &Config) -> Result<Server, Vec<String>> {
+    pub(super) fn start(config: &Config) -> Result<Server, Failure> {
         Server::start_with(config, api::find)
     }
 
-    fn start_with(config: &Config, find: Find) -> Result<Server, Vec<String>> {
+    fn start_with(config: &Config, find: Find) -> Result<Server, Failure> {
         let started = Instant::now();
-        let opened = Store::open(&config.database, config.workers);
+        let opened = Store::open(&config.database, config.workers, config.search_index);
         let (opened, socket) = match (opened, socket(config)) {
             (Ok(opened), Ok(socket)) => (opened, socket),
             (opened, socket) => {
-                return Err([opened.err(), socket.err()].into_iter().flatten().collect());
+                let unopened = opened.err();
+                let is_of_settings = unopened.as_ref().is_some_and(|why| why.is_of_settings);
+                let problems = [unopened.map(|why| why.sentence), socket.err()];
+                let problems = problems.into_iter().flatten().collect();
+                return Err(if is_of_settings {
+                    Failure::Settings(problems)
+                } else {
+                    Failure::Failed(problems)
+                });
             }
         };
         let server = Server::start_threads(config, find, opened, socket);
-        let server = server.map_err(|problem| vec![problem])?;
+        let server = server.map_err(|problem| Failure::Failed(vec![problem]))?;
         announce(config, server.shared.listener.address(), started.elapsed());
         Ok(server)
     }
@@ -144,7 +160,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
         let keys = Keys::of(config);
 
-        let database = config.database.display();
+        let database = &config.database;
         let not_read = |_| format!("database {database}: it cannot be opened once more");
         let reader = || store.reader().map_err(not_read);
         let context = || {

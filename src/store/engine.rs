@@ -1,34 +1,48 @@
-//! The functions that an engine has. There is one engine so far; a second one is a second variant
-//! of each of these enums, and the compiler then names every function that it lacks.
+//! The functions that an engine has: each enum has a variant for every engine, so the compiler
+//! names every function that one of them lacks.
 //!
 //! Sentences for the operator are `String`s, and what a client gets instead of an answer is an
 //! [`Error`].
 
-use std::path::Path;
+use std::time::Duration;
 
 use super::{
-    sqlite,
+    postgres, sqlite,
     types::{
-        Committed, Filter, Job, Listing, Outcome, Paging, Position, Recount, Selection, Stats,
+        Committed, Filter, Job, Listing, Outcome, Paging, Position, Selection, Stats, Unopened,
     },
 };
-use crate::{error::Error, timestamp::Timestamp};
+use crate::{config::Database, error::Error, timestamp::Timestamp};
 
 /// A store that is open for the service. Clones are the same store.
 #[derive(Debug, Clone)]
 pub(crate) enum Store {
     Sqlite(sqlite::Store),
+    Postgres(postgres::Store),
 }
 
 impl Store {
     /// Opens the database, or creates it, brings its schema up to date, and gives its one writer
-    /// away. `workers` bounds how many searches may take long at once.
+    /// away. `workers` bounds how many searches may take long at once; `search_index` says whether
+    /// a server has an index for them.
     ///
     /// # Errors
-    /// A sentence for the operator.
-    pub(crate) fn open(database: &Path, workers: usize) -> Result<(Store, Writer), String> {
-        let (store, writer) = sqlite::Store::open(database, workers)?;
-        Ok((Store::Sqlite(store), Writer::Sqlite(writer)))
+    /// A sentence for the operator, and whether the settings are wrong.
+    pub(crate) fn open(
+        database: &Database,
+        workers: usize,
+        search_index: bool,
+    ) -> Result<(Store, Writer), Unopened> {
+        match database {
+            Database::File(path) => {
+                let (store, writer) = sqlite::Store::open(path, workers)?;
+                Ok((Store::Sqlite(store), Writer::Sqlite(writer)))
+            }
+            Database::Server(target) => {
+                let (store, writer) = postgres::Store::open(target, workers, search_index)?;
+                Ok((Store::Postgres(store), Writer::Postgres(writer)))
+            }
+        }
     }
 
     /// A reader for one thread.
@@ -36,8 +50,10 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] where the database cannot be opened now.
     pub(crate) fn reader(&self) -> Result<Reader, Error> {
-        let Store::Sqlite(store) = self;
-        Ok(Reader::Sqlite(store.reader()?))
+        match self {
+            Store::Sqlite(store) => Ok(Reader::Sqlite(store.reader()?)),
+            Store::Postgres(store) => Ok(Reader::Postgres(store.reader())),
+        }
     }
 
     /// Starts the engine's background job, which derives what searches need from the messages. It
@@ -49,8 +65,10 @@ impl Store {
         &self,
         commit: impl Fn(Job) -> Outcome + Send + 'static,
     ) -> Result<(), String> {
-        let Store::Sqlite(store) = self;
-        store.start_indexing(commit)
+        match self {
+            Store::Sqlite(store) => store.start_indexing(commit),
+            Store::Postgres(store) => store.start_indexing(commit),
+        }
     }
 }
 
@@ -58,6 +76,7 @@ impl Store {
 #[derive(Debug)]
 pub(crate) enum Writer {
     Sqlite(sqlite::Writer),
+    Postgres(postgres::Writer),
 }
 
 impl Writer {
@@ -66,14 +85,20 @@ impl Writer {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub(crate) fn open(database: &Path) -> Result<Writer, String> {
-        Ok(Writer::Sqlite(sqlite::Writer::open(database)?.patient()))
+    pub(crate) fn open(database: &Database) -> Result<Writer, String> {
+        match database {
+            Database::File(path) => Ok(Writer::Sqlite(sqlite::Writer::open(path)?.patient())),
+            Database::Server(target) => Ok(Writer::Postgres(postgres::Writer::open(target)?)),
+        }
     }
 
     /// Why nothing can be stored yet, if that is so. Each commit tries to change it.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
-        let Writer::Sqlite(writer) = self;
-        writer.not_ready()
+        match self {
+            Writer::Sqlite(writer) => writer.not_ready(),
+            // One that was opened has stored messages, in the proofs.
+            Writer::Postgres(_) => None,
+        }
     }
 
     /// Makes a batch durable, and gives for each job what became of it, in order.
@@ -81,20 +106,27 @@ impl Writer {
         &mut self,
         batch: impl Iterator<Item = &'a Job> + Clone,
     ) -> Vec<Outcome> {
-        let Writer::Sqlite(writer) = self;
-        writer.commit(batch)
+        match self {
+            Writer::Sqlite(writer) => writer.commit(batch),
+            Writer::Postgres(writer) => writer.commit(batch),
+        }
     }
 
     /// Whether another process has committed since this was last asked, or may have.
     pub(crate) fn others_committed(&mut self) -> bool {
-        let Writer::Sqlite(writer) = self;
-        writer.others_committed()
+        match self {
+            Writer::Sqlite(writer) => writer.others_committed(),
+            // The server gives its lock to all nodes in turn: none need wait for another.
+            Writer::Postgres(_) => false,
+        }
     }
 
     /// The end of the service: leaves the database as one file, if that can be done.
     pub(crate) fn checkpoint(&mut self) {
-        let Writer::Sqlite(writer) = self;
-        writer.checkpoint();
+        match self {
+            Writer::Sqlite(writer) => writer.checkpoint(),
+            Writer::Postgres(_) => {}
+        }
     }
 
     /// Erases messages, so that a repeated delivery of one is acknowledged and not stored.
@@ -108,8 +140,10 @@ impl Writer {
         selection: &Selection,
         progress: &mut dyn FnMut(i64),
     ) -> Result<i64, String> {
-        let Writer::Sqlite(writer) = self;
-        writer.erase(selection, progress)
+        match self {
+            Writer::Sqlite(writer) => writer.erase(selection, progress),
+            Writer::Postgres(writer) => writer.erase(selection, progress),
+        }
     }
 }
 
@@ -117,6 +151,7 @@ impl Writer {
 #[derive(Debug)]
 pub(crate) enum Reader {
     Sqlite(sqlite::Reader),
+    Postgres(postgres::Reader),
 }
 
 impl Reader {
@@ -124,50 +159,69 @@ impl Reader {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub(crate) fn open(database: &Path) -> Result<Reader, String> {
-        Ok(Reader::Sqlite(sqlite::Reader::open_read_only(database)?))
+    pub(crate) fn open(database: &Database) -> Result<Reader, String> {
+        match database {
+            Database::File(path) => Ok(Reader::Sqlite(sqlite::Reader::open_read_only(path)?)),
+            Database::Server(target) => {
+                Ok(Reader::Postgres(postgres::Reader::open_read_only(target)?))
+            }
+        }
     }
 
     /// The database answers, and with the schema that this program knows.
-    pub(crate) fn check_schema(&self) -> Result<(), Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.check_schema()
+    pub(crate) fn check_schema(&mut self) -> Result<(), Error> {
+        match self {
+            Reader::Sqlite(reader) => reader.check_schema(),
+            Reader::Postgres(reader) => reader.check_schema(),
+        }
     }
 
     /// A page in the order of positions, and how many messages match in all, both of one moment.
     pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.list(filter, paging)
+        match self {
+            Reader::Sqlite(reader) => reader.list(filter, paging),
+            Reader::Postgres(reader) => reader.list(filter, paging),
+        }
     }
 
     /// The number of the row that has the message with this id.
-    pub(crate) fn row(&self, message_id: &str) -> Option<i64> {
-        let Reader::Sqlite(reader) = self;
-        reader.row(message_id)
+    pub(crate) fn row(&mut self, message_id: &str) -> Option<i64> {
+        match self {
+            Reader::Sqlite(reader) => reader.row(message_id),
+            Reader::Postgres(reader) => reader.row(message_id),
+        }
     }
 
     /// The position of the message in this row.
-    pub(crate) fn position(&self, row: i64) -> Option<Position> {
-        let Reader::Sqlite(reader) = self;
-        reader.position(row)
+    pub(crate) fn position(&mut self, row: i64) -> Option<Position> {
+        match self {
+            Reader::Sqlite(reader) => reader.position(row),
+            Reader::Postgres(reader) => reader.position(row),
+        }
     }
 
     pub(crate) fn stats(&mut self) -> Result<Stats, Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.stats()
+        match self {
+            Reader::Sqlite(reader) => reader.stats(),
+            Reader::Postgres(reader) => reader.stats(),
+        }
     }
 
     /// How many messages have their `ts` between each of these moments and the next one, all of
     /// them counted at one moment.
     pub(crate) fn series(&mut self, bounds: &[Timestamp]) -> Result<Vec<i64>, Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.series(bounds)
+        match self {
+            Reader::Sqlite(reader) => reader.series(bounds),
+            Reader::Postgres(reader) => reader.series(bounds),
+        }
     }
 
     /// The earliest `ts`.
     pub(crate) fn oldest(&mut self) -> Result<Option<Timestamp>, Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.oldest()
+        match self {
+            Reader::Sqlite(reader) => reader.oldest(),
+            Reader::Postgres(reader) => reader.oldest(),
+        }
     }
 
     /// When the last message before a moment and the first one after it were stored, by the clock
@@ -176,20 +230,34 @@ impl Reader {
         &mut self,
         moment: Timestamp,
     ) -> Result<(Option<Timestamp>, Option<Timestamp>), Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.stored_around(moment)
+        match self {
+            Reader::Sqlite(reader) => reader.stored_around(moment),
+            Reader::Postgres(reader) => reader.stored_around(moment),
+        }
+    }
+
+    /// How often the feed looks for what other processes have committed, while readers wait.
+    pub(crate) fn poll_interval(&self) -> Duration {
+        match self {
+            Reader::Sqlite(_) => sqlite::POLL_INTERVAL,
+            Reader::Postgres(_) => postgres::POLL_INTERVAL,
+        }
     }
 
     /// The cursor of the last message that was ever committed; 0 if there has been none.
-    pub(crate) fn last_cursor(&self) -> Result<i64, Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.last_cursor()
+    pub(crate) fn last_cursor(&mut self) -> Result<i64, Error> {
+        match self {
+            Reader::Sqlite(reader) => reader.last_cursor(),
+            Reader::Postgres(reader) => reader.last_cursor(),
+        }
     }
 
     /// The cursor after which the last `count` messages follow.
-    pub(crate) fn cursor_before_last(&self, count: i64) -> Result<i64, Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.cursor_before_last(count)
+    pub(crate) fn cursor_before_last(&mut self, count: i64) -> Result<i64, Error> {
+        match self {
+            Reader::Sqlite(reader) => reader.cursor_before_last(count),
+            Reader::Postgres(reader) => reader.cursor_before_last(count),
+        }
     }
 
     /// The messages that were committed after the cursor `after`, in the order of their commits: at
@@ -198,8 +266,10 @@ impl Reader {
     /// # Errors
     /// [`Error::CursorAhead`] where this database has never given such a cursor.
     pub(crate) fn committed(&mut self, after: i64, limit: i64) -> Result<Vec<Committed>, Error> {
-        let Reader::Sqlite(reader) = self;
-        reader.committed(after, limit)
+        match self {
+            Reader::Sqlite(reader) => reader.committed(after, limit),
+            Reader::Postgres(reader) => reader.committed(after, limit),
+        }
     }
 
     /// All messages that a filter means, of this moment, a portion at a time.
@@ -207,8 +277,10 @@ impl Reader {
     /// # Errors
     /// Where the moment cannot be read.
     pub(crate) fn export(self, filter: Filter) -> Result<Export, Error> {
-        let Reader::Sqlite(reader) = self;
-        Ok(Export::Sqlite(reader.export(filter)?))
+        match self {
+            Reader::Sqlite(reader) => Ok(Export::Sqlite(reader.export(filter)?)),
+            Reader::Postgres(reader) => Ok(Export::Postgres(reader.export(filter)?)),
+        }
     }
 }
 
@@ -217,82 +289,15 @@ impl Reader {
 #[derive(Debug)]
 pub(crate) enum Export {
     Sqlite(sqlite::Export),
+    Postgres(postgres::Export),
 }
 
 impl Export {
     /// The next portion, which may be empty; `None` in the end.
     pub(crate) fn next(&mut self) -> Result<Option<Vec<super::Received>>, Error> {
-        let Export::Sqlite(export) = self;
-        export.next()
-    }
-}
-
-/// Copies the database into an empty file beside the running service, and reads the copy through.
-/// Calls `progress` with the number of pages that are left, and of all pages.
-///
-/// # Errors
-/// A sentence for the operator; the file is then worth nothing.
-pub(crate) fn backup(
-    database: &Path,
-    file: &Path,
-    progress: &mut dyn FnMut(i32, i32),
-) -> Result<(), String> {
-    sqlite::backup(database, file, progress)
-}
-
-/// Checks the structure of the database; `is_full` compares every index with its table, too. Gives
-/// what is wrong with it.
-///
-/// # Errors
-/// A sentence for the operator, where it cannot be read at all.
-pub(crate) fn check_structure(database: &Path, is_full: bool) -> Result<Vec<String>, String> {
-    sqlite::check_structure(database, is_full)
-}
-
-/// Counts everything, at one moment.
-///
-/// # Errors
-/// A sentence for the operator.
-pub(crate) fn recount(database: &Path) -> Result<Recount, String> {
-    sqlite::recount(database)
-}
-
-/// How many messages [`Writer::erase`] would erase.
-///
-/// # Errors
-/// A sentence for the operator.
-pub(crate) fn count_selected(database: &Path, selection: &Selection) -> Result<i64, String> {
-    sqlite::count_selected(database, selection)
-}
-
-/// Whether an erasure was interrupted, so that bytes of erased messages may be left in the
-/// database.
-///
-/// # Errors
-/// A sentence for the operator.
-pub(crate) fn is_erasure_unfinished(database: &Path) -> Result<bool, String> {
-    sqlite::is_erasure_unfinished(database)
-}
-
-/// Notices what other processes commit to this database.
-#[derive(Debug)]
-pub(crate) enum CommitWatch {
-    Sqlite(sqlite::CommitWatch),
-}
-
-impl CommitWatch {
-    /// # Errors
-    /// A sentence for the operator.
-    pub(crate) fn start(database: &Path) -> Result<CommitWatch, String> {
-        sqlite::CommitWatch::start(database).map(CommitWatch::Sqlite)
-    }
-
-    /// Whether anything was committed since the start.
-    ///
-    /// # Errors
-    /// A sentence for the operator.
-    pub(crate) fn has_seen_one(&self) -> Result<bool, String> {
-        let CommitWatch::Sqlite(watch) = self;
-        watch.has_seen_one()
+        match self {
+            Export::Sqlite(export) => export.next(),
+            Export::Postgres(export) => export.next(),
+        }
     }
 }

@@ -6,6 +6,21 @@ use serde::Serialize;
 
 use crate::{error::Error, message::Message, timestamp::Timestamp};
 
+/// Why a store was not opened.
+#[derive(Debug)]
+pub(crate) struct Unopened {
+    /// For the operator.
+    pub(crate) sentence: String,
+    /// Trying it again is of no use before the operator has changed something.
+    pub(crate) is_of_settings: bool,
+}
+
+impl From<String> for Unopened {
+    fn from(sentence: String) -> Unopened {
+        Unopened { sentence, is_of_settings: false }
+    }
+}
+
 /// What one submitter asks a commit to carry.
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -107,6 +122,27 @@ pub(crate) enum Order {
 }
 
 impl Paging {
+    /// Whether the page goes forward from where it starts, in ascending order, whatever the order
+    /// is in which it is shown.
+    pub(super) fn is_forward(&self) -> bool {
+        use Order::{Ascending, Descending};
+        matches!(
+            (&self.start, self.order),
+            (Start::Offset(_) | Start::After(_), Ascending) | (Start::Before(_), Descending)
+        )
+    }
+
+    /// The position that the page begins with, or ends right before where it goes backward; `None`
+    /// where an offset says that.
+    pub(super) fn edge(&self) -> Option<Position> {
+        match &self.start {
+            Start::Offset(_) => None,
+            Start::After(position) | Start::Before(position) => {
+                Some(if self.is_forward() { position.next() } else { position.clone() })
+            }
+        }
+    }
+
     /// Which of `total` messages the page has, counted in ascending order. `rank` gives how many
     /// messages come before a position.
     pub(super) fn window(
@@ -114,18 +150,15 @@ impl Paging {
         total: i64,
         rank: impl Fn(&Position) -> Result<i64, Error>,
     ) -> Result<Range<i64>, Error> {
-        use Order::{Ascending, Descending};
-        let forward = |from: i64| from..from.saturating_add(self.limit).min(total);
-        let backward = |end: i64| (end - self.limit).max(0)..end;
-        Ok(match (&self.start, self.order) {
-            (Start::Offset(offset), Ascending) => forward((*offset).min(total)),
-            (Start::Offset(offset), Descending) => backward((total - offset).max(0)),
-            (Start::After(position), Ascending) | (Start::Before(position), Descending) => {
-                forward(rank(&position.next())?)
-            }
-            (Start::Before(position), Ascending) | (Start::After(position), Descending) => {
-                backward(rank(position)?)
-            }
+        let edge = match (&self.start, self.edge()) {
+            (Start::Offset(offset), _) if self.is_forward() => (*offset).min(total),
+            (Start::Offset(offset), _) => (total - offset).max(0),
+            (_, edge) => rank(&edge.unwrap_or(Position::START))?,
+        };
+        Ok(if self.is_forward() {
+            edge..edge.saturating_add(self.limit).min(total)
+        } else {
+            (edge - self.limit).max(0)..edge
         })
     }
 }
@@ -230,4 +263,52 @@ pub(crate) struct Count {
     pub(crate) of: &'static str,
     pub(crate) counted: i64,
     pub(crate) kept: i64,
+}
+
+/// What a look at a server has found.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) level: Level,
+    pub(crate) what: &'static str,
+    /// What is so, and what to do.
+    pub(crate) message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Ok,
+    Warning,
+    Problem,
+}
+
+impl Finding {
+    pub(super) fn new(level: Level, what: &'static str, message: &str) -> Finding {
+        Finding { level, what, message: message.to_owned() }
+    }
+}
+
+/// A message with all that a move keeps.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) cursor: i64,
+    pub(crate) received: Received,
+}
+
+/// What a move keeps beside the messages.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct History {
+    /// The cursors of the feed that were given, as ranges in ascending order, each with its first
+    /// and its last one.
+    pub(crate) ranges: Vec<(i64, i64)>,
+    /// Of the tombstones. It is random, so two databases that have the same one have one origin.
+    pub(crate) erasing_key: Vec<u8>,
+    /// Messages that were ever erased.
+    pub(crate) erased: i64,
+}
+
+impl History {
+    /// The last cursor that was given; 0 if there has been none.
+    pub(crate) fn last_cursor(&self) -> i64 {
+        self.ranges.last().map_or(0, |(_, last)| *last)
+    }
 }

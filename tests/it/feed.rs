@@ -65,10 +65,8 @@ fn a_cursor_is_good_for_ever() {
     }
     let cursor = inbox.get("/feed?limit=2").json["next"].as_str().unwrap().to_owned();
     // The newest is deleted, the file is rebuilt, the process killed: its id is not given again.
-    let connection =
-        rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
-    connection.execute_batch("DELETE FROM messages WHERE message_id <> 'a'; VACUUM").unwrap();
-    drop(connection);
+    inbox.execute("DELETE FROM messages WHERE message_id <> 'a'");
+    inbox.execute("VACUUM");
     let inbox = Inbox::start_in(inbox.kill());
     inbox.deliver(&message("d"));
     let page = inbox.get(&format!("/feed?after={cursor}")).json;

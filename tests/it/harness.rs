@@ -1,4 +1,8 @@
-//! One real mailslot for each test: its own port, its own folder, its log read line by line.
+//! One real mailslot for each test: its own port, its own folder, its log read line by line. With
+//! `TEST_ENGINE=postgres` it stores in a database of its own, of a private PostgreSQL.
+
+#[path = "server.rs"]
+pub mod server;
 
 use std::{
     fs,
@@ -15,6 +19,8 @@ use std::{
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use self::server::Server;
 
 pub const SECRET: &str = "testsecret";
 const WAIT: Duration = Duration::from_secs(20);
@@ -60,9 +66,22 @@ pub fn command(folder: &Path) -> Command {
         .env_clear()
         .current_dir(folder)
         .env("LISTEN", "127.0.0.1:0")
-        .env("DATABASE_URL", format!("sqlite:///{}", database(folder).display()))
+        .env("DATABASE_URL", database_url(folder))
         .env("WEBHOOK_SECRET", SECRET);
     command
+}
+
+/// Which engine the tests of this process run on.
+pub fn on_postgres() -> bool {
+    std::env::var("TEST_ENGINE").is_ok_and(|engine| engine == "postgres")
+}
+
+/// Where the mailslot of this folder stores.
+pub fn database_url(folder: &Path) -> String {
+    if on_postgres() {
+        return Server::shared().url(folder);
+    }
+    format!("sqlite:///{}", database(folder).display())
 }
 
 /// The command's own folder says which disk fails: see fault.c.
@@ -72,7 +91,29 @@ pub fn with_faults(command: &mut Command) {
     command.env("LD_PRELOAD", fault_library()).env("FAULTS", faults);
 }
 
+/// On PostgreSQL a trigger does what the disk does in fault.c, as far as the server would report it.
 pub fn fault(folder: &Path, name: &str, on: bool) {
+    if on_postgres() {
+        execute(folder, "DROP FUNCTION IF EXISTS public.fault CASCADE");
+        let fault = match name {
+            "slow_fsync" => "PERFORM pg_sleep(0.03)",
+            "disk_full" => "RAISE 'by a test' USING ERRCODE = '53100'",
+            "fail_fsync" => "RAISE 'by a test' USING ERRCODE = '58030'",
+            _ => panic!("no such fault of a server: {name}"),
+        };
+        if on {
+            execute(
+                folder,
+                &format!(
+                    "CREATE FUNCTION public.fault() RETURNS trigger LANGUAGE plpgsql AS
+                         $$BEGIN {fault}; RETURN NULL; END$$;
+                     CREATE TRIGGER fault AFTER INSERT ON messages
+                         FOR EACH STATEMENT EXECUTE FUNCTION public.fault()"
+                ),
+            );
+        }
+        return;
+    }
     let path = folder.join("faults").join(name);
     if on { fs::write(path, "").unwrap() } else { fs::remove_file(path).unwrap() }
 }
@@ -211,9 +252,14 @@ impl Inbox {
         stream
     }
 
-    /// A number that SQL finds in the database file, as `sqlite3` would while mailslot runs.
+    /// A number that SQL finds in the database, as `sqlite3` or `psql` would while mailslot runs.
     pub fn count(&self, sql: &str) -> i64 {
         count(self.folder.path(), sql)
+    }
+
+    /// Runs SQL as an operator would beside mailslot.
+    pub fn execute(&self, sql: &str) {
+        execute(self.folder.path(), sql);
     }
 
     pub fn rows(&self) -> i64 {
@@ -313,9 +359,34 @@ pub fn refused_in(folder: &Path, adjust: impl FnOnce(&mut Command)) -> Output {
 }
 
 pub fn count(folder: &Path, sql: &str) -> i64 {
+    if on_postgres() {
+        let server = Server::shared();
+        let found = server.sql(&server.database(folder), sql);
+        return found.parse().unwrap_or_else(|_| panic!("{sql}: {found}"));
+    }
     let connection = rusqlite::Connection::open(database(folder)).unwrap();
     connection.busy_timeout(WAIT).unwrap();
     connection.query_row(sql, (), |row| row.get(0)).unwrap()
+}
+
+pub fn execute(folder: &Path, sql: &str) {
+    if on_postgres() {
+        let server = Server::shared();
+        server.sql(&server.database(folder), sql);
+        return;
+    }
+    let connection = rusqlite::Connection::open(database(folder)).unwrap();
+    connection.busy_timeout(WAIT).unwrap();
+    connection.execute_batch(sql).unwrap();
+}
+
+/// Until a condition holds, however busy the machine is.
+pub fn wait_for(mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + 3 * WAIT;
+    while !holds() {
+        assert!(Instant::now() < end, "it took too long");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 pub fn message(id: &str) -> Value {

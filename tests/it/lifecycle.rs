@@ -11,7 +11,9 @@ use std::{
 
 use serde_json::json;
 
-use crate::harness::{Inbox, Reply, at_once, count, database, message, refused, refused_in};
+use crate::harness::{
+    Inbox, Reply, at_once, count, database, database_url, message, on_postgres, refused, refused_in,
+};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -288,7 +290,12 @@ fn the_start_line_says_what_runs_where() {
         (&line["workers"], &line["address"]),
         (&json!(3), &json!(inbox.address.to_string()))
     );
-    assert_eq!(line["database"], json!(database(inbox.folder.path())));
+    let database = if on_postgres() {
+        database_url(inbox.folder.path()).replace(":secret@", "@").replace("?sslmode=disable", "")
+    } else {
+        database(inbox.folder.path()).display().to_string()
+    };
+    assert_eq!(line["database"], json!(database));
     assert!(inbox.address.is_ipv6());
     assert_eq!(inbox.get("/health/live").status, 200);
 }

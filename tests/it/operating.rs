@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::Client,
-    harness::{Inbox, Reply, agent, message, message_with, reply, sign_with},
+    harness::{Inbox, Reply, agent, execute, message, message_with, reply, sign_with},
 };
 
 fn deliver_with(inbox: &Inbox, secret: &str, id: &str) -> Reply {
@@ -257,9 +257,7 @@ fn a_clock_that_is_far_ahead_of_the_last_stored_message_deletes_nothing_that_was
         assert_eq!(inbox.deliver(&message_with(&format!("old{n}"), &old)).status, 200);
     }
     let folder = inbox.stop();
-    let database = rusqlite::Connection::open(crate::harness::database(folder.path())).unwrap();
-    database.execute("UPDATE messages SET created_at = ?1", [&new_then]).unwrap();
-    drop(database);
+    execute(folder.path(), &format!("UPDATE messages SET created_at = '{new_then}'"));
     let inbox = Inbox::start_with(folder, |command| {
         command.env("RETENTION_DAYS", "30");
     });

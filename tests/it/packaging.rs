@@ -53,6 +53,44 @@ fn nginx_accepts_the_shipped_configuration() {
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
+#[test]
+fn haproxy_accepts_the_shipped_configuration_and_compose_starts_its_servers() {
+    let example = fs::read_to_string("packaging/haproxy.cfg.example").unwrap();
+    let compose = fs::read_to_string("docker-compose.cluster.yml").unwrap();
+    for server in ["mailslot-1", "mailslot-2"] {
+        assert!(example.contains(&format!("server {server} {server}:8000 check")));
+        assert!(compose.contains(&format!("\n  {server}: *mailslot\n")));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("haproxy.cfg");
+    // These names mean something to Compose only.
+    let here = example.replace("mailslot-1:", "127.0.0.1:").replace("mailslot-2:", "127.0.0.1:");
+    fs::write(&path, here).unwrap();
+    let checked = match Command::new("haproxy").arg("-c").arg("-f").arg(&path).output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("haproxy is not installed: its configuration was not checked");
+            return;
+        }
+        checked => checked.unwrap(),
+    };
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+fn the_cluster_of_compose_has_no_default_secret_and_is_open_to_this_machine_only() {
+    let compose = fs::read_to_string("docker-compose.cluster.yml").unwrap();
+    for name in ["WEBHOOK_SECRET", "POSTGRES_PASSWORD"] {
+        let required = format!("\"${{{name}:?");
+        assert!(compose.contains(&required), "{name}");
+        assert!(!compose.contains(&format!("${{{name}:-")), "{name}");
+    }
+    let published = compose.lines().skip_while(|line| line.trim() != "ports:").skip(1);
+    let published: Vec<&str> =
+        published.map(str::trim).filter(|line| line.starts_with("- \"")).collect();
+    assert_eq!(published[0], "- \"127.0.0.1:8000:8000\"");
+    assert_eq!(compose.matches("ports:").count(), 1, "only the balancer is published");
+}
+
 fn rules() -> String {
     fs::read_to_string("packaging/prometheus-rules.yml").unwrap()
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    harness::{Inbox, Reply, command, database},
+    harness::{Inbox, Reply, command, database, on_postgres, server::Server},
     numbers::Numbers,
 };
 
@@ -61,6 +61,15 @@ fn import(folder: &Path, text: &[u8]) {
 
 /// What every message says, in the order in which they were stored.
 fn rows(folder: &Path) -> Vec<Value> {
+    if on_postgres() {
+        let server = Server::shared();
+        let sql = "SELECT json_build_object('message_id', message_id, 'from', from_msisdn,
+                       'to', to_msisdn, 'ts', ts, 'text', text) FROM messages ORDER BY id";
+        // mailslot stores U+0000, which PostgreSQL does not take, as three other characters.
+        let lines = server.sql(&server.database(folder), sql);
+        let lines = lines.replace(r"\u0001\u0002\u0002", r"\u0000");
+        return lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    }
     let connection = Connection::open(database(folder)).unwrap();
     let mut statement = connection
         .prepare("SELECT message_id, from_msisdn, to_msisdn, ts, text FROM messages ORDER BY id")

@@ -67,7 +67,7 @@ fn start_on(socket: &TcpListener, folder: &std::path::Path) -> Child {
     let binary = env!("CARGO_BIN_EXE_mailslot");
     let script = format!("LISTEN_PID=$$ LISTEN_FDS=1 exec {binary} 3<&0 </dev/null");
     command.args(["-c", &script]).env_clear().env("WEBHOOK_SECRET", crate::harness::SECRET);
-    command.env("DATABASE_URL", database(folder)).env("LOG_LEVEL", "ERROR");
+    command.env("DATABASE_URL", harness::database_url(folder)).env("LOG_LEVEL", "ERROR");
     command.stdin(OwnedFd::from(socket.try_clone().unwrap())).stdout(Stdio::null());
     command.spawn().unwrap()
 }
@@ -138,11 +138,10 @@ fn the_watchdog_is_fed_as_long_as_a_request_finds_the_database() {
         assert_eq!(next(), "WATCHDOG=1");
     }
     // A database that is gone is what a restart mends.
-    let connection = rusqlite::Connection::open(database(inbox.folder.path())).unwrap();
-    connection.execute_batch("DROP TABLE messages").unwrap();
+    inbox.execute("DROP TABLE messages");
     inbox.wait_for_log(|line| line["msg"].as_str().unwrap().contains("does not answer its own"));
     assert_ne!(inbox.get("/health/ready").status, 200);
-    assert_eq!(inbox.deliver(&message("m1")).status, 500);
+    assert!(inbox.deliver(&message("m1")).status >= 500);
 }
 
 /// Puts a mailslot into place as an upgrade does. By another process: a file that this one has open
@@ -325,11 +324,13 @@ fn a_stop_before_the_first_commit_moves_nothing_of_the_log_into_the_database() {
 fn stop_during_a_restart(delay: Duration) {
     let folder = tempfile::tempdir().unwrap();
     let mut child = harness::command(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    log.read_line(&mut line).unwrap();
-    let started: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let address: SocketAddr = started["address"].as_str().unwrap().parse().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address: SocketAddr = log
+        .find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            Some(line["address"].as_str()?.parse().unwrap())
+        })
+        .unwrap();
     let mut client = Client::new(address);
     for number in 0..500 {
         assert_eq!(client.deliver(&format!("m{number}")), Ok(200));

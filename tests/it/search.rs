@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{Inbox, command, count, database, message, message_with};
+use crate::harness::{Inbox, command, count, database, message, message_with, on_postgres};
 
 const MESSAGES: usize = 5_000;
 
@@ -41,8 +41,11 @@ fn total(inbox: &Inbox, query: &str) -> Value {
     inbox.get(&format!("/messages?{query}")).json["total"].clone()
 }
 
-/// Until every full block of 2,048 ids has a segment.
+/// Until every full block of 2,048 ids has a segment. PostgreSQL has an index instead.
 fn wait_until_indexed(inbox: &Inbox) {
+    if on_postgres() {
+        return;
+    }
     let end = Instant::now() + Duration::from_secs(30);
     let missing = "SELECT count(*) FROM segments
                    WHERE trigrams IS NULL AND block < (SELECT last_id / 2048 FROM totals)";
@@ -71,18 +74,15 @@ fn a_search_finds_the_same_before_and_after_indexing_and_deleting() {
     let before = [5_000, 1_667, 167, 1, 400, 0];
     ask(before);
     wait_until_indexed(&inbox);
-    assert_eq!(inbox.count("SELECT count(*) FROM segments WHERE trigrams IS NOT NULL"), 2);
+    if !on_postgres() {
+        assert_eq!(inbox.count("SELECT count(*) FROM segments WHERE trigrams IS NOT NULL"), 2);
+    }
     ask(before);
 
-    // An operator deletes and rewords with sqlite3, while mailslot runs.
-    let external = rusqlite::Connection::open(inbox.folder.path().join("mailslot.db")).unwrap();
-    external.busy_timeout(Duration::from_secs(10)).unwrap();
-    external
-        .execute_batch(
-            "DELETE FROM messages WHERE from_msisdn = '+919800000003';
-             UPDATE messages SET text = NULL WHERE message_id = 'm4999'",
-        )
-        .unwrap();
+    // An operator deletes and rewords with sqlite3 or psql, while mailslot runs.
+    inbox.execute("DELETE FROM messages WHERE from_msisdn = '+919800000003'");
+    let folded = if on_postgres() { ", folded = NULL" } else { "" };
+    inbox.execute(&format!("UPDATE messages SET text = NULL{folded} WHERE message_id = 'm4999'"));
     let after = [4_499, 1_500, 0, 0, 360, 0];
     ask(after);
     wait_until_indexed(&inbox);

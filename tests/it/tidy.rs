@@ -223,7 +223,10 @@ fn what_belongs_to_one_module_stays_there() {
             }
         };
         only(&["tiny_http::"], &["src/http/"]);
-        only(&["SELECT ", "INSERT ", "PRAGMA ", "rusqlite"], &["src/store/sqlite/"]);
+        only(&["PRAGMA ", "rusqlite"], &["src/store/sqlite/"]);
+        only(&["SELECT ", "INSERT "], &["src/store/sqlite/", "src/store/postgres/"]);
+        only(&["postgres_protocol"], &["src/store/postgres/"]);
+        only(&["rustls"], &["src/store/postgres/tls.rs"]);
         only(&["unsafe {"], &["src/http/socket.rs"]);
         only(&["println!", "dbg!"], &[]);
         // The database is touched through SQLite alone, since closing any other descriptor of it
@@ -301,6 +304,17 @@ fn the_readme_states_every_limit_with_its_value() {
         }
     }
     assert_eq!(table("Limits"), found);
+}
+
+/// The tests that `make test-postgres` leaves out, each line a test or the beginning of its path.
+#[test]
+fn every_test_that_is_of_sqlite_alone_exists() {
+    let list = fs::read_to_string("tests/postgres/sqlite_only.txt").unwrap();
+    for line in list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (module, test) = line.split_once("::").unwrap();
+        let source = fs::read_to_string(format!("tests/it/{module}.rs")).unwrap_or_default();
+        assert!(source.contains(&format!("#[test]\nfn {test}")), "there is no {line}");
+    }
 }
 
 #[test]

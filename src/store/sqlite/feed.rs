@@ -4,11 +4,16 @@
 //! messages that a reader has not seen yet always have higher ones. A cursor is a message's id,
 //! moved by the epoch in which the message was stored (epochs.rs).
 
+use std::time::Duration;
+
 use super::{epochs, reader::Reader, rows};
 use crate::{
     error::Error,
     store::types::{Committed, FEED_BYTES_MAX},
 };
+
+/// How often readers of the feed look for what another process has committed, such as an import.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Reader {
     /// The id of the last message that was ever committed; 0 if there has been none.

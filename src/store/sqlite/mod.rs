@@ -16,6 +16,7 @@ mod backup; // a copy beside the running service
 mod check; // is the file sound, and are the counters right?
 mod erase; // erases messages for good, also from the file
 mod export; // all messages that a filter means
+mod moving; // one side of a move to another engine
 mod feed; // what was committed after a cursor
 mod series; // how many in each span of time
 mod stats; // totals, and the senders of most messages
@@ -52,7 +53,9 @@ pub(crate) use check::{CommitWatch, check_structure, recount};
 pub(crate) use connection::READ_ONLY;
 pub(crate) use erase::{count_selected, is_erasure_unfinished};
 pub(crate) use export::Export;
+pub(crate) use feed::POLL_INTERVAL;
 pub(crate) use files::{beside, device_and_inode, folder_of};
+pub(crate) use moving::Moving;
 pub(crate) use reader::Reader;
 #[cfg(any(test, fuzzing))]
 pub(crate) use segments::Page;

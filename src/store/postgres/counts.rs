@@ -1,0 +1,108 @@
+//! Totals, each sender's count and counts by time: derived from the messages up to a watermark,
+//! `totals.counted_id`. A reader adds the messages behind it, the tail. A thread of each node takes
+//! the tail in, whichever gets the row of `totals`; what is deleted is taken away by a trigger
+//! (schema/tables.sql).
+//!
+//! Counts by time are sums of each second, minute, hour, day and 64 days since the year 1, of all
+//! messages and of each sender with many.
+
+use super::{
+    connection::Connection,
+    failure::Failure,
+    values::{Statement, Value},
+};
+
+/// Seconds from the year 1 to 1970.
+pub(super) const YEAR_ONE: i64 = 62_135_596_800;
+/// A sender with so many messages has counts by time. Those of a sender with fewer are walked.
+const HEAVY: i64 = 2_048;
+/// Messages that one transaction takes in.
+const TAKEN_AT_ONCE: i64 = 20_000;
+
+/// Counts the messages behind the watermark, unless another node does so at this moment.
+pub(super) fn count_tail(connection: &mut Connection) -> Result<(), Failure> {
+    loop {
+        // One index is read at each end, so that a node with nothing to do costs the server little.
+        let asked = connection.ask(
+            "SELECT counted_id < coalesce((SELECT max(id) FROM mailslot.messages), 0)
+             FROM mailslot.totals",
+        )?;
+        if !asked.one()?.boolean(0)? || !count_some(connection)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Moves the watermark; false where another process does.
+fn count_some(connection: &mut Connection) -> Result<bool, Failure> {
+    let settings = "SELECT set_config('jit', 'off', true), \
+                    set_config('enable_seqscan', 'off', true)";
+    let at_once = [Value::Integer(TAKEN_AT_ONCE)];
+    let elected = connection.run_in_order(&[
+        Statement::plain("BEGIN"),
+        Statement::plain(settings),
+        Statement::new(ELECT, &at_once),
+    ])?;
+    let tail = match elected.last().and_then(|rows| rows.iter().next()) {
+        Some(row) => (row.integer(0)?, row.integer(1)?),
+        None => (0, 0),
+    };
+    let (from, to) = tail;
+    if from >= to {
+        connection.ask("ROLLBACK")?;
+        return Ok(false);
+    }
+    let range = [Value::Integer(from), Value::Integer(to)];
+    let heavy = [Value::Integer(to), Value::Integer(HEAVY)];
+    connection.run_in_order(&[
+        Statement::new(SENDERS, &range),
+        Statement::new(COUNTS, &range),
+        Statement::new(TOTALS, &range),
+        Statement::new(MAKE_HEAVY, &heavy),
+        Statement::plain("COMMIT"),
+    ])?;
+    Ok(true)
+}
+
+/// Only one process gets the row. `$1` is how many messages are taken in at most.
+const ELECT: &str = "
+    SELECT counted_id, coalesce(
+        (SELECT id FROM mailslot.messages WHERE id > counted_id ORDER BY id LIMIT 1 OFFSET $1),
+        (SELECT max(id) FROM mailslot.messages), 0)
+    FROM mailslot.totals FOR UPDATE SKIP LOCKED";
+const SENDERS: &str = "
+    WITH added AS (
+        INSERT INTO mailslot.senders AS stored (msisdn, n)
+        SELECT from_msisdn, count(*) FROM mailslot.messages WHERE id > $1 AND id <= $2
+        GROUP BY from_msisdn ORDER BY from_msisdn
+        ON CONFLICT (msisdn) DO UPDATE SET n = stored.n + excluded.n
+        RETURNING xmax = 0 AS is_new)
+    UPDATE mailslot.totals SET senders = senders + (SELECT count(*) FROM added WHERE is_new)";
+const COUNTS: &str = "
+    INSERT INTO mailslot.counts AS stored (sender_id, level, bucket, n)
+    SELECT sender_id, level, (ts_s + 62135596800) / seconds, count(*)
+    FROM (
+        SELECT 0::bigint AS sender_id, ts_s FROM mailslot.messages WHERE id > $1 AND id <= $2
+        UNION ALL
+        SELECT senders.id, ts_s FROM mailslot.messages
+        JOIN mailslot.senders ON msisdn = from_msisdn AND is_heavy
+        WHERE messages.id > $1 AND messages.id <= $2
+    ) AS tail CROSS JOIN (
+        VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)
+    ) AS levels (level, seconds)
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (sender_id, level, bucket) DO UPDATE SET n = stored.n + excluded.n";
+const TOTALS: &str = "
+    UPDATE mailslot.totals SET counted_id = $2, messages = messages
+        + (SELECT count(*) FROM mailslot.messages WHERE id > $1 AND id <= $2)";
+/// `$1` is the watermark.
+const MAKE_HEAVY: &str = "
+    WITH heavy AS (
+        UPDATE mailslot.senders SET is_heavy = true WHERE n >= $2 AND NOT is_heavy
+        RETURNING id, msisdn)
+    INSERT INTO mailslot.counts (sender_id, level, bucket, n)
+    SELECT heavy.id, level, (ts_s + 62135596800) / seconds, count(*)
+    FROM heavy JOIN mailslot.messages ON from_msisdn = msisdn CROSS JOIN (
+        VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)
+    ) AS levels (level, seconds)
+    WHERE messages.id <= $1 GROUP BY 1, 2, 3";

@@ -1,0 +1,239 @@
+//! Pages and totals. Each worker has a reader of its own, and no reader can write.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    failure::Failure,
+    migrate::VERSION,
+    ranks::{Ranks, position_values},
+    rows::{self, MESSAGE},
+    search::{self, LongSearches},
+    snapshot::{READ_MS_MAX, Session, Snapshot},
+    text::encode,
+    values::{Rows, Statement, Value},
+};
+use crate::{
+    config::Target,
+    error::Error,
+    message::Message,
+    store::types::{Filter, Listing, Order, Paging, Position},
+    timestamp::Timestamp,
+};
+
+/// Behind every message.
+pub(super) const END: Position = Position {
+    timestamp: Timestamp { seconds: i64::MAX, nanoseconds: 0 },
+    message_id: String::new(),
+};
+/// With so few candidates, by sender and by time, a search reads each one.
+const FEW: i64 = 1_024;
+/// A page that begins so few messages from the first or the last one is found by a walk from there.
+const NEAR: i64 = 256;
+
+#[derive(Debug)]
+pub(crate) struct Reader {
+    session: Session,
+    searches: Arc<LongSearches>,
+}
+
+impl Reader {
+    /// Readers share `searches`.
+    pub(super) fn new(target: &Target, searches: &Arc<LongSearches>) -> Reader {
+        Reader { session: Session::new(target.clone()), searches: Arc::clone(searches) }
+    }
+
+    /// For a process beside the service.
+    pub(crate) fn open_read_only(target: &Target) -> Result<Reader, String> {
+        let mut reader = Reader::new(target, &Arc::new(LongSearches::new(1)));
+        let connected = reader.session.connect().map(drop);
+        connected.map_err(|failure| format!("database {target}: {failure}"))?;
+        Ok(reader)
+    }
+
+    pub(crate) fn check_schema(&mut self) -> Result<(), Error> {
+        let sql = "SELECT writable_from, (SELECT max(id) FROM mailslot.messages)
+                   FROM mailslot.sequencer";
+        let rows = self.ask(sql, &[])?;
+        if rows.one()?.integer(0)? <= VERSION {
+            Ok(())
+        } else {
+            Err(Error::NotReady("the database was brought up to date by a newer mailslot"))
+        }
+    }
+
+    pub(super) fn ask(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Rows, Failure> {
+        self.session.ask(sql, values)
+    }
+
+    pub(super) fn read<T>(
+        &mut self,
+        read: impl Fn(&mut Snapshot<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.session.read(Duration::from_millis(READ_MS_MAX), read)
+    }
+
+    pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
+        let is_search = filter.q.is_some() || filter.to.is_some();
+        let slot = is_search.then(|| self.searches.take()).flatten();
+        let has_time = !is_search || slot.is_some();
+        let timeout = if has_time { READ_MS_MAX } else { search::SHORT_SEARCH_MS_MAX };
+        let timeout = Duration::from_millis(timeout);
+        let listing = self.session.read(timeout, |snapshot| list(snapshot, filter, paging));
+        listing.map_err(|failure| {
+            if is_search && failure.code() == search::CANCELED {
+                Error::Unavailable(if has_time {
+                    "the search takes too long: narrow it down by from, since or until"
+                } else {
+                    "too many long searches, try again later"
+                })
+            } else {
+                failure.into()
+            }
+        })
+    }
+
+    pub(crate) fn row(&mut self, message_id: &str) -> Option<i64> {
+        let sql = "SELECT id FROM mailslot.messages WHERE hash = $1";
+        let rows = self.ask(sql, &[Value::Bytes(&Sha256::digest(message_id))]).ok()?;
+        rows.iter().next()?.integer(0).ok()
+    }
+
+    pub(crate) fn position(&mut self, row: i64) -> Option<Position> {
+        let sql = "SELECT ts_s, ts_ns, message_id FROM mailslot.messages WHERE id = $1";
+        let rows = self.ask(sql, &[Value::Integer(row)]).ok()?;
+        rows::position(rows.iter().next()?).ok()
+    }
+}
+
+fn list(snapshot: &mut Snapshot<'_>, filter: &Filter, paging: &Paging) -> Result<Listing, Failure> {
+    let ranks = Ranks::open(snapshot, filter)?;
+    if ranks.total == 0 {
+        return Ok(Listing::default());
+    }
+    let since = filter.since.map(Position::at);
+    let until = filter.until.map(Position::at);
+    let edge = paging.edge();
+    let positions: Vec<_> = [&since, &until, &edge].into_iter().flatten().collect();
+    let mut before = ranks.before(snapshot, &positions)?.into_iter();
+    let mut before = |position: &Option<Position>, otherwise: i64| {
+        position.as_ref().and_then(|_| before.next()).unwrap_or(otherwise)
+    };
+    let first = before(&since, 0);
+    let candidates = (before(&until, ranks.total) - first).max(0);
+    let rank = (before(&edge, 0) - first).clamp(0, candidates);
+    let range = (since.unwrap_or(Position::START), until.unwrap_or(END));
+    let (total, rank, mut messages) = if filter.q.is_none() && filter.to.is_none() {
+        (candidates, rank, None)
+    } else {
+        let found = search::search(snapshot, filter, paging, candidates <= FEW)?;
+        (found.total, found.before, Some(found.messages))
+    };
+    let window = paging.window(total, |_| Ok(rank)).unwrap_or_default();
+    if messages.is_none() {
+        let window = window.clone();
+        let asked = Asked { ranks: &ranks, range, edge, is_forward: paging.is_forward() };
+        messages = Some(asked.page(snapshot, first, total, window)?);
+    }
+    let mut messages = messages.unwrap_or_default();
+    let mut offset = window.start;
+    if paging.order == Order::Descending {
+        messages.reverse();
+        offset = total - window.end;
+    }
+    Ok(Listing { messages, total, offset })
+}
+
+/// A page of the messages of a sender, or of all, from one position to another.
+struct Asked<'a> {
+    ranks: &'a Ranks<'a>,
+    range: (Position, Position),
+    edge: Option<Position>,
+    is_forward: bool,
+}
+
+impl Asked<'_> {
+    /// The messages of `window`, in ascending order. `first` messages come before the range, which
+    /// has `total`.
+    fn page(
+        &self,
+        snapshot: &mut Snapshot<'_>,
+        first: i64,
+        total: i64,
+        window: Range<i64>,
+    ) -> Result<Vec<Message>, Failure> {
+        let (start, end) = &self.range;
+        let limit = window.end - window.start;
+        if limit <= 0 {
+            return Ok(Vec::new());
+        }
+        let at_second = |second| Position::at(Timestamp::from(second));
+        match &self.edge {
+            Some(edge) if self.is_forward => self.ascending(snapshot, edge.max(start), limit, 0),
+            Some(edge) => self.descending(snapshot, edge.min(end), limit, 0),
+            None if window.start <= NEAR => self.ascending(snapshot, start, limit, window.start),
+            None if total - window.end <= NEAR => {
+                self.descending(snapshot, end, limit, total - window.end)
+            }
+            None => match self.ranks.seek(snapshot, first + window.start)? {
+                Some((second, rest)) => self.ascending(snapshot, &at_second(second), limit, rest),
+                None => self.ascending(snapshot, start, limit, window.start),
+            },
+        }
+    }
+
+    fn ascending(
+        &self,
+        snapshot: &mut Snapshot<'_>,
+        start: &Position,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<Message>, Failure> {
+        let sql = format!(
+            "SELECT {MESSAGE} FROM mailslot.messages
+             WHERE ($1::text IS NULL OR from_msisdn = $1)
+                 AND (ts_s, ts_ns, left(message_id, 256), message_id)
+                     >= ($2, $3, left($4, 256), $4)
+             ORDER BY ts_s, ts_ns, left(message_id, 256), message_id LIMIT $5 OFFSET $6"
+        );
+        self.messages(snapshot, &sql, start, [limit, offset])
+    }
+
+    /// What comes right before a position.
+    fn descending(
+        &self,
+        snapshot: &mut Snapshot<'_>,
+        end: &Position,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<Message>, Failure> {
+        let sql = format!(
+            "SELECT {MESSAGE} FROM mailslot.messages
+             WHERE ($1::text IS NULL OR from_msisdn = $1)
+                 AND (ts_s, ts_ns, left(message_id, 256), message_id)
+                     < ($2, $3, left($4, 256), $4)
+             ORDER BY ts_s DESC, ts_ns DESC, left(message_id, 256) DESC, message_id DESC
+             LIMIT $5 OFFSET $6"
+        );
+        let mut messages = self.messages(snapshot, &sql, end, [limit, offset])?;
+        messages.reverse();
+        Ok(messages)
+    }
+
+    fn messages(
+        &self,
+        snapshot: &mut Snapshot<'_>,
+        sql: &str,
+        from: &Position,
+        [limit, offset]: [i64; 2],
+    ) -> Result<Vec<Message>, Failure> {
+        let id = encode(&from.message_id);
+        let [seconds, nanoseconds, id] = position_values(from, &id);
+        let (limit, offset) = (Value::Integer(limit), Value::Integer(offset));
+        let values = [self.ranks.msisdn(), seconds, nanoseconds, id, limit, offset];
+        let rows = snapshot.run_last(&[Statement::new(sql, &values)])?;
+        let [rows, ..] = &rows[..] else { return Err(Failure::unexpected("no result")) };
+        rows.iter().map(|row| rows::message(row, 0)).collect()
+    }
+}

@@ -1,0 +1,117 @@
+-- The tables of version 1, in a schema of their own, since a database may be shared. Where one changes,
+-- the number grows and a migration is added (migrate.rs).
+
+-- One row. Every transaction that stores or erases messages locks it first, so that ids are committed in
+-- their order, on every node, and a commit that stores nothing waits for the standby, too.
+CREATE TABLE mailslot.sequencer (
+    one           boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version       integer NOT NULL, -- of this schema
+    writable_from integer NOT NULL, -- the oldest version whose program may still write
+    history       text NOT NULL     -- of which server the last epoch is (epochs.rs)
+);
+INSERT INTO mailslot.sequencer (version, writable_from, history) VALUES (1, 1, '');
+
+-- Of messages.id, which is also the cursor of the feed.
+CREATE SEQUENCE mailslot.seq AS bigint;
+
+-- A cursor of the feed is valid in the history in which it was given (epochs.rs).
+CREATE TABLE mailslot.epochs (
+    first_id bigint PRIMARY KEY, -- the ids of this epoch are at least this
+    last_id  bigint NOT NULL     -- the last id of the epochs before, as far as it has survived
+);
+
+-- Every text is COLLATE "C": the order is that of bytes, and no library's upgrade changes it. A text has
+-- no U+0000, which the server cannot store (text.rs).
+CREATE TABLE mailslot.messages (
+    id          bigint PRIMARY KEY,
+    -- SHA-256 of message_id. An entry of an index has at most 2,704 bytes, and an id may have 32,768.
+    hash        bytea NOT NULL CONSTRAINT messages_once UNIQUE,
+    message_id  text COLLATE "C" NOT NULL,
+    from_msisdn text COLLATE "C" NOT NULL,
+    to_msisdn   text COLLATE "C" NOT NULL,
+    ts          text COLLATE "C" NOT NULL,
+    ts_s        bigint NOT NULL,  -- what ts says: seconds since 1970, and nanoseconds
+    ts_ns       integer NOT NULL,
+    text        text COLLATE "C",
+    folded      text COLLATE "C", -- the text in folded case; null where that is the text itself
+    created_at  timestamptz NOT NULL, -- by the server's clock, which is one for all nodes
+    source      text COLLATE "C", -- reserved
+    kind        text COLLATE "C", -- reserved
+    original    bytea             -- reserved
+);
+-- For the same reason these have the beginning of an id only.
+CREATE INDEX messages_by_ts ON mailslot.messages (ts_s, ts_ns, left(message_id, 256));
+CREATE INDEX messages_by_from
+    ON mailslot.messages (from_msisdn, ts_s, ts_ns, left(message_id, 256));
+
+-- A repeated delivery of an erased message is known by a keyed hash of its id.
+CREATE TABLE mailslot.erased (hash bytea PRIMARY KEY);
+
+-- What is derived from the messages covers those with an id up to counted_id; a reader adds the others.
+CREATE TABLE mailslot.totals (
+    one         boolean PRIMARY KEY DEFAULT true CHECK (one),
+    messages    bigint NOT NULL DEFAULT 0,
+    senders     bigint NOT NULL DEFAULT 0,
+    counted_id  bigint NOT NULL DEFAULT 0,
+    changes     bigint NOT NULL DEFAULT 0, -- statements that deleted messages, ever
+    erased      bigint NOT NULL DEFAULT 0, -- messages erased, ever
+    deleted_id  bigint NOT NULL DEFAULT 0, -- the highest id of a message that was deleted
+    erasing_key bytea NOT NULL             -- of the hashes in erased
+) WITH (fillfactor = 10);
+INSERT INTO mailslot.totals (erasing_key)
+VALUES (sha256((gen_random_uuid()::text || gen_random_uuid()::text)::bytea));
+
+CREATE TABLE mailslot.senders (
+    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    msisdn   text COLLATE "C" NOT NULL UNIQUE,
+    n        bigint NOT NULL,
+    is_heavy boolean NOT NULL DEFAULT false -- has counts by time of its own
+) WITH (fillfactor = 70);
+CREATE INDEX senders_by_n ON mailslot.senders (n DESC, msisdn);
+CREATE INDEX senders_heavy ON mailslot.senders (msisdn) WHERE is_heavy;
+
+-- How many messages there are in each second (level 1), minute, hour, day and 64 days (level 5) since
+-- the year 1.
+CREATE TABLE mailslot.counts (
+    sender_id bigint NOT NULL, -- 0: all senders
+    level     smallint NOT NULL,
+    bucket    bigint NOT NULL, -- (ts_s + 62135596800) / the seconds of the level
+    n         bigint NOT NULL,
+    PRIMARY KEY (sender_id, level, bucket)
+) WITH (fillfactor = 70);
+
+-- Whoever counts or deletes locks the row of totals first, or here.
+CREATE FUNCTION mailslot.uncount() RETURNS trigger LANGUAGE plpgsql SET search_path = mailslot AS $$
+DECLARE
+    up_to bigint;
+BEGIN
+    SELECT counted_id INTO up_to FROM totals FOR UPDATE;
+    UPDATE counts SET n = counts.n - less.n
+    FROM (
+        SELECT sender_id, level, (ts_s + 62135596800) / seconds AS bucket, count(*) AS n
+        FROM (
+            SELECT 0::bigint AS sender_id, ts_s FROM deleted WHERE deleted.id <= up_to
+            UNION ALL
+            SELECT senders.id, ts_s FROM deleted JOIN senders ON msisdn = from_msisdn AND is_heavy
+            WHERE deleted.id <= up_to
+        ) AS counted CROSS JOIN (
+            VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)
+        ) AS levels (level, seconds)
+        GROUP BY 1, 2, 3
+    ) AS less
+    WHERE (counts.sender_id, counts.level, counts.bucket)
+        = (less.sender_id, less.level, less.bucket);
+    UPDATE senders SET n = senders.n - less.n
+    FROM (
+        SELECT from_msisdn, count(*) AS n FROM deleted WHERE deleted.id <= up_to GROUP BY 1
+    ) AS less
+    WHERE msisdn = from_msisdn;
+    WITH gone AS (DELETE FROM senders WHERE n = 0 RETURNING id),
+        their_counts AS (DELETE FROM counts WHERE sender_id IN (SELECT id FROM gone))
+    UPDATE totals SET senders = senders - (SELECT count(*) FROM gone), changes = changes + 1,
+        messages = messages - (SELECT count(*) FROM deleted WHERE deleted.id <= up_to),
+        deleted_id = greatest(deleted_id, (SELECT max(deleted.id) FROM deleted));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER messages_are_uncounted AFTER DELETE ON mailslot.messages
+REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION mailslot.uncount();
