@@ -21,6 +21,7 @@ export LISTEN
 
 .DEFAULT_GOAL := help
 .PHONY: help tools run test snapshots test-page browser test-api test-systemd fuzz lint bench bench-overload bench-scale static package deb release test-release test-deb up down logs image
+.PHONY: postgres test-postgres test-failover bench-postgres
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -68,6 +69,26 @@ browser: ## Install Chromium for the page's tests, where it is missing (Debian, 
 snapshots: ## Write the texts of tests/it/snapshots again, where a change of them is meant
 	RENEW_SNAPSHOTS=1 cargo test --locked --test it snapshots
 
+# On Debian a new package `postgresql` creates and starts a server of its own, which no test needs.
+postgres: ## Install PostgreSQL and pgbouncer for their tests, where they are missing (Debian, as root)
+	@{ ls /usr/lib/postgresql/*/bin/initdb && command -v psql pgbouncer; } > /dev/null 2>&1 || { \
+		mkdir -p /etc/postgresql-common/createcluster.d && \
+		echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/none.conf && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+			--no-install-recommends postgresql pgbouncer; } > /dev/null
+
+test-postgres: export TEST_ENGINE := postgres
+test-postgres: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+test-postgres: tools postgres ## Run the tests on a private PostgreSQL, and those of several nodes
+	cargo test --locked --no-fail-fast --test it -- $$(sed '/^#/d;s/^./--skip &/' tests/postgres/sqlite_only.txt)
+	cargo test --locked --no-fail-fast --test postgres -- --ignored
+
+test-failover: tools postgres ## Kill the primary of a Patroni cluster five times under load (Debian, as root; minutes)
+	@command -v patroni etcd haproxy > /dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends patroni etcd-server haproxy; } > /dev/null
+	cargo build --release --locked --bin mailslot
+	python3 tests/postgres/failover.py
+
 test-page: browser ## Test the page in Chromium
 	cargo test --locked --test page -- --ignored
 
@@ -104,6 +125,10 @@ bench-overload: ## Measure what happens under four times the searches that can b
 bench-scale: ## Measure what reading costs as the table grows (ROWS=10000000: to ten million)
 	cargo build --release --locked --bin mailslot
 	python3 tests/bench/scale.py
+
+bench-postgres: tools postgres ## Measure PostgreSQL: one node and two, beside SQLite and the FastAPI seed
+	cargo build --release --locked --bin mailslot
+	python3 tests/bench/postgres.py
 
 # The remapped prefixes keep the folders of the building machine out of the binary, which is then the same
 # wherever it is built. A panic's position is cargo/registry/src/.../tiny_http-0.12.0/src/lib.rs.

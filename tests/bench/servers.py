@@ -90,9 +90,9 @@ def bare(folder, workers, form):
     return running(command, folder, {}, bare_announcement)
 
 
-def baseline(folder):
+def baseline(folder, database=None):
     settings = {"WEBHOOK_SECRET": SECRET,
-                "DATABASE_URL": f"sqlite+aiosqlite:///{folder}/bench.db",
+                "DATABASE_URL": database or f"sqlite+aiosqlite:///{folder}/bench.db",
                 "PYTHONDONTWRITEBYTECODE": "1"}
     command = [BASELINE_PYTHON, "-m", "uvicorn", "app:app", "--app-dir", HERE / "baseline",
                "--host", "127.0.0.1", "--port", "0", "--workers", "1"]
@@ -114,7 +114,7 @@ def install_baseline():
 
 
 def baseline_is_installed():
-    imports = [BASELINE_PYTHON, "-c", "import aiosqlite, fastapi, greenlet, sqlalchemy, uvicorn"]
+    imports = [BASELINE_PYTHON, "-c", "import aiosqlite, asyncpg, fastapi, greenlet, sqlalchemy, uvicorn"]
     return (BASELINE_PYTHON.exists()
             and subprocess.run(imports, capture_output=True, check=False).returncode == 0)
 

@@ -1,0 +1,107 @@
+//! The plan of each statement that a read runs, as the server logs it, is by an index.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::{
+    harness::{message, server::Server},
+    load::Cluster,
+};
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-postgres"]
+fn every_read_is_planned_by_an_index() {
+    let server = Server::start(
+        &[
+            "session_preload_libraries=auto_explain",
+            "auto_explain.log_min_duration=0",
+            // Without statistics, as after a restore: the plans must not depend on them.
+            "autovacuum=off",
+        ],
+        &[],
+    );
+    let cluster = Cluster::on(&server);
+    let node = cluster.node();
+    for number in 0..20 {
+        let mut message = message(&format!("m{number}"));
+        message["text"] = json!(format!("order {number}"));
+        assert_eq!(node.deliver(&message).status, 200);
+    }
+    // Enough for a sender with counts of its own, and for an index to be worth it.
+    cluster.sql(
+        "INSERT INTO messages (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text,
+             created_at)
+         SELECT nextval('seq'), sha256(n::text::bytea), 'n' || n,
+             '+' || CASE WHEN n % 3 = 0 THEN 7 ELSE 100 + n % 500 END, '+14155550100',
+             '2025-01-15T10:00:00Z', 1736935200 + n * 7, 0, 'order ' || n, now()
+         FROM generate_series(1, 20000) AS n",
+    );
+    crate::harness::wait_for(|| {
+        cluster
+            .count("SELECT count(*) FROM totals WHERE counted_id = (SELECT max(id) FROM messages)")
+            == 1
+    });
+    assert!(cluster.count("SELECT count(*) FROM senders WHERE is_heavy") == 1);
+    let begin = fs::read_to_string(server.folder.join("log")).unwrap().len();
+    let times = "since=2025-01-15T11:00:00Z&until=2025-01-16T11:00:00.5Z";
+    for path in [
+        "/messages",
+        "/messages?order=desc",
+        "/messages?offset=9000",
+        "/messages?offset=19990&order=desc",
+        &format!("/messages?{times}"),
+        &format!("/messages?{times}&offset=900"),
+        "/messages?from=%2B7",
+        "/messages?from=%2B7&offset=3000",
+        "/messages?from=%2B101&offset=3",
+        &format!("/messages?from=%2B101&{times}"),
+        "/messages?q=order",
+        "/messages?q=19999",
+        "/messages?q=absent",
+        "/messages?from=%2B101&q=or",
+        "/messages?since=2025-01-15T11:00:00Z&until=2025-01-15T11:30:00Z&q=or",
+        "/messages?since=2025-01-15T11:00:00Z&until=2025-01-15T11:30:00Z&to=%2B14155550100",
+        "/stats",
+        "/stats/series?bucket=hour&until=2025-01-17T00:00:00Z",
+        "/stats/series?bucket=day&until=2025-01-17T12:30:00Z",
+        "/feed?after=0",
+        "/feed?after=latest",
+        "/export?from=%2B101",
+        &format!("/export?{times}"),
+        "/health/ready",
+    ] {
+        let answer = node.get(path);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        if let Some(link) = answer.header("Link") {
+            let next = link.split(['<', '>']).nth(1).unwrap().to_owned();
+            assert_eq!(node.get(&next).status, 200, "{next}");
+        }
+    }
+    let plans = fs::read_to_string(server.folder.join("log")).unwrap().split_off(begin);
+    let scanned = scanned(&plans);
+    assert_eq!(scanned, Vec::<String>::new());
+    for table in ["messages", "counts", "senders"] {
+        assert!(plans.contains(&format!(" on {table}")), "no plan was logged: {plans}");
+    }
+    // The check is one that finds something.
+    cluster.sql("SELECT count(*) FROM messages WHERE text = 'order'");
+    let plans = fs::read_to_string(server.folder.join("log")).unwrap().split_off(begin);
+    assert!(!self::scanned(&plans).is_empty());
+}
+
+/// The plans that read all of a table that grows.
+fn scanned(log: &str) -> Vec<String> {
+    let grows = ["messages", "counts", "senders", "erased"];
+    let scans = |plan: &&str| {
+        plan.lines().any(|line| {
+            line.contains("Seq Scan on ")
+                && grows.iter().any(|table| {
+                    let scanned = format!("Seq Scan on {table}");
+                    let found = line.find(&scanned).map(|at| &line[at + scanned.len()..]);
+                    found.is_some_and(|rest| rest.starts_with([' ', '_']) || rest.is_empty())
+                })
+        })
+    };
+    log.split("Query Text:").filter(scans).map(str::to_owned).collect()
+}
