@@ -157,11 +157,16 @@ impl Reader {
         reader.stats()
     }
 
-    /// How many messages have their `ts` between each of these moments and the next one, all of
-    /// them counted at one moment.
-    pub(crate) fn series(&mut self, bounds: &[Timestamp]) -> Result<Vec<i64>, Error> {
+    /// How many of the messages that a filter means have their `ts` between each of these moments
+    /// and the next one, all of them counted at one moment. The filter's own range of time begins
+    /// and ends with the moments.
+    pub(crate) fn series(
+        &mut self,
+        filter: &Filter,
+        bounds: &[Timestamp],
+    ) -> Result<Vec<i64>, Error> {
         let Reader::Sqlite(reader) = self;
-        reader.series(bounds)
+        reader.series(filter, bounds)
     }
 
     /// The earliest `ts`.
@@ -200,6 +205,20 @@ impl Reader {
     pub(crate) fn committed(&mut self, after: i64, limit: i64) -> Result<Vec<Committed>, Error> {
         let Reader::Sqlite(reader) = self;
         reader.committed(after, limit)
+    }
+
+    /// The last messages that were committed before the message of a cursor, or the last of all, in
+    /// the order of their commits and with the same bounds as [`Reader::committed`].
+    ///
+    /// # Errors
+    /// [`Error::CursorAhead`] where this database has never given such a cursor.
+    pub(crate) fn committed_before(
+        &mut self,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Committed>, Error> {
+        let Reader::Sqlite(reader) = self;
+        reader.committed_before(before, limit)
     }
 
     /// All messages that a filter means, of this moment, a portion at a time.
