@@ -83,10 +83,11 @@ impl Document {
     }
 
     fn page(html: &str, style: &str, script: &str) -> Document {
+        let (style, script) = (squeeze(style), squeeze(script));
         let text = html
             .replacen("<style></style>", &format!("<style>{style}</style>"), 1)
             .replacen("<script></script>", &format!("<script>{script}</script>"), 1);
-        let policy = Some(policy(style, script));
+        let policy = Some(policy(&style, &script));
         Document { policy, ..Document::new(HTML, text) }
     }
 
@@ -103,6 +104,19 @@ impl Document {
             ("Referrer-Policy", "no-referrer".to_owned()),
         ]))
     }
+}
+
+/// A style or a script without its indentation and without the lines that are comments only, which
+/// are a seventh of what a browser would be sent.
+fn squeeze(source: &str) -> String {
+    let mut is_comment = false;
+    let is_code = |line: &&str| {
+        let starts = !is_comment && line.starts_with("/*");
+        let was_comment = is_comment || starts;
+        is_comment = was_comment && !line.ends_with("*/");
+        !was_comment && !line.is_empty() && !line.starts_with("//")
+    };
+    source.lines().map(str::trim).filter(is_code).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether an `If-None-Match` header has this tag.
@@ -155,6 +169,12 @@ mod tests {
                 assert!(!html.contains(word), "{word}");
             }
         }
+    }
+
+    #[test]
+    fn only_comments_and_indentation_are_left_out() {
+        let source = "/* a */\na {\n  b: c; /* d */\n\n}\n/**\n * e\n */\n// f\ng(); // h\n";
+        assert_eq!(squeeze(source), "a {\nb: c; /* d */\n}\ng(); // h");
     }
 
     #[test]

@@ -40,7 +40,7 @@ parameters! {
     }
 }
 
-pub(super) const PARAMETERS: &[&[Parameter]] = &[Filters::PARAMETERS, Series::PARAMETERS];
+pub(super) const PARAMETERS: &[&[Parameter]] = &[Series::PARAMETERS, Filters::PARAMETERS];
 
 #[derive(Serialize)]
 struct Body {
@@ -62,9 +62,9 @@ pub(super) fn show(context: &mut Context, _: &Request<'_>) -> Result<Answer, Err
 /// How many of the messages that the filters match have their `ts` in each hour or day, in UTC.
 pub(super) fn series(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let mut query = Query::of(request);
+    let Series { bucket } = Series::read(&mut query);
     let filter: Filter = Filters::read(&mut query).into();
     let (since, until) = (filter.since, filter.until);
-    let Series { bucket } = Series::read(&mut query);
     let Length { name, seconds: bucket, count } = bucket;
     let until =
         until.unwrap_or_else(|| Timestamp::from(start_of(logging::now_seconds(), bucket) + bucket));

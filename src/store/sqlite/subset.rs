@@ -1,6 +1,6 @@
-//! The messages that a filter means, in one of three forms, each of which can be counted, ranked and
-//! paged: a range of the rank index, a few messages that were read one by one, or what a search has
-//! found.
+//! The messages that a filter means, in one of three forms, each of which can be counted, ranked
+//! and paged: a range of the rank index, a few messages that were read one by one, or what a search
+//! has found.
 
 use std::ops::Range;
 
