@@ -68,7 +68,7 @@ browser: ## Install Chromium for the page's tests, where it is missing (Debian, 
 snapshots: ## Write the texts of tests/it/snapshots again, where a change of them is meant
 	RENEW_SNAPSHOTS=1 cargo test --locked --test it snapshots
 
-test-page: browser ## Test the page in Chromium
+test-page: browser lint-page ## Test the pages in Chromium (PAGE_BROWSER=firefox: in Firefox, by geckodriver)
 	cargo test --locked --test page -- --ignored
 
 test-api: ## Hold the API against its own document, by schemathesis (from PyPI)

@@ -143,7 +143,12 @@ function listFailed(error) {
   listTimer = setTimeout(loadList, (error.retryAfter || 2) * 1000);
 }
 
-function notify(words) {
+let noticeAbout = 'list';
+
+/** Says what went wrong; '' takes back what was said about the same. */
+function notify(words, about = 'list') {
+  if (!words && about !== noticeAbout) return;
+  noticeAbout = about;
   byId('notice').hidden = !words;
   byId('notice').firstElementChild.textContent = words;
 }
@@ -209,7 +214,7 @@ function render(fresh = new Set()) {
 }
 
 function dayElement(day) {
-  const element = make('li', { class: 'day' }, make('h3', {}, dayName(day)));
+  const element = make('li', { class: 'day' }, make('h2', {}, dayName(day)));
   shown.set(`day ${day}`, element);
   return element;
 }

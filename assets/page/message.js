@@ -23,6 +23,7 @@ function openMessage(message, { isStep = false, isFromUrl = false } = {}) {
   }
   opened = message;
   markRead([openedId]);
+  notify('', 'message');
   renderDetail();
   markOpened();
   showDetail();
@@ -187,9 +188,9 @@ async function openFromAddress() {
   try {
     const { body } = await ask(address('/messages', { message_id: id, limit: 1 }));
     if (body.data[0]) openMessage(body.data[0], { isFromUrl: true });
-    else notify('There is no message with this id. It may have been deleted.');
+    else notify('There is no message with this id. It may have been deleted.', 'message');
   } catch (error) {
-    if (error.status !== 401) notify(`The message cannot be shown: ${error.message}.`);
+    if (error.status !== 401) notify(`The message cannot be shown: ${error.message}.`, 'message');
   }
 }
 
