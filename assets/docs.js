@@ -593,7 +593,7 @@ function render() {
   const operations = operationsOf();
   const contents = byId('contents');
   const place = byId('operations');
-  place.replaceChildren();
+  byId('token-choice').hidden = false;
   for (const tag of api.tags) {
     const tagged = operations.filter((operation) => operation.tags.includes(tag.name));
     contents.append(
@@ -682,7 +682,7 @@ async function start() {
     api = await response.json();
     render();
   } catch (error) {
-    byId('operations').replaceChildren(
+    byId('description').replaceChildren(
       make(
         'p',
         { role: 'alert', class: 'bad' },

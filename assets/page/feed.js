@@ -54,9 +54,8 @@ function receive(fresh, isKnown) {
 }
 
 function showHeld() {
-  const button = byId('held').firstElementChild;
-  byId('held').hidden = held.size === 0;
-  button.textContent = `↑ ${numbers.format(held.size)} new · show`;
+  byId('new').hidden = held.size === 0;
+  byId('new').textContent = `↑ ${numbers.format(held.size)} new · show`;
 }
 
 function clearHeld() {
@@ -104,7 +103,7 @@ function showLate() {
   const [first, last] = [late.days[0], late.days.at(-1)];
   late.days = first === last ? [first] : [first, last];
   const dated = first === undefined ? '' : `, dated ${late.days.join(' to ')}`;
-  byId('late').firstElementChild.textContent = `${count(late.count, 'late message')}${dated} ·`;
+  byId('late').textContent = `${count(late.count, 'late message')}${dated} · show`;
   byId('late').hidden = false;
 }
 

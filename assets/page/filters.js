@@ -92,7 +92,7 @@ function readFilters(wanted) {
 
 const pick = ({ from, to, since, until }) => ({ from, to, since, until });
 
-const timeProblem = (written) => `“${written}” is no time. ${TIME_HINT} (${zoneName()}).`;
+const timeProblem = (written) => `“${written}” isn't a time. ${TIME_HINT} (${zoneName()}).`;
 
 function extraProblem(name) {
   if (extras === null) return 'Asking the server what it can filter by…';

@@ -225,7 +225,8 @@ function renderEnds() {
   byId('shown').textContent = isPart
     ? `${numbers.format(rows.length)} of ${numbers.format(total)} shown`
     : '';
-  byId('empty').hidden = rows.length > 0 || Boolean(tokenGiven) || isLoading || !heardAt;
+  const isKnown = heardAt > 0 && !tokenGiven && !isLoading && !readFilters(filters).problem;
+  byId('empty').hidden = rows.length > 0 || !isKnown;
   if (!byId('empty').hidden) renderEmpty();
   byId('newest').hidden = !isHeadCut;
   byId('results').hidden = Boolean(tokenGiven);

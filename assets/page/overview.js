@@ -19,10 +19,9 @@ function refreshStats(isUrgent = false) {
 async function askStats() {
   statsTimer = 0;
   statsAt = performance.now();
-  const { parameters, problem } = readFilters(filters);
-  if (tokenGiven || problem) return;
+  if (tokenGiven) return;
   const [of, takenBefore] = [bucket, taken];
-  const { since, until, message_id, ...others } = parameters;
+  const { until, others } = chartFilters();
   const range = seriesRange(of, until);
   const [stats, series] = await Promise.allSettled([
     ask(address('/stats')),
@@ -30,6 +29,14 @@ async function askStats() {
   ]);
   if (stats.status === 'fulfilled') renderStats(stats.value.body, taken === takenBefore);
   if (series.status === 'fulfilled' && of === bucket) renderChart(series.value.body);
+}
+
+/** What the chart follows: its bars show when messages were sent, and some can be chosen. */
+function chartFilters() {
+  const { parameters, problem } = readFilters(filters);
+  if (problem) return { until: '', others: {} };
+  const { since, until, message_id, ...others } = reading?.parameters ?? parameters;
+  return { until, others };
 }
 
 const bucketMs = (of) => (of === 'day' ? DAY_MS : HOUR_MS);
@@ -106,8 +113,7 @@ function renderChart(series) {
     ),
   );
   byId('chart-title').textContent = chartTitle(data);
-  const { since, until, message_id, ...others } = readFilters(filters).parameters;
-  byId('chart-filter').textContent = describe(others) || 'all messages';
+  byId('chart-filter').textContent = describe(chartFilters().others) || 'all messages';
   markPressed();
   if (!chart.querySelector('g[tabindex="0"]')) bars.at(-1)?.setAttribute('tabindex', '0');
 }
@@ -208,14 +214,11 @@ function showLastStored(createdAt = lastStored) {
 let emptyFor = null;
 
 function renderEmpty() {
-  const { problem } = readFilters(filters);
-  const wanted = problem || isFiltered() ? `${problem}${describe(wantedParameters())}` : 'first';
+  const wanted = isFiltered() ? describe(wantedParameters()) : 'first';
   if (emptyFor === wanted && byId('empty').hasChildNodes()) return;
   emptyFor = wanted;
   const place = byId('empty');
-  if (problem) {
-    place.replaceChildren(make('strong', {}, 'No search'), problem);
-  } else if (isFiltered()) {
+  if (isFiltered()) {
     const clear = make('button', { type: 'button', class: 'plain' }, 'Clear filters');
     clear.addEventListener('click', clearFilters);
     place.replaceChildren(make('strong', {}, `No messages match ${wanted}`), clear);

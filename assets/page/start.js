@@ -139,8 +139,8 @@ function listenToList() {
   });
   list.addEventListener('focusout', () => setTimeout(releaseIfFree, 300));
   arrowKeys(list, '.row', 'ArrowUp', 'ArrowDown');
-  byId('held').firstElementChild.addEventListener('click', showNew);
-  byId('late').lastElementChild.addEventListener('click', showLateMessages);
+  byId('new').addEventListener('click', showNew);
+  byId('late').addEventListener('click', showLateMessages);
   byId('older').addEventListener('click', showOlder);
   byId('newest').addEventListener('click', backToNewest);
   byId('retry').addEventListener('click', () => {

@@ -84,7 +84,7 @@ impl Document {
 
     fn page(html: &str, style: &str, script: &str) -> Document {
         let (style, script) = (squeeze(style), squeeze(script));
-        let text = html
+        let text = squeeze(html)
             .replacen("<style></style>", &format!("<style>{style}</style>"), 1)
             .replacen("<script></script>", &format!("<script>{script}</script>"), 1);
         let policy = Some(policy(&style, &script));
@@ -106,7 +106,7 @@ impl Document {
     }
 }
 
-/// A style or a script without its indentation and without the lines that are comments only, which
+/// A page, a style or a script without its indentation and without the lines that are comments only, which
 /// are a seventh of what a browser would be sent.
 fn squeeze(source: &str) -> String {
     let mut is_comment = false;
