@@ -118,6 +118,7 @@ function showLateMessages() {
   if (isFiltered()) clearFilters();
   chooseOrder('arrival');
   scrollTo({ top: 0 });
+  focusList();
 }
 
 // ---- Matches of a filter: the server says what matches
@@ -252,30 +253,23 @@ async function follow() {
   }
 }
 
-async function askFeed(after, wait) {
+async function askFeed(parameters, seconds) {
   waiting = new AbortController();
   const { signal } = waiting;
-  const url = address('/feed', { after, wait, limit: FEED_LIMIT });
-  const { body } = await ask(url, { signal, seconds: wait ? wait + 10 : 5 });
+  const url = address('/feed', { ...parameters, limit: FEED_LIMIT });
+  const { body } = await ask(url, { signal, seconds });
   return body;
 }
 
-// From where this browser was last time: what came since then is unread.
+// What came since this browser was here last time is unread.
 async function begin() {
   const last = stored('cursor');
-  let body = await askFeed(last ?? 'latest', 0).catch((error) => {
-    if (error.status !== 409) throw error;
-    return askFeed('latest', 0);
-  });
-  if (last !== null) markUnread(body.data);
-  if (body.data.length > 0 && last !== null) {
-    body = { data: [], next: (await askFeed('latest', 0)).next };
-  }
-  cursor = body.next;
+  const { data, next } = await askFeed({ before: 'latest' }, 5);
+  cursor = next;
   fullAnswers = 0;
-  keepUnread();
+  showLastStored(data.at(-1)?.created_at);
+  markUnread(data.filter((message) => last !== null && Number(message.cursor) > Number(last)));
   refreshStats(true);
-  askLastStored();
   await loadList();
 }
 
@@ -284,7 +278,7 @@ async function listen() {
   // failure only a response at once tells that all is well again.
   const wait = document.hidden || isAway ? 0 : FEED_WAIT_SECONDS;
   const asked = Date.now();
-  const { data, next } = await askFeed(cursor, wait);
+  const { data, next } = await askFeed({ after: cursor, wait }, wait ? wait + 10 : 5);
   cursor = next;
   if (data.length > 0) {
     markUnread(data);

@@ -186,7 +186,7 @@ function applyFields(isFinal) {
 }
 
 function setFilters(changes) {
-  for (const name of ['from']) if (changes[name]) knownSenders.add(changes[name]);
+  if (changes.from) knownSenders.add(changes.from);
   writeFields({ ...readFields(true), ...changes });
   applyFields(true);
 }

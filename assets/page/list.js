@@ -126,7 +126,10 @@ function hint(hits) {
     return;
   }
   const button = make('button', { type: 'button', class: 'link' }, 'Show');
-  button.addEventListener('click', () => setFilters(hit.change));
+  button.addEventListener('click', () => {
+    setFilters(hit.change);
+    field.q.focus();
+  });
   byId('hint').replaceChildren(`There ${hit.total === 1 ? 'is' : 'are'} also ${words}. `, button);
 }
 
@@ -149,6 +152,7 @@ let noticeAbout = 'list';
 function notify(words, about = 'list') {
   if (!words && about !== noticeAbout) return;
   noticeAbout = about;
+  if (!words && byId('notice').contains(document.activeElement)) focusList();
   byId('notice').hidden = !words;
   byId('notice').firstElementChild.textContent = words;
 }
@@ -184,11 +188,12 @@ const moment = (row) => (isByArrival() ? Date.parse(row.created_at) : millisecon
 
 function render(fresh = new Set()) {
   const wanted = new Set(rows.map((row) => row.message_id));
+  const hadFocus = list.contains(document.activeElement);
   const days = new Map();
   let day = '';
   const elements = [];
   for (const row of rows) {
-    for (const sender of [row.from]) knownSenders.add(sender);
+    knownSenders.add(row.from);
     const own = parts(moment(row)).day;
     if (own !== day) {
       day = own;
@@ -209,6 +214,8 @@ function render(fresh = new Set()) {
     else list.insertBefore(element, place);
   }
   keepOneTabStop();
+  // The row that had it may be gone.
+  if (hadFocus && !list.contains(document.activeElement)) focusList();
   markOpened();
   renderEnds();
 }

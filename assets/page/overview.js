@@ -196,12 +196,6 @@ function chooseChart(button) {
 
 // ---- The last message by arrival: a wrong clock of a sender does not matter
 
-async function askLastStored() {
-  const url = address('/feed', { before: 'latest', limit: 1 });
-  const { body } = await ask(url).catch(() => ({ body: { data: [] } }));
-  if (body.data[0]) showLastStored(body.data[0].created_at);
-}
-
 function showLastStored(createdAt = lastStored) {
   if (!createdAt || createdAt < lastStored) return;
   lastStored = createdAt;

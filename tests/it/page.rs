@@ -584,6 +584,37 @@ fn no_page_scrolls_sideways_on_the_narrowest_phone() {
     assert_eq!(browser.run(excess), 0);
 }
 
+#[test]
+#[ignore = "needs a browser: make test-page"]
+fn everything_that_can_be_touched_is_large_enough_for_a_finger() {
+    let inbox = Inbox::start();
+    deliver_many(&inbox, 60);
+    let browser = Browser::start();
+    if browser.is_firefox {
+        return; // It cannot be told that it has a touch screen.
+    }
+    let metrics = json!({ "width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": true });
+    browser.devtools("Emulation.setDeviceMetricsOverride", &metrics);
+    browser.devtools("Emulation.setTouchEmulationEnabled", &json!({ "enabled": true }));
+    let small = "return [...document.querySelectorAll('button, a, input, select, textarea, summary')]\
+        .filter(e => e.checkVisibility() && !e.matches('.sr, .skip, p a, [type=checkbox]'))\
+        .filter(e => e.getBoundingClientRect().height < 44 || e.getBoundingClientRect().width < 44)\
+        .map(e => `${e.id || e.textContent} ${e.getBoundingClientRect().height}`)";
+    open_live(&inbox, &browser);
+    browser.wait_for(&format!("{SHOWN}.startsWith('m59,')"));
+    browser.click("#more-filters");
+    browser.click("#time-summary");
+    browser.click("#overview summary");
+    browser.wait_for("document.querySelector('#senders button')");
+    assert_eq!(browser.run(small), json!([]));
+    browser.run("document.querySelector('.row').click()");
+    browser.wait_for("document.querySelector('#detail').open");
+    assert_eq!(browser.run(small), json!([]));
+    browser.open(&inbox.url("/docs#listMessages"));
+    browser.wait_for("document.querySelector('.operation[open] .body')?.hasChildNodes()");
+    assert_eq!(browser.run(small), json!([]));
+}
+
 /// What axe-core finds on the page as it is now.
 fn violations(browser: &Browser) -> Value {
     let path = "tests/page/node_modules/axe-core/axe.min.js";
