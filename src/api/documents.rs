@@ -106,8 +106,8 @@ impl Document {
     }
 }
 
-/// A page, a style or a script without its indentation and without the lines that are comments only, which
-/// are a seventh of what a browser would be sent.
+/// A page, a style or a script without its indentation and without the lines that are comments
+/// only: a seventh of what a browser would be sent.
 fn squeeze(source: &str) -> String {
     let mut is_comment = false;
     let is_code = |line: &&str| {
