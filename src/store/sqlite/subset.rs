@@ -150,9 +150,8 @@ fn one(
 
 /// Whether the senders that begin so have at most `few` messages.
 fn has_few(transaction: &Transaction<'_>, prefix: &str, few: i64) -> rusqlite::Result<bool> {
-    let sql = format!("SELECT count(*) FROM (SELECT 1 FROM messages WHERE {BEGINS} LIMIT ?2)");
-    let mut statement = transaction.prepare_cached(&sql)?;
-    statement.query_row((prefix, few + 1), |row| Ok(row.get::<_, i64>(0)? <= few))
+    let sql = format!("SELECT 1 FROM messages WHERE {BEGINS} LIMIT 1 OFFSET ?2");
+    Ok(!transaction.prepare_cached(&sql)?.exists((prefix, few))?)
 }
 
 /// Messages of a scope from a position on, without the first few.
