@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use memchr::memmem::Finder;
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Transaction};
 
 use super::{
     layout::Layout,
@@ -74,7 +74,7 @@ impl<'a> Subset<'a> {
     pub(super) fn total(&self) -> i64 {
         match self {
             Subset::Ranked { total, .. } => *total,
-            Subset::Few(found) => i64::try_from(found.len()).unwrap_or(i64::MAX),
+            Subset::Few(found) => rows::length(found),
             Subset::Many(matches) => matches.total,
         }
     }
@@ -169,8 +169,8 @@ fn page(
         ranks.condition
     );
     let mut statement = transaction.prepare_cached(&sql)?;
-    let Position { timestamp: Timestamp { seconds, nanoseconds }, message_id } = position;
-    let from = params![ranks.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset];
+    let (seconds, nanoseconds, message_id) = rows::columns(position);
+    let from = (ranks.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset);
     statement.query_map(from, rows::message)?.collect()
 }
 
@@ -190,13 +190,9 @@ fn scan(
     let since = filter.since.unwrap_or(Position::START.timestamp);
     let until = filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
     let mut statement = transaction.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![
-        sender,
-        since.seconds,
-        since.nanoseconds,
-        until.seconds,
-        until.nanoseconds
-    ])?;
+    let (a, b) = (since, until);
+    let within = (sender, a.seconds, a.nanoseconds, b.seconds, b.nanoseconds);
+    let mut rows = statement.query(within)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         if filter.is_to(row.get_ref(5)?.as_bytes()?)
