@@ -20,7 +20,7 @@ SAMPLE := {"message_id":"sample-%s","from":"+919876543210","to":"+14155550100","
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help tools run test snapshots test-page browser test-api test-systemd fuzz lint bench bench-overload bench-scale static package deb release test-release test-deb up down logs image
+.PHONY: help tools run test snapshots test-page browser lint-page test-api test-systemd fuzz lint bench bench-overload bench-scale static package deb release test-release test-deb up down logs image
 .PHONY: postgres test-postgres test-failover bench-postgres
 
 help: ## List these commands
@@ -89,7 +89,7 @@ test-failover: tools postgres ## Kill the primary of a Patroni cluster five time
 	cargo build --release --locked --bin mailslot
 	python3 tests/postgres/failover.py
 
-test-page: browser ## Test the page in Chromium
+test-page: browser lint-page ## Test the pages in Chromium (PAGE_BROWSER=firefox: in Firefox, by geckodriver)
 	cargo test --locked --test page -- --ignored
 
 test-api: ## Hold the API against its own document, by schemathesis (from PyPI)
@@ -112,6 +112,10 @@ fuzz: ## Try each target of fuzz/ for a minute (FUZZ_SECONDS=600: longer)
 lint: ## Check formatting and lints, warnings denied
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+lint-page: ## Check the pages' scripts and styles, by tools from npm (Node.js)
+	@command -v npm > /dev/null || { echo "npm is not installed: apt-get install npm" >&2; exit 2; }
+	cd tests/page && npm ci --silent --no-audit --no-fund && npm run --silent lint
 
 bench: ## Measure against a bare tiny_http in the same run (BASELINE=1: and the FastAPI seed)
 	@command -v wrk > /dev/null || { echo "wrk is not installed: apt-get install wrk" >&2; exit 2; }

@@ -1,5 +1,5 @@
-//! Authorization of reads: the read tokens, and the host names that are accepted while there is no
-//! token. Pure: from a header to yes or no.
+//! Authorization of reads: the read tokens, the sessions of browsers, and the host names that are
+//! accepted while there is no token. Pure: from a header to yes or no.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::config::Secret;
+use crate::{
+    config::Secret,
+    signature::{digest as hmac, scheduled},
+};
+
+/// Seconds for which a browser stays signed in.
+pub(crate) const SESSION_S_MAX: i64 = 7 * 24 * 3_600;
 
 /// The digests of the read tokens, which all have the same length. Without any, every client may
 /// read.
@@ -27,6 +33,30 @@ impl ReadTokens {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Opens a session for a browser whose `Authorization` header has a read token; `now` is in
+    /// seconds since 1970. `None` if it has none.
+    ///
+    /// A session is its end and an HMAC of that under the token, so that it needs no state and ends
+    /// with its token, too.
+    pub(crate) fn open_session(&self, header: Option<&str>, now: i64) -> Option<String> {
+        let given = digest(&header.and_then(token)?);
+        let key = self.0.iter().find(|token| bool::from(token.ct_eq(&given)))?;
+        let end = now + SESSION_S_MAX;
+        Some(format!("{end}.{}", hex::encode(seal(key, end))))
+    }
+
+    /// Whether a session has been opened with one of these tokens, and has not ended.
+    pub(crate) fn admit_session(&self, session: &str, now: i64) -> bool {
+        let mut given = [0; 32];
+        let Some((end, mac)) = session.split_once('.') else { return false };
+        let Ok(end) = end.parse::<i64>() else { return false };
+        if hex::decode_to_slice(mac, &mut given).is_err() || end <= now {
+            return false;
+        }
+        let is_one = |found, token: &[u8; 32]| found | seal(token, end).ct_eq(&given);
+        self.0.iter().fold(Choice::from(0), is_one).into()
     }
 
     /// `header` is the value of the one `Authorization` header: `Bearer TOKEN` (RFC 6750) or
@@ -78,6 +108,10 @@ fn without_port(authority: &str) -> &str {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
     }
+}
+
+fn seal(token: &[u8; 32], end: i64) -> [u8; 32] {
+    hmac(&scheduled(token), format!("mailslot session until {end}").as_bytes())
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
@@ -143,6 +177,37 @@ mod tests {
         ] {
             assert!(!hosts.admit(wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_session_lasts_until_its_end_and_as_long_as_its_token() {
+        let tokens = |tokens: &'static str| {
+            let settings = [("WEBHOOK_SECRET", "s"), ("READ_TOKEN", tokens)];
+            ReadTokens::new(&crate::config::Config::read_variables(&settings).unwrap().read_tokens)
+        };
+        let both = tokens("first second");
+        let session = both.open_session(Some("Bearer second"), 1_000).unwrap();
+        let end = 1_000 + SESSION_S_MAX;
+        assert!(both.admit_session(&session, 1_000) && both.admit_session(&session, end - 1));
+        assert!(!both.admit_session(&session, end));
+        assert!(tokens("second").admit_session(&session, 1_000));
+        assert!(!tokens("first").admit_session(&session, 1_000), "its token is no more");
+        assert!(!tokens("").admit_session(&session, 1_000));
+        let (_, mac) = session.split_once('.').unwrap();
+        for forged in [
+            String::new(),
+            ".".to_owned(),
+            mac.to_owned(),
+            format!("{}.{mac}", end + 1),
+            format!("{end}.{}", mac.replace(&mac[..1], "x")),
+            format!("{end}.{}", &mac[2..]),
+            format!("{session}00"),
+        ] {
+            assert!(!both.admit_session(&forged, 1_000), "{forged}");
+        }
+        assert_eq!(both.open_session(Some("Bearer third"), 1_000), None);
+        assert_eq!(both.open_session(None, 1_000), None);
+        assert_eq!(tokens("").open_session(Some("Bearer x"), 1_000), None);
     }
 
     #[test]

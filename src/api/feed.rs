@@ -27,6 +27,7 @@ parameters! {
         limit: i64 = integer(LIMIT_DEFAULT, 1..=FEED_LIMIT_MAX),
         wait: i64 = integer(0, 0..=FEED_WAIT_S_MAX),
         after: Option<String> = text(),
+        before: Option<String> = text(),
     }
 }
 
@@ -40,26 +41,56 @@ struct Body {
 
 pub(super) fn follow(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let mut query = Query::of(request);
-    let Feed { limit, wait, after } = Feed::read(&mut query);
-    let after = match after.as_deref() {
-        None => 0,
-        Some(LATEST) => context.reader.last_cursor()?,
-        Some(cursor) if cursor.bytes().all(|byte| byte.is_ascii_digit()) => {
-            cursor.parse().unwrap_or(i64::MAX)
-        }
-        Some(other) => {
-            let msg = "Input should be the cursor of a message, the next of a response, or latest";
-            query.refuse("value_error", "after", msg, other, None);
-            0
-        }
-    };
+    let Feed { limit, wait, after, before } = Feed::read(&mut query);
+    let after = read_cursor(&mut query, "after", after.as_deref());
+    let before = read_cursor(&mut query, "before", before.as_deref());
     query.finish()?;
+    if let Some(before) = before {
+        let before = if let FeedStart::Cursor(cursor) = before { Some(cursor) } else { None };
+        return list_before(&mut context.reader, before, limit);
+    }
+    let after = match after {
+        None => 0,
+        Some(FeedStart::Latest) => context.reader.last_cursor()?,
+        Some(FeedStart::Cursor(cursor)) => cursor,
+    };
     if wait == 0 {
         return answer(&mut context.reader, after, limit)
             .map(|(response, _)| Answer::Now(response));
     }
     let wait = Duration::from_secs(wait.unsigned_abs());
     Ok(Answer::WhenCommitted(FeedQuery { after, limit, wait }))
+}
+
+/// Where a response begins or ends.
+enum FeedStart {
+    Latest,
+    Cursor(i64),
+}
+
+fn read_cursor(query: &mut Query<'_>, name: &str, text: Option<&str>) -> Option<FeedStart> {
+    match text? {
+        LATEST => Some(FeedStart::Latest),
+        cursor if cursor.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(FeedStart::Cursor(cursor.parse().unwrap_or(i64::MAX)))
+        }
+        other => {
+            let msg = "Input should be the cursor of a message, the next of a response, or latest";
+            query.refuse("value_error", name, msg, other, None);
+            None
+        }
+    }
+}
+
+/// The messages right before a cursor, or the last ones.
+fn list_before(reader: &mut Reader, before: Option<i64>, limit: i64) -> Result<Answer, Error> {
+    let data = reader.committed_before(before, limit)?;
+    let next = match (data.last(), before) {
+        (Some(last), _) => last.cursor.clone(),
+        (None, Some(before)) => before.to_string(),
+        (None, None) => reader.last_cursor()?.to_string(),
+    };
+    Ok(Answer::Now(Response::json(&Body { data, next })))
 }
 
 /// The messages after a cursor, and whether there are any.

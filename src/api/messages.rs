@@ -34,6 +34,7 @@ parameters! {
         offset: i64 = integer(0, 0..=i64::MAX),
         order: Order = choice(&[("asc", Order::Ascending), ("desc", Order::Descending)]),
         cursor: Option<String> = text(),
+        message_id: Option<String> = text(),
     }
 }
 
@@ -63,8 +64,9 @@ fn parse(
     mut query: Query<'_>,
     position_of: impl FnOnce(i64) -> Option<Position>,
 ) -> Result<(Filter, Paging), Error> {
-    let filter = Filters::read(&mut query).into();
-    let Page { limit, offset, order, cursor } = Page::read(&mut query);
+    let filters = Filters::read(&mut query);
+    let Page { limit, offset, order, cursor, message_id } = Page::read(&mut query);
+    let filter = Filter { message_id, ..filters.into() };
     let start = match cursor {
         None => Start::Offset(offset),
         Some(cursor) => read_cursor(&cursor, order, position_of).unwrap_or_else(|| {
@@ -238,7 +240,7 @@ mod tests {
         }
         assert!(read("to=+1").is_ok_and(|(f, _)| f.to.as_deref() == Some("+1")));
         assert!(read("q=a+b").is_ok_and(|(f, _)| f.q.as_deref() == Some("a b")));
-        let empty = read("from=&to=&since=&until=&q=&order=&cursor=");
+        let empty = read("message_id=&from=&from_prefix=&to=&since=&until=&q=&order=&cursor=");
         assert!(empty.is_ok_and(|(filter, paging)| {
             filter == Filter::default() && paging.start == Start::Offset(0)
         }));

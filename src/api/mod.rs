@@ -9,6 +9,7 @@ mod export; // GET /export
 mod stats; // GET /stats and GET /stats/series
 pub(crate) mod health; // GET /health/live and GET /health/ready
 mod metrics; // GET /metrics
+pub(crate) mod session; // POST /session and DELETE /session
 mod documents; // GET /, GET /docs and GET /openapi.json
 mod query; // the query parameters of an endpoint
 mod answer; // what a handler is given, and what it answers

@@ -57,6 +57,7 @@ parameters! {
     /// The filters of several endpoints.
     pub(super) Filters {
         from: Option<String> = msisdn(),
+        from_prefix: Option<String> = msisdn(),
         to: Option<String> = msisdn(),
         since: Option<Timestamp> = timestamp(),
         until: Option<Timestamp> = timestamp(),
@@ -65,8 +66,9 @@ parameters! {
 }
 
 impl From<Filters> for Filter {
-    fn from(Filters { from, to, since, until, q }: Filters) -> Filter {
-        Filter { from, to, since, until, q: q.map(|q| message::fold_case(&q)) }
+    fn from(Filters { from, from_prefix, to, since, until, q }: Filters) -> Filter {
+        let q = q.map(|q| message::fold_case(&q));
+        Filter { message_id: None, from, from_prefix, to, since, until, q }
     }
 }
 

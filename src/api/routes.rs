@@ -4,13 +4,13 @@ use super::{
     answer::{Answer, Context},
     documents, export, feed, health, messages, metrics,
     query::Parameter,
-    stats, webhook,
+    session, stats, webhook,
 };
 use crate::{
     error::Error,
     http::{
         Importance,
-        Method::{self, Get, Head, Post},
+        Method::{self, Delete, Get, Head, Post},
         Request,
     },
 };
@@ -34,6 +34,9 @@ pub struct Route {
 pub enum Authorization {
     /// Nothing. A delivery has a signature, which its handler checks.
     None,
+    /// While no read token is set, a host name that no attacker's DNS can serve. The response is
+    /// the same for every reader, so it needs no token.
+    Host,
     /// A read token, if one is set. The response holds no message, so any host name will do: a
     /// monitoring system may use whatever it was given.
     Token,
@@ -70,6 +73,9 @@ pub(crate) const MONITORING: Route = Route {
     ..READ
 };
 
+/// Its handlers look at the token themselves.
+const SESSION: Route = Route { authorization: Authorization::None, ..READ };
+
 pub const ROUTES: &[Route] = &[
     Route {
         method: Post,
@@ -100,8 +106,10 @@ pub const ROUTES: &[Route] = &[
         authorization: Authorization::Token,
         ..MONITORING
     },
-    Route { path: "/", handler: documents::page, ..READ },
-    Route { path: "/docs", handler: documents::docs, ..READ },
+    Route { method: Post, path: "/session", handler: session::sign_in, ..SESSION },
+    Route { method: Delete, path: "/session", handler: session::sign_out, ..SESSION },
+    Route { path: "/", handler: documents::page, authorization: Authorization::Host, ..READ },
+    Route { path: "/docs", handler: documents::docs, authorization: Authorization::Host, ..READ },
     Route { path: "/openapi.json", handler: documents::openapi, ..READ },
 ];
 

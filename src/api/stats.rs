@@ -4,12 +4,13 @@ use serde::Serialize;
 
 use super::{
     answer::{Answer, Context},
-    query::{Parameter, Query, parameters},
+    query::{Filters, Parameter, Query, parameters},
 };
 use crate::{
     error::Error,
     http::{Request, Response},
     logging,
+    store::Filter,
     timestamp::Timestamp,
 };
 
@@ -36,12 +37,10 @@ parameters! {
             ("hour", Length { name: "hour", seconds: HOUR, count: 24 }),
             ("day", Length { name: "day", seconds: DAY, count: 30 }),
         ]),
-        since: Option<Timestamp> = timestamp(),
-        until: Option<Timestamp> = timestamp(),
     }
 }
 
-pub(super) const PARAMETERS: &[&[Parameter]] = &[Series::PARAMETERS];
+pub(super) const PARAMETERS: &[&[Parameter]] = &[Series::PARAMETERS, Filters::PARAMETERS];
 
 #[derive(Serialize)]
 struct Body {
@@ -60,10 +59,12 @@ pub(super) fn show(context: &mut Context, _: &Request<'_>) -> Result<Answer, Err
     Ok(Answer::Now(Response::json(&context.reader.stats()?)))
 }
 
-/// How many messages have their `ts` in each hour or day, in UTC.
+/// How many of the messages that the filters match have their `ts` in each hour or day, in UTC.
 pub(super) fn series(context: &mut Context, request: &Request<'_>) -> Result<Answer, Error> {
     let mut query = Query::of(request);
-    let Series { bucket, since, until } = Series::read(&mut query);
+    let Series { bucket } = Series::read(&mut query);
+    let filter: Filter = Filters::read(&mut query).into();
+    let (since, until) = (filter.since, filter.until);
     let Length { name, seconds: bucket, count } = bucket;
     let until =
         until.unwrap_or_else(|| Timestamp::from(start_of(logging::now_seconds(), bucket) + bucket));
@@ -82,7 +83,8 @@ pub(super) fn series(context: &mut Context, request: &Request<'_>) -> Result<Ans
     let starts: Vec<i64> = (0..length.max(0)).map(|number| first + number * bucket).collect();
     let bounds: Vec<Timestamp> =
         starts.iter().map(|start| Timestamp::from(*start).max(since)).chain([until]).collect();
-    let counts = if since < until { context.reader.series(&bounds)? } else { Vec::new() };
+    let filter = Filter { since: Some(since), until: Some(until), ..filter };
+    let counts = if since < until { context.reader.series(&filter, &bounds)? } else { Vec::new() };
     let ts = starts.iter().map(|start| Timestamp::from(*start).text());
     let data = ts.zip(counts).map(|(ts, count)| Bucket { ts, count }).collect();
     Ok(Answer::Now(Response::json(&Body { bucket: name, data })))

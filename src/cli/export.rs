@@ -63,6 +63,7 @@ fn run(arguments: &Arguments) -> Outcome {
         since: arguments.instant("--since")?,
         until: arguments.instant("--until")?,
         q: arguments.text("--q")?.map(|text| fold_case(&text)),
+        ..Filter::default()
     };
     let database = with_source(Config::read_database)?;
     let reader = Reader::open(&database)?;

@@ -28,17 +28,29 @@ use crate::error::Error;
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a handler sees of a request.
-#[derive(Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) body: &'a [u8],
     query: &'a str,
     signature: Option<&'a str>,
+    /// `None` in tests of handlers alone.
+    incoming: Option<&'a IncomingRequest>,
+}
+
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Request({} bytes, {})", self.body.len(), self.query)
+    }
 }
 
 impl<'a> Request<'a> {
     #[cfg(test)]
     pub(crate) fn new(body: &'a [u8], query: &'a str, signature: Option<&'a str>) -> Request<'a> {
-        Request { body, query, signature }
+        Request { body, query, signature, incoming: None }
+    }
+
+    /// The values of a header, in order.
+    pub(crate) fn headers(&self, name: &'static str) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.incoming.into_iter().flat_map(move |incoming| incoming.headers(name))
     }
 
     /// The value of `X-Signature`, if there is exactly one.
@@ -90,12 +102,21 @@ impl Exchange {
 
     pub(crate) fn request<'a>(&'a self, body: &'a [u8]) -> Request<'a> {
         let (_, query) = path_and_query(self.request.head.url());
-        Request { body, query, signature: self.only_header("X-Signature") }
+        let signature = self.only_header("X-Signature");
+        Request { body, query, signature, incoming: Some(&self.request) }
     }
 
     /// The value of `Authorization`, if there is exactly one.
     pub(crate) fn authorization(&self) -> Option<&str> {
         self.only_header("Authorization")
+    }
+
+    /// The values of the cookies with this name: a browser that has several for the path sends them
+    /// all.
+    pub(crate) fn cookies<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let pairs = self.request.headers("Cookie").flat_map(|header| header.split(';'));
+        let pairs = pairs.filter_map(|pair| pair.trim().split_once('='));
+        pairs.filter(move |(other, _)| *other == name).map(|(_, value)| value)
     }
 
     /// Every host that the request names: in a target in absolute form, which counts alone (RFC

@@ -12,13 +12,14 @@ use crate::{
 /// About the length of a head.
 pub(super) const HEAD_BYTES: usize = 384;
 
-/// Headers of every response: all of them change from moment to moment and most are private, so no
-/// cache may store them, no browser may guess their type, and no page of another site may load
-/// them.
-const COMMON_HEADERS: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
-    Cross-Origin-Resource-Policy: same-origin\r\n";
+/// Headers of every response: no browser may guess its type, and no page of another site may load
+/// it.
+const COMMON_HEADERS: &str =
+    "X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n";
 
 const JSON: &str = "application/json";
+
+const NOT_MODIFIED: u16 = 304;
 
 #[derive(Debug)]
 pub(crate) struct Response {
@@ -30,6 +31,9 @@ pub(crate) struct Response {
     pub(crate) result: Option<WebhookResult>,
     /// Why the request was refused, for its log line, where the status has several causes.
     pub(crate) reason: Option<&'static str>,
+    /// Whether a browser may store it and ask with its `ETag` whether it is still the same. Most
+    /// responses change from moment to moment and are private, so no cache may store them.
+    pub(crate) is_stored: bool,
 }
 
 impl Response {
@@ -41,8 +45,23 @@ impl Response {
         Response::new(200, content_type, body.into_bytes())
     }
 
+    /// A document that a browser may store; `None`: the one that the browser has stored.
+    pub(crate) fn document(content_type: &'static str, body: Option<Vec<u8>>) -> Response {
+        let status = if body.is_some() { 200 } else { NOT_MODIFIED };
+        let response = Response::new(status, content_type, body.unwrap_or_default());
+        Response { is_stored: true, ..response }
+    }
+
     fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Response {
-        Response { status, content_type, body, headers: Vec::new(), result: None, reason: None }
+        Response {
+            status,
+            content_type,
+            body,
+            headers: Vec::new(),
+            result: None,
+            reason: None,
+            is_stored: false,
+        }
     }
 
     pub(crate) fn with(
@@ -70,7 +89,7 @@ impl Response {
 
     /// The head. Without a length, the body is chunked.
     pub(super) fn head(&self, context: &Context<'_>, length: Option<usize>) -> String {
-        let Response { status, content_type, headers, .. } = self;
+        let Response { status, content_type, headers, is_stored, .. } = self;
         let Context { request_id, is_http_1_0, is_last } = context;
         let mut head = String::with_capacity(HEAD_BYTES + length.unwrap_or_default());
         let _ = write!(
@@ -80,7 +99,11 @@ impl Response {
             reason(*status),
             httpdate::HttpDate::from(SystemTime::now()),
         );
+        let cache = if *is_stored { "private, no-cache" } else { "no-store" };
+        let _ = write!(head, "Cache-Control: {cache}\r\n");
         let _ = match length {
+            // It would be the length of the document that the client has.
+            Some(_) if *status == NOT_MODIFIED => Ok(()),
             Some(length) => write!(head, "Content-Length: {length}\r\n"),
             None => write!(head, "Transfer-Encoding: chunked\r\n"),
         };
@@ -109,14 +132,16 @@ pub(super) struct Context<'a> {
 impl From<&Error> for Response {
     fn from(error: &Error) -> Response {
         let Refusal { status, result, body, headers, reason } = error.refusal();
-        Response { status, content_type: JSON, body, headers, result: Some(result), reason }
+        let result = Some(result);
+        Response { headers, result, reason, ..Response::new(status, JSON, body) }
     }
 }
 
-/// The reason phrases of the statuses that error.rs has.
+/// The reason phrases of the statuses that there are.
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        NOT_MODIFIED => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
         404 => "Not Found",
@@ -169,5 +194,10 @@ mod tests {
             assert!(head(is_http_1_0, true, Some(0)).contains("\r\nConnection: close\r\n"));
         }
         assert!(head(false, false, Some(0)).starts_with("HTTP/1.1 500 Internal Server Error\r\n"));
+        let unchanged = Response::document("text/html", None);
+        let head = unchanged.head(&context(false, false), Some(0));
+        assert!(head.starts_with("HTTP/1.1 304 Not Modified\r\n"), "{head}");
+        assert!(head.contains("\r\nCache-Control: private, no-cache\r\n"), "{head}");
+        assert!(!head.contains("Content-Length"), "{head}");
     }
 }

@@ -16,9 +16,11 @@ use super::{
     reply::{refuse, reply},
 };
 use crate::{
-    api::{Answer, Authorization, Context, Keys, RateLimit, Route},
+    access::ReadTokens,
+    api::{Answer, Authorization, Context, Keys, RateLimit, Route, session},
     error::Error,
     http::{self, Exchange, Intake, Method, Response},
+    logging,
     metrics::Metrics,
     rates::Limiter,
     store::CommitQueue,
@@ -131,12 +133,18 @@ fn authorize(route: &Route, exchange: &Exchange, keys: &Keys) -> Result<(), Erro
     if route.authorization == Authorization::None {
         return Ok(());
     }
-    if !tokens.admit(exchange.authorization()) {
+    let is_protected = route.authorization != Authorization::Host;
+    if is_protected && !tokens.admit(exchange.authorization()) && !has_session(exchange, tokens) {
         return Err(Error::NoReadToken { is_script: exchange.is_script() });
     }
-    let needs_host = route.authorization == Authorization::TokenOrHost && tokens.is_empty();
+    let needs_host = route.authorization != Authorization::Token && tokens.is_empty();
     if needs_host && !exchange.hosts().all(|host| hosts.admit(host)) {
         return Err(Error::ForeignHost);
     }
     Ok(())
+}
+
+fn has_session(exchange: &Exchange, tokens: &ReadTokens) -> bool {
+    let now = logging::now_seconds();
+    exchange.cookies(session::COOKIE).any(|session| tokens.admit_session(session, now))
 }

@@ -207,12 +207,17 @@ impl Reader {
         }
     }
 
-    /// How many messages have their `ts` between each of these moments and the next one, all of
-    /// them counted at one moment.
-    pub(crate) fn series(&mut self, bounds: &[Timestamp]) -> Result<Vec<i64>, Error> {
+    /// How many of the messages that a filter means have their `ts` between each of these moments
+    /// and the next one, all of them counted at one moment. The filter's own range of time begins
+    /// and ends with the moments.
+    pub(crate) fn series(
+        &mut self,
+        filter: &Filter,
+        bounds: &[Timestamp],
+    ) -> Result<Vec<i64>, Error> {
         match self {
-            Reader::Sqlite(reader) => reader.series(bounds),
-            Reader::Postgres(reader) => reader.series(bounds),
+            Reader::Sqlite(reader) => reader.series(filter, bounds),
+            Reader::Postgres(reader) => reader.series(filter, bounds),
         }
     }
 
@@ -269,6 +274,22 @@ impl Reader {
         match self {
             Reader::Sqlite(reader) => reader.committed(after, limit),
             Reader::Postgres(reader) => reader.committed(after, limit),
+        }
+    }
+
+    /// The last messages that were committed before the message of a cursor, or the last of all, in
+    /// the order of their commits and with the same bounds as [`Reader::committed`].
+    ///
+    /// # Errors
+    /// [`Error::CursorAhead`] where this database has never given such a cursor.
+    pub(crate) fn committed_before(
+        &mut self,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Committed>, Error> {
+        match self {
+            Reader::Sqlite(reader) => reader.committed_before(before, limit),
+            Reader::Postgres(reader) => reader.committed_before(before, limit),
         }
     }
 

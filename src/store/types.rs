@@ -75,7 +75,11 @@ impl Position {
 /// Which messages. All conditions hold at once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Filter {
+    /// The one message that has this id.
+    pub(crate) message_id: Option<String>,
     pub(crate) from: Option<String>,
+    /// How the sender begins.
+    pub(crate) from_prefix: Option<String>,
     pub(crate) to: Option<String>,
     /// Inclusive.
     pub(crate) since: Option<Timestamp>,
@@ -86,10 +90,26 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// Whether more than the sender and the time decides which messages match.
+    pub(super) fn is_search(&self) -> bool {
+        let Filter { message_id, from_prefix, to, q, from: _, since: _, until: _ } = self;
+        [message_id, from_prefix, to, q].into_iter().any(Option::is_some)
+    }
+
     /// Whether a moment is in the range of time.
     pub(super) fn covers(&self, timestamp: Timestamp) -> bool {
         self.since.is_none_or(|since| timestamp >= since)
             && self.until.is_none_or(|until| timestamp < until)
+    }
+
+    /// Whether a message with this id matches.
+    pub(super) fn is_id(&self, message_id: &str) -> bool {
+        self.message_id.as_ref().is_none_or(|wanted| wanted == message_id)
+    }
+
+    /// Whether a message from a sender matches, as far as the beginning decides.
+    pub(super) fn is_from_prefix(&self, msisdn: &str) -> bool {
+        self.from_prefix.as_ref().is_none_or(|prefix| msisdn.starts_with(prefix))
     }
 
     /// Whether a message to this receiver matches.

@@ -7,17 +7,10 @@ use serde_json::json;
 
 use crate::harness::{Inbox, Reply, agent, message, refused, reply, sign};
 
-const PROTECTED: [&str; 9] = [
-    "/messages",
-    "/feed",
-    "/export",
-    "/stats",
-    "/stats/series",
-    "/metrics",
-    "/",
-    "/docs",
-    "/openapi.json",
-];
+const PROTECTED: [&str; 7] =
+    ["/messages", "/feed", "/export", "/stats", "/stats/series", "/metrics", "/openapi.json"];
+/// They are the same for every reader and need no token.
+const PAGES: [&str; 2] = ["/", "/docs"];
 
 fn get(inbox: &Inbox, path: &str, authorization: &str) -> Reply {
     reply(agent().get(inbox.url(path)).header("Authorization", authorization).call())
@@ -29,7 +22,7 @@ fn reading_needs_a_token_once_there_is_one_and_delivering_does_not() {
         command.env("READ_TOKEN", "old-token new-token");
     });
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
-    for path in ["/health/live", "/health/ready"] {
+    for path in ["/health/live", "/health/ready"].into_iter().chain(PAGES) {
         assert_eq!(inbox.get(path).status, 200, "{path}");
     }
     let basic = |credentials: &str| format!("Basic {}", STANDARD.encode(credentials));
@@ -64,7 +57,7 @@ fn reading_needs_a_token_once_there_is_one_and_delivering_does_not() {
                  Authorization: Bearer old-token\r\nConnection: close\r\n\r\n";
     assert!(inbox.raw(twice.as_bytes()).starts_with("HTTP/1.1 401 "));
     // What a browser does at first is no error.
-    assert_eq!(inbox.request_log(&inbox.get("/"))["level"], "INFO");
+    assert_eq!(inbox.request_log(&inbox.get("/stats"))["level"], "INFO");
 }
 
 #[test]
@@ -106,6 +99,82 @@ fn a_token_that_is_no_token_is_told_before_anybody_could_read() {
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.contains(name), "{told}");
     }
+}
+
+/// A request to /session with these headers.
+fn session(inbox: &Inbox, method: &str, headers: &[(&str, &str)]) -> Reply {
+    let mut request = ureq::http::Request::builder().method(method).uri(inbox.url("/session"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    reply(agent().run(request.body("").unwrap()))
+}
+
+fn get_with_cookie(inbox: &Inbox, path: &str, cookie: &str) -> Reply {
+    reply(agent().get(inbox.url(path)).header("Cookie", cookie).call())
+}
+
+#[test]
+fn a_browser_that_signed_in_reads_everything_until_its_token_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("read_token");
+    fs::write(&file, "first-token\nsecond-token\n").unwrap();
+    let inbox = Inbox::start_with(folder, |command| {
+        command.env("READ_TOKEN_FILE", &file);
+    });
+    let bearer = ("Authorization", "Bearer first-token");
+    let signed_in = session(&inbox, "POST", &[bearer]);
+    assert_eq!((signed_in.status, &*signed_in.text), (200, r#"{"status":"ok"}"#));
+    let header = signed_in.header("Set-Cookie").unwrap();
+    let (cookie, attributes) = header.split_once("; ").unwrap();
+    assert_eq!(attributes, "Path=/; Max-Age=604800; HttpOnly; SameSite=Strict");
+    assert!(!header.contains("first-token"));
+    for path in PROTECTED {
+        assert_eq!(get_with_cookie(&inbox, path, cookie).status, 200, "{path}");
+        let among_others = format!("a=b; {cookie}; mailslot_session=old");
+        assert_eq!(get_with_cookie(&inbox, path, &among_others).status, 200, "{path}");
+        let forged = cookie.replace(['1', '2', 'a', 'b'], "3");
+        assert_eq!(get_with_cookie(&inbox, path, &forged).status, 401, "{path}");
+    }
+    // Over TLS, and out again.
+    let over_tls = session(&inbox, "POST", &[bearer, ("Origin", "https://inbox.example.com")]);
+    assert!(over_tls.header("Set-Cookie").unwrap().ends_with("; SameSite=Strict; Secure"));
+    let signed_out = session(&inbox, "DELETE", &[("Cookie", cookie)]);
+    assert!(
+        signed_out
+            .header("Set-Cookie")
+            .unwrap()
+            .starts_with("mailslot_session=; Path=/; Max-Age=0")
+    );
+    // The token is revoked, and with it the session.
+    fs::write(inbox.folder.path().join("read_token"), "second-token\n").unwrap();
+    inbox.signal("-HUP");
+    inbox.wait_for_log(|line| line["msg"] == "settings reloaded");
+    assert_eq!(get_with_cookie(&inbox, "/stats", cookie).status, 401);
+}
+
+#[test]
+fn a_session_needs_the_token_itself_and_never_allows_a_change() {
+    let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
+        command.env("READ_TOKEN", STRONG);
+    });
+    let bearer = format!("Bearer {STRONG}");
+    let signed_in = session(&inbox, "POST", &[("Authorization", &bearer)]);
+    let cookie = signed_in.header("Set-Cookie").unwrap().split(';').next().unwrap().to_owned();
+    let wrong = [("Cookie", &*cookie), ("Authorization", "Bearer wrong"), ("X-Other", "1")];
+    for headers in [&wrong[..1], &wrong[1..2], &wrong[2..]] {
+        let refused = session(&inbox, "POST", headers);
+        assert_eq!((refused.status, refused.header("Set-Cookie")), (401, None), "{headers:?}");
+    }
+    let body = message("m1").to_string();
+    assert_eq!(inbox.post(body.as_bytes(), &[("Cookie", &cookie)]).status, 401);
+    assert_eq!(inbox.rows(), 0);
+    assert_eq!(inbox.request("GET", "/session").status, 405);
+    assert_eq!(inbox.request("GET", "/session").header("Allow"), Some("POST, DELETE"));
+    // Nothing to sign in to.
+    let open = Inbox::start();
+    let signed_in = session(&open, "POST", &[("Authorization", "Bearer x")]);
+    assert_eq!((signed_in.status, signed_in.header("Set-Cookie")), (200, None));
 }
 
 /// The warnings of a start, up to the request whose log line shows that it is over.
@@ -164,8 +233,9 @@ fn no_cache_keeps_an_answer_and_no_page_of_another_site_loads_it() {
     let protected = |inbox: &Inbox, path: &str, status: u16| {
         let reply = inbox.get(path);
         assert_eq!(reply.status, status, "{path}");
+        let is_document = path == "/openapi.json" || PAGES.contains(&path);
         for (name, value) in [
-            ("Cache-Control", "no-store"),
+            ("Cache-Control", if is_document { "private, no-cache" } else { "no-store" }),
             ("X-Content-Type-Options", "nosniff"),
             ("Cross-Origin-Resource-Policy", "same-origin"),
         ] {
@@ -174,7 +244,7 @@ fn no_cache_keeps_an_answer_and_no_page_of_another_site_loads_it() {
             assert_eq!(same.count(), 1, "{path} {name}");
         }
     };
-    for path in PROTECTED {
+    for path in PROTECTED.into_iter().chain(PAGES) {
         protected(&inbox, path, 200);
     }
     protected(&inbox, "/export?format=csv", 200);
@@ -205,7 +275,7 @@ fn ask_as(inbox: &Inbox, host: &str, path: &str) -> u16 {
 fn without_a_token_nobody_reads_under_a_name_that_an_outsider_can_give_to_this_machine() {
     let inbox = Inbox::start();
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
-    for path in PROTECTED.into_iter().filter(|path| *path != "/metrics") {
+    for path in PROTECTED.into_iter().chain(PAGES).filter(|path| *path != "/metrics") {
         let (status, answer) = ask(&inbox, path, "1.1", "Host: rebound.example.com:8000\r\n");
         assert!(answer.starts_with("HTTP/1.1 421 Misdirected Request\r\n"), "{path}: {answer}");
         assert_eq!(status, 421);

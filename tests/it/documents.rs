@@ -38,6 +38,31 @@ fn a_page_runs_its_own_script_and_loads_nothing_from_elsewhere() {
     assert_eq!(document.json["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
 
+#[test]
+fn a_document_is_compressed_and_sent_again_only_if_it_has_changed() {
+    let inbox = Inbox::start();
+    for path in ["/", "/docs", "/openapi.json"] {
+        let plain = inbox.get(path);
+        let etag = plain.header("ETag").unwrap().to_owned();
+        assert_eq!(plain.header("Vary"), Some("Accept-Encoding"));
+        let ask = |headers: &str| {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}");
+            inbox.raw(format!("{head}Connection: close\r\n\r\n").as_bytes())
+        };
+        let compressed = ask("Accept-Encoding: gzip, deflate, br\r\n");
+        let (head, _) = compressed.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{path}: {head}");
+        assert!(head.contains(&format!("\r\nETag: {etag}\r\n")), "{path}: {head}");
+        let length = head.split("Content-Length: ").nth(1).unwrap().lines().next().unwrap();
+        let length: usize = length.parse().unwrap();
+        assert!(length <= 25 * 1024 && length * 2 < plain.text.len(), "{path}: {length}");
+        let known = ask(&format!("If-None-Match: {etag}\r\nAccept-Encoding: gzip\r\n"));
+        assert!(known.starts_with("HTTP/1.1 304 Not Modified\r\n"), "{path}: {known}");
+        assert!(known.ends_with("\r\n\r\n") && !known.contains("Content-Length"), "{known}");
+        assert!(ask("If-None-Match: \"other\"\r\n").starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+}
+
 /// What `$ref` stands for.
 fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
@@ -51,7 +76,7 @@ fn the_document_has_exactly_the_routes_and_parameters_that_there_are() {
     let document = Inbox::start().get("/openapi.json").json;
     let documented = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
         let methods = item.as_object().unwrap().keys();
-        let methods = methods.filter(|key| ["get", "post"].contains(&key.as_str()));
+        let methods = methods.filter(|key| ["get", "post", "delete"].contains(&key.as_str()));
         methods.map(move |method| format!("{} {path}", method.to_uppercase()))
     });
     let routes = ROUTES.iter().map(|route| format!("{} {}", route.method(), route.path));
@@ -59,7 +84,8 @@ fn the_document_has_exactly_the_routes_and_parameters_that_there_are() {
     for route in ROUTES {
         let path = route.path;
         let operation = &document["paths"][path][route.method().to_lowercase()];
-        let needs_host = route.authorization == Authorization::TokenOrHost;
+        let needs_host =
+            matches!(route.authorization, Authorization::TokenOrHost | Authorization::Host);
         assert_eq!(!operation["responses"]["421"].is_null(), needs_host, "{path}");
 
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();

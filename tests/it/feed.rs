@@ -512,3 +512,22 @@ fn readers_have_fair_turns_when_there_are_more_answers_to_send_than_time() {
     let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
     assert!(least * 3 >= *most, "the readers had from {least} to {most} answers");
 }
+
+#[test]
+fn the_feed_can_be_read_backwards_from_the_newest_message() {
+    let inbox = Inbox::start();
+    assert_eq!(inbox.get("/feed?before=latest").json["data"], json!([]));
+    for id in ["a", "b", "c", "d", "e"] {
+        assert_eq!(inbox.deliver(&message(id)).status, 200);
+    }
+    let last = inbox.get("/feed?before=latest&limit=2").json;
+    assert_eq!(ids(&last), ["d", "e"]);
+    assert_eq!(last["next"], inbox.get("/feed?after=latest").json["next"]);
+    let first = last["data"][0]["cursor"].as_str().unwrap().to_owned();
+    let before = inbox.get(&format!("/feed?before={first}&limit=2&wait=5&after=latest")).json;
+    assert_eq!(ids(&before), ["b", "c"]);
+    let first = before["data"][0]["cursor"].as_str().unwrap().to_owned();
+    assert_eq!(ids(&inbox.get(&format!("/feed?before={first}")).json), ["a"]);
+    assert_eq!(inbox.get("/feed?before=99").status, 409);
+    assert_eq!(inbox.get("/feed?before=x").status, 422);
+}

@@ -434,3 +434,33 @@ fn a_page_beside_a_long_id_that_was_deleted_may_repeat_messages_but_skips_none()
         assert!(needed.map(id).iter().all(|needed| met.contains(needed)), "{met:?}");
     }
 }
+
+#[test]
+fn a_message_is_found_by_its_id_and_senders_by_how_they_begin() {
+    let inbox = Inbox::start();
+    for (id, from) in [("a 1/2?é", "+4911"), ("b", "+4912"), ("c", "+49"), ("d", "+33")] {
+        assert_eq!(inbox.deliver(&message_with(id, &json!({ "from": from }))).status, 200);
+    }
+    let found = |query: &str| -> Vec<String> {
+        let page = inbox.get(&format!("/messages?{query}")).json;
+        let data = page["data"].as_array().unwrap_or_else(|| panic!("{query}: {page}"));
+        assert_eq!(page["total"], data.len(), "{query}");
+        data.iter().map(|message| message["message_id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(found("message_id=a+1%2F2%3F%C3%A9"), ["a 1/2?é"]);
+    assert_eq!(found("message_id=b&from=+4912&q=hello&since=2025-01-15T10:00:00Z"), ["b"]);
+    for none in ["message_id=B", "message_id=b&from=+49", "message_id=b&q=x", "message_id=b&to=+1"]
+    {
+        assert_eq!(found(none), [""; 0], "{none}");
+    }
+    assert_eq!(found("from_prefix=+49"), ["a 1/2?é", "b", "c"]);
+    assert_eq!(found("from_prefix=%2B491"), ["a 1/2?é", "b"]);
+    assert_eq!(found("from_prefix=+491&order=desc"), ["b", "a 1/2?é"]);
+    assert_eq!(found("from_prefix=+3"), ["d"]);
+    assert_eq!(found("from_prefix=+49&from=+33"), [""; 0]);
+    assert_eq!(found("from_prefix=+4&from=+49"), ["c"]);
+    assert_eq!(found("from_prefix=&message_id="), ["a 1/2?é", "b", "c", "d"]);
+    assert_eq!(found("from_prefix=%25"), [""; 0]);
+    let lines = inbox.get("/export?from_prefix=+491").text;
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+}

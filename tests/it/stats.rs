@@ -91,3 +91,30 @@ fn a_series_counts_by_ts_in_hours_or_days_zeros_included() {
         assert_eq!(ask(query).status, 422, "{query}");
     }
 }
+
+#[test]
+fn a_series_counts_what_the_filters_match() {
+    let inbox = Inbox::start();
+    for (number, (from, text)) in
+        [("+4911", "a parcel"), ("+4922", "a letter"), ("+4911", "a letter"), ("+33", "a parcel")]
+            .into_iter()
+            .enumerate()
+    {
+        let ts = format!("2025-01-15T1{number}:00:00Z");
+        let fields = json!({ "from": from, "text": text, "ts": ts, "to": format!("+{number}") });
+        assert_eq!(inbox.deliver(&message_with(&number.to_string(), &fields)).status, 200);
+    }
+    let counts = |filter: &str| -> Vec<i64> {
+        let range = "since=2025-01-15T10:00:00Z&until=2025-01-15T14:00:00Z";
+        let json = inbox.get(&format!("/stats/series?{range}&{filter}")).json;
+        let data = json["data"].as_array().unwrap_or_else(|| panic!("{filter}: {json}"));
+        data.iter().map(|bucket| bucket["count"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(counts(""), [1, 1, 1, 1]);
+    assert_eq!(counts("from=+4911"), [1, 0, 1, 0]);
+    assert_eq!(counts("from_prefix=+49"), [1, 1, 1, 0]);
+    assert_eq!(counts("q=PARCEL"), [1, 0, 0, 1]);
+    assert_eq!(counts("q=parcel&from_prefix=+49"), [1, 0, 0, 0]);
+    assert_eq!(counts("to=+1"), [0, 1, 0, 0]);
+    assert_eq!(counts("from=+999"), [0; 4]);
+}

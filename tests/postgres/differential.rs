@@ -142,6 +142,11 @@ impl Both<'_> {
             query.append_pair("from", &self.sender());
         }
         if self.numbers.one_in(6) {
+            let sender = self.sender();
+            let length = 1 + self.numbers.below(sender.len());
+            query.append_pair("from_prefix", &sender[..length]);
+        }
+        if self.numbers.one_in(6) {
             query.append_pair("to", &format!("+{}", 1 + self.numbers.below(5)));
         }
         if self.numbers.one_in(4) {
@@ -159,6 +164,10 @@ impl Both<'_> {
     fn list(&mut self) {
         let mut query = Serializer::new(String::new());
         self.filters(&mut query);
+        if self.numbers.one_in(10) && !self.ids.is_empty() {
+            let at = self.numbers.below(self.ids.len());
+            query.append_pair("message_id", &self.ids[at]);
+        }
         query.append_pair("limit", &(1 + self.numbers.below(100)).to_string());
         if self.numbers.one_in(2) {
             query.append_pair("offset", &self.numbers.below(self.ids.len() + 10).to_string());
@@ -189,6 +198,9 @@ impl Both<'_> {
     fn series(&mut self) {
         let mut query = Serializer::new(String::new());
         query.append_pair("bucket", self.numbers.pick(&["hour", "day"]));
+        if self.numbers.one_in(2) {
+            self.filters(&mut query);
+        }
         if self.numbers.one_in(3) {
             query.append_pair("since", &self.ts());
         }

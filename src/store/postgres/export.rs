@@ -88,6 +88,8 @@ impl Export {
         };
         let found = portion.into_iter().filter(|(id, received)| {
             *id <= self.last_id
+                && self.filter.is_id(&received.message.message_id)
+                && self.filter.is_from_prefix(&received.message.from)
                 && self.filter.is_to(received.message.to.as_bytes())
                 && is_found(received.message.text.as_deref())
         });

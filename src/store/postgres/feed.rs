@@ -33,19 +33,43 @@ impl Reader {
     }
 
     pub(crate) fn committed(&mut self, after: i64, limit: i64) -> Result<Vec<Committed>, Error> {
+        self.committed_beside(after, "id > $1", "id", limit)
+    }
+
+    pub(crate) fn committed_before(
+        &mut self,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Committed>, Error> {
+        let mut messages = match before {
+            Some(before) => self.committed_beside(before, "id < $1", "id DESC", limit)?,
+            None => self.committed_beside(0, "id > $1", "id DESC", limit)?,
+        };
+        messages.reverse();
+        Ok(messages)
+    }
+
+    /// Messages on one side of a cursor, in this order.
+    fn committed_beside(
+        &mut self,
+        cursor: i64,
+        condition: &str,
+        order: &str,
+        limit: i64,
+    ) -> Result<Vec<Committed>, Error> {
         // The server sends few messages more than are taken, even if they are long.
         let sql = format!(
             "SELECT {RECEIVED}, id FROM (
                  SELECT *, coalesce(sum(200 + octet_length(message_id)
                          + coalesce(octet_length(text), 0))
-                     OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
+                     OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
                      AS bytes_before
-                 FROM (SELECT * FROM mailslot.messages WHERE id > $1 ORDER BY id LIMIT $2)
-                     AS messages
-             ) AS messages WHERE bytes_before < $3 ORDER BY id"
+                 FROM (SELECT * FROM mailslot.messages WHERE {condition}
+                       ORDER BY {order} LIMIT $2) AS messages
+             ) AS messages WHERE bytes_before < $3 ORDER BY {order}"
         );
         let bytes_max = i64::try_from(FEED_BYTES_MAX).unwrap_or(i64::MAX);
-        let values = [Value::Integer(after), Value::Integer(limit), Value::Integer(bytes_max)];
+        let values = [Value::Integer(cursor), Value::Integer(limit), Value::Integer(bytes_max)];
         let (is_ahead, messages) = self.read(|snapshot| {
             let statements =
                 [Statement::new(IS_AHEAD, &values[..1]), Statement::new(&sql, &values)];

@@ -46,6 +46,11 @@ impl<'a> Ranks<'a> {
         optional(self.msisdn)
     }
 
+    /// Whose counts are read: 0 stands for all senders. `None` for a sender with few messages.
+    pub(super) fn counts_of(&self) -> Option<i64> {
+        self.counts_of
+    }
+
     /// How many messages come before each of some positions.
     pub(super) fn before(
         &self,

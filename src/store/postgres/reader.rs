@@ -28,7 +28,7 @@ pub(super) const END: Position = Position {
     message_id: String::new(),
 };
 /// With so few candidates, by sender and by time, a search reads each one.
-const FEW: i64 = 1_024;
+pub(super) const FEW: i64 = 1_024;
 /// A page that begins so few messages from the first or the last one is found by a walk from there.
 const NEAR: i64 = 256;
 
@@ -75,13 +75,21 @@ impl Reader {
     }
 
     pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
-        let is_search = filter.q.is_some() || filter.to.is_some();
+        self.answer(filter, |snapshot| list(snapshot, filter, paging))
+    }
+
+    /// Reads what a filter means. Where that may take long, it needs one of the slots for that.
+    pub(super) fn answer<T>(
+        &mut self,
+        filter: &Filter,
+        read: impl Fn(&mut Snapshot<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Error> {
+        let is_search = filter.is_search();
         let slot = is_search.then(|| self.searches.take()).flatten();
         let has_time = !is_search || slot.is_some();
         let timeout = if has_time { READ_MS_MAX } else { search::SHORT_SEARCH_MS_MAX };
-        let timeout = Duration::from_millis(timeout);
-        let listing = self.session.read(timeout, |snapshot| list(snapshot, filter, paging));
-        listing.map_err(|failure| {
+        let answer = self.session.read(Duration::from_millis(timeout), read);
+        answer.map_err(|failure| {
             if is_search && failure.code() == search::CANCELED {
                 Error::Unavailable(if has_time {
                     "the search takes too long: narrow it down by from, since or until"
@@ -124,11 +132,11 @@ fn list(snapshot: &mut Snapshot<'_>, filter: &Filter, paging: &Paging) -> Result
     let candidates = (before(&until, ranks.total) - first).max(0);
     let rank = (before(&edge, 0) - first).clamp(0, candidates);
     let range = (since.unwrap_or(Position::START), until.unwrap_or(END));
-    let (total, rank, mut messages) = if filter.q.is_none() && filter.to.is_none() {
-        (candidates, rank, None)
-    } else {
+    let (total, rank, mut messages) = if filter.is_search() {
         let found = search::search(snapshot, filter, paging, candidates <= FEW)?;
         (found.total, found.before, Some(found.messages))
+    } else {
+        (candidates, rank, None)
     };
     let window = paging.window(total, |_| Ok(rank)).unwrap_or_default();
     if messages.is_none() {

@@ -5,9 +5,12 @@
 //! and the server has the extension; it decides nothing, since each text that it finds is compared.
 
 use std::{
+    borrow::Cow,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
+
+use sha2::{Digest, Sha256};
 
 use super::{
     connection::Connection,
@@ -16,7 +19,7 @@ use super::{
     rows::{self, MESSAGE},
     snapshot::Snapshot,
     text::encode,
-    values::{Statement, Value},
+    values::{Rows, Statement, Value},
 };
 use crate::{
     config::Target,
@@ -66,62 +69,107 @@ pub(super) struct Found {
     pub(super) messages: Vec<Message>,
 }
 
-/// `is_few`: the filter without its text leads to few messages, which are read one by one.
+/// The conditions of a filter, on `$1` to `$9`.
+pub(super) struct Conditions {
+    pub(super) sql: String,
+    hash: Option<[u8; 32]>,
+    pattern: Option<String>,
+    prefix: Option<String>,
+    /// For `enable_seqscan`: whether reading the whole table may be the best way.
+    may_scan: &'static str,
+}
+
+impl Conditions {
+    /// `is_few`: the sender and the time lead to few messages, which are read one by one.
+    pub(super) fn of(filter: &Filter, is_few: bool) -> Conditions {
+        let is_few = is_few || filter.message_id.is_some();
+        // The index of trigrams is no way to find a text without one, nor to few messages.
+        let is_indexed = !is_few && filter.q.as_deref().is_some_and(has_trigram);
+        let text = if is_indexed { "coalesce(folded, text)" } else { "coalesce(folded, text, '')" };
+        // No text has a character behind the last one of Unicode.
+        let sql = format!(
+            "($1::text IS NULL OR from_msisdn = $1) AND ($2::text IS NULL OR to_msisdn = $2)
+             AND ($3::bigint IS NULL OR (ts_s, ts_ns) >= ($3, $4))
+             AND ($5::bigint IS NULL OR (ts_s, ts_ns) < ($5, $6))
+             AND ($7::text IS NULL OR {text} LIKE $7) AND ($8::bytea IS NULL OR hash = $8)
+             AND ($9::text IS NULL OR from_msisdn >= $9 AND from_msisdn < $9 || chr(1114111))"
+        );
+        Conditions {
+            sql,
+            hash: filter.message_id.as_ref().map(|id| Sha256::digest(id).into()),
+            pattern: filter.q.as_deref().map(pattern),
+            prefix: filter.from_prefix.as_deref().map(encode).map(Cow::into_owned),
+            may_scan: if is_few { "off" } else { "on" },
+        }
+    }
+
+    pub(super) fn values<'a>(&'a self, filter: &'a Filter) -> Vec<Value<'a>> {
+        let bound = |bound: Option<Timestamp>| match bound {
+            Some(timestamp) => position_values(&Position::at(timestamp), ""),
+            None => [Value::Null; 3],
+        };
+        let [since, since_ns, _] = bound(filter.since);
+        let [until, until_ns, _] = bound(filter.until);
+        let (from, to) = (optional(filter.from.as_deref()), optional(filter.to.as_deref()));
+        let hash = self.hash.as_ref().map_or(Value::Null, |hash| Value::Bytes(hash));
+        let (pattern, prefix) = (self.pattern.as_deref(), self.prefix.as_deref());
+        vec![from, to, since, since_ns, until, until_ns, optional(pattern), hash, optional(prefix)]
+    }
+
+    /// The rows of the last statement of a read.
+    pub(super) fn run_last(
+        &self,
+        snapshot: &mut Snapshot<'_>,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> Result<Rows, Failure> {
+        let rows = snapshot.run_last(&[
+            Statement::new(
+                "SELECT set_config('enable_seqscan', $1, true)",
+                &[Value::Text(self.may_scan)],
+            ),
+            Statement::new(sql, values),
+        ])?;
+        rows.into_iter().nth(1).ok_or_else(|| Failure::unexpected("no result"))
+    }
+}
+
+/// `is_few`: the sender and the time lead to few messages, which are read one by one.
 pub(super) fn search(
     snapshot: &mut Snapshot<'_>,
     filter: &Filter,
     paging: &Paging,
     is_few: bool,
 ) -> Result<Found, Failure> {
-    let pattern = filter.q.as_deref().map(pattern);
-    // The index of trigrams is no way to find a text without one, nor to few messages.
-    let is_indexed = !is_few && filter.q.as_deref().is_some_and(has_trigram);
-    let text = if is_indexed { "coalesce(folded, text)" } else { "coalesce(folded, text, '')" };
+    let conditions = Conditions::of(filter, is_few);
     let (edge_condition, order) = match (paging.edge(), paging.is_forward()) {
         (None, true) => ("true", ""),
         (None, false) => ("true", "DESC"),
-        (_, true) => ("(ts_s, ts_ns, message_id) >= ($8, $9, $10)", ""),
-        (_, false) => ("(ts_s, ts_ns, message_id) < ($8, $9, $10)", "DESC"),
+        (_, true) => ("(ts_s, ts_ns, message_id) >= ($10, $11, $12)", ""),
+        (_, false) => ("(ts_s, ts_ns, message_id) < ($10, $11, $12)", "DESC"),
     };
     let sql = format!(
         "WITH found AS MATERIALIZED (
-             SELECT id, ts_s, ts_ns, message_id FROM mailslot.messages
-             WHERE ($1::text IS NULL OR from_msisdn = $1) AND ($2::text IS NULL OR to_msisdn = $2)
-                 AND ($3::bigint IS NULL OR (ts_s, ts_ns) >= ($3, $4))
-                 AND ($5::bigint IS NULL OR (ts_s, ts_ns) < ($5, $6))
-                 AND ($7::text IS NULL OR {text} LIKE $7)
+             SELECT id, ts_s, ts_ns, message_id FROM mailslot.messages WHERE {}
          ), page AS (
              SELECT id FROM found WHERE {edge_condition}
-             ORDER BY ts_s {order}, ts_ns {order}, message_id {order} LIMIT $11 OFFSET $12)
+             ORDER BY ts_s {order}, ts_ns {order}, message_id {order} LIMIT $13 OFFSET $14)
          SELECT total, before, {MESSAGE}
          FROM (
              SELECT count(*) AS total,
-                 count(*) FILTER (WHERE (ts_s, ts_ns, message_id) < ($8, $9, $10)) AS before
+                 count(*) FILTER (WHERE (ts_s, ts_ns, message_id) < ($10, $11, $12)) AS before
              FROM found
          ) AS counted LEFT JOIN (page JOIN mailslot.messages USING (id)) ON true
-         ORDER BY messages.ts_s, messages.ts_ns, messages.message_id"
+         ORDER BY messages.ts_s, messages.ts_ns, messages.message_id",
+        conditions.sql
     );
     let edge = paging.edge().unwrap_or(Position::START);
     let edge_id = encode(&edge.message_id);
     let offset = if let Start::Offset(offset) = paging.start { offset } else { 0 };
-    let bound = |bound: Option<Timestamp>| match bound {
-        Some(timestamp) => position_values(&Position::at(timestamp), ""),
-        None => [Value::Null; 3],
-    };
-    let ([since, since_ns, _], [until, until_ns, _]) = (bound(filter.since), bound(filter.until));
-    let [edge, edge_ns, edge_id] = position_values(&edge, &edge_id);
-    let (from, to) = (optional(filter.from.as_deref()), optional(filter.to.as_deref()));
-    let (limit, offset) = (Value::Integer(paging.limit), Value::Integer(offset));
-    let pattern = optional(pattern.as_deref());
-    let values = [
-        from, to, since, since_ns, until, until_ns, pattern, edge, edge_ns, edge_id, limit, offset,
-    ];
-    let scan = if is_few { "off" } else { "on" };
-    let rows = snapshot.run_last(&[
-        Statement::new("SELECT set_config('enable_seqscan', $1, true)", &[Value::Text(scan)]),
-        Statement::new(&sql, &values),
-    ])?;
-    let [_, rows] = &rows[..] else { return Err(Failure::unexpected("no result")) };
+    let mut values = conditions.values(filter);
+    values.extend(position_values(&edge, &edge_id));
+    values.extend([Value::Integer(paging.limit), Value::Integer(offset)]);
+    let rows = conditions.run_last(snapshot, &sql, &values)?;
     let row = rows.one()?;
     let is_empty = row.optional_text(2)?.is_none();
     let messages = rows.iter().filter(|_| !is_empty).map(|row| rows::message(row, 2));

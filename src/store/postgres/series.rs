@@ -7,10 +7,11 @@ use super::{
     counts::YEAR_ONE,
     failure::Failure,
     ranks::Ranks,
-    reader::Reader,
+    reader::{FEW, Reader},
     rows,
+    search::Conditions,
     snapshot::Snapshot,
-    values::{Statement, Value},
+    values::{Rows, Statement, Value},
 };
 use crate::{
     error::Error,
@@ -61,44 +62,93 @@ impl Reader {
         Ok((stored(0)?, stored(1)?))
     }
 
-    pub(crate) fn series(&mut self, bounds: &[Timestamp]) -> Result<Vec<i64>, Error> {
-        Ok(self.read(|snapshot| series(snapshot, bounds))?)
+    pub(crate) fn series(
+        &mut self,
+        filter: &Filter,
+        bounds: &[Timestamp],
+    ) -> Result<Vec<i64>, Error> {
+        self.answer(filter, |snapshot| {
+            let ranks = Ranks::open(snapshot, filter)?;
+            match ranks.counts_of() {
+                Some(counts_of) if !filter.is_search() => {
+                    counted(snapshot, &ranks, counts_of, bounds)
+                }
+                _ => read(snapshot, filter, ranks.total <= FEW, bounds),
+            }
+        })
     }
+}
+
+/// Reads every message that matches.
+fn read(
+    snapshot: &mut Snapshot<'_>,
+    filter: &Filter,
+    is_few: bool,
+    bounds: &[Timestamp],
+) -> Result<Vec<i64>, Failure> {
+    let (Some(since), Some(until)) = (bounds.first(), bounds.last()) else {
+        return Ok(Vec::new());
+    };
+    let filter = Filter { since: Some(*since), until: Some(*until), ..filter.clone() };
+    let conditions = Conditions::of(&filter, is_few);
+    let sql = format!(
+        "SELECT width_bucket(ts_s * 1000000000::numeric + ts_ns, $10::text::numeric[]), count(*)
+         FROM mailslot.messages WHERE {} GROUP BY 1",
+        conditions.sql
+    );
+    let moments: Vec<String> = bounds
+        .iter()
+        .map(|at| (i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanoseconds)).to_string())
+        .collect();
+    let moments = format!("{{{}}}", moments.join(","));
+    let mut values = conditions.values(&filter);
+    values.push(Value::Text(&moments));
+    let rows = conditions.run_last(snapshot, &sql, &values)?;
+    let mut counts = vec![0; bounds.len() - 1];
+    for row in rows.iter() {
+        // The first bucket is 1.
+        let at = usize::try_from(row.integer(0)? - 1).ok();
+        if let Some(count) = at.and_then(|at| counts.get_mut(at)) {
+            *count = row.integer(1)?;
+        }
+    }
+    Ok(counts)
 }
 
 /// The spans within the first and the last one are counted already; at the ends messages before a
 /// position are counted.
-fn series(snapshot: &mut Snapshot<'_>, bounds: &[Timestamp]) -> Result<Vec<i64>, Failure> {
-    let everything = Filter::default();
-    let ranks = Ranks::open(snapshot, &everything)?;
+fn counted(
+    snapshot: &mut Snapshot<'_>,
+    ranks: &Ranks<'_>,
+    counts_of: i64,
+    bounds: &[Timestamp],
+) -> Result<Vec<i64>, Failure> {
     let positions: Vec<_> = bounds.iter().copied().map(Position::at).collect();
-    let [first, second, middle @ .., before_last, last] = &positions[..] else {
+    let inner = bounds.get(1..bounds.len().saturating_sub(1)).unwrap_or_default();
+    let ([first, second, .., before_last, last], Some((level, seconds))) =
+        (&positions[..], span(inner))
+    else {
         let before = ranks.before(snapshot, &positions.iter().collect::<Vec<_>>())?;
         return Ok(differences(&before));
     };
-    let inner = &bounds[1..bounds.len() - 1];
-    let Some((level, seconds)) = span(inner) else {
-        let before = ranks.before(snapshot, &positions.iter().collect::<Vec<_>>())?;
-        return Ok(differences(&before));
-    };
-    let _ = middle;
     let ends = ranks.before(snapshot, &[first, second, before_last, last])?;
     let bucket = |at: &Timestamp| (at.seconds + YEAR_ONE) / seconds;
     let (from, to) = (bucket(&inner[0]), bucket(&inner[inner.len() - 1]));
     let sql = "
         SELECT bucket, n FROM mailslot.counts
-        WHERE sender_id = 0 AND level = $1 AND bucket >= $2 AND bucket < $3";
+        WHERE sender_id = $4 AND level = $1 AND bucket >= $2 AND bucket < $3";
     let tail = "
         SELECT (ts_s + 62135596800) / $1 AS bucket, count(*) FROM mailslot.messages
         WHERE id > (SELECT counted_id FROM mailslot.totals)
+            AND ($4::text IS NULL OR from_msisdn || '' = $4)
             AND ts_s >= $2 * $1 - 62135596800 AND ts_s < $3 * $1 - 62135596800 GROUP BY 1";
     let range = [Value::Integer(from), Value::Integer(to)];
-    let counted = [Value::Integer(level), range[0], range[1]];
-    let behind = [Value::Integer(seconds), range[0], range[1]];
+    let counted = [Value::Integer(level), range[0], range[1], Value::Integer(counts_of)];
+    let behind = [Value::Integer(seconds), range[0], range[1], ranks.msisdn()];
     let rows =
         snapshot.run_last(&[Statement::new(sql, &counted), Statement::new(tail, &behind)])?;
     let mut counts: HashMap<i64, i64> = HashMap::new();
-    for row in rows.iter().flat_map(super::values::Rows::iter) {
+    for row in rows.iter().flat_map(Rows::iter) {
         *counts.entry(row.integer(0)?).or_default() += row.integer(1)?;
     }
     let spans = (from..to).map(|bucket| counts.get(&bucket).copied().unwrap_or_default());

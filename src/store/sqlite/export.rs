@@ -67,6 +67,8 @@ impl Export {
             let received = rows::received(row)?;
             position = Some(received.position());
             if (FIRST_ID..=self.last_id).contains(&row.get(8)?)
+                && self.filter.is_id(&received.message.message_id)
+                && self.filter.is_from_prefix(&received.message.from)
                 && self.filter.is_to(received.message.to.as_bytes())
                 && is_found(finder.as_ref(), row.get_ref(4)?)?
             {

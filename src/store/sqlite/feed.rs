@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use rusqlite::Transaction;
+
 use super::{epochs, reader::Reader, rows};
 use crate::{
     error::Error,
@@ -38,24 +40,48 @@ impl Reader {
     pub(crate) fn committed(&mut self, after: i64, limit: i64) -> Result<Vec<Committed>, Error> {
         let transaction = self.connection.transaction()?;
         let id = epochs::id_of(&transaction, after)?.ok_or(Error::CursorAhead)?;
-        // Rows beyond `last_id` were inserted by another program; the next commit counts them
-        // first.
-        let mut statement = transaction.prepare_cached(
-            "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at,
-                 (SELECT id - first_id + first_cursor FROM epochs
-                  WHERE first_id <= id ORDER BY first_id DESC LIMIT 1)
-             FROM messages WHERE id > ?1 AND id <= (SELECT last_id FROM totals)
-             ORDER BY id LIMIT ?2",
-        )?;
-        let mut rows = statement.query((id, limit))?;
-        let (mut messages, mut bytes) = (Vec::new(), 0);
-        while bytes < FEED_BYTES_MAX
-            && let Some(row) = rows.next()?
-        {
-            let received = rows::received(row)?;
-            bytes += received.bytes();
-            messages.push(Committed { received, cursor: row.get::<_, i64>(8)?.to_string() });
-        }
+        read(&transaction, "id > ?1", "id", id, limit)
+    }
+
+    pub(crate) fn committed_before(
+        &mut self,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Committed>, Error> {
+        let transaction = self.connection.transaction()?;
+        let id = match before {
+            None => i64::MAX,
+            Some(cursor) => epochs::id_of(&transaction, cursor)?.ok_or(Error::CursorAhead)?,
+        };
+        let mut messages = read(&transaction, "id >= 1 AND id < ?1", "id DESC", id, limit)?;
+        messages.reverse();
         Ok(messages)
     }
+}
+
+fn read(
+    transaction: &Transaction<'_>,
+    condition: &str,
+    order: &str,
+    id: i64,
+    limit: i64,
+) -> Result<Vec<Committed>, Error> {
+    // Rows beyond `last_id` were inserted by another program; the next commit counts them first.
+    let mut statement = transaction.prepare_cached(&format!(
+        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at,
+             (SELECT id - first_id + first_cursor FROM epochs
+              WHERE first_id <= id ORDER BY first_id DESC LIMIT 1)
+         FROM messages WHERE {condition} AND id <= (SELECT last_id FROM totals)
+         ORDER BY {order} LIMIT ?2"
+    ))?;
+    let mut rows = statement.query((id, limit))?;
+    let (mut messages, mut bytes) = (Vec::new(), 0);
+    while bytes < FEED_BYTES_MAX
+        && let Some(row) = rows.next()?
+    {
+        let received = rows::received(row)?;
+        bytes += received.bytes();
+        messages.push(Committed { received, cursor: row.get::<_, i64>(8)?.to_string() });
+    }
+    Ok(messages)
 }

@@ -30,6 +30,7 @@ mod batch; // the jobs of one commit
 mod migrate; // the newest version of the schema
 
 // What is derived from the messages.
+mod subset; // what a filter means, counted and paged
 mod search; // which messages match, by segments and row by row
 mod matches; // what a search has found
 mod segments; // the texts, arranged for searching

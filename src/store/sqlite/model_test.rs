@@ -216,12 +216,14 @@ impl Inbox {
             .prepare_cached(
                 "SELECT message_id FROM messages
                  WHERE (?1 IS NULL OR from_msisdn = ?1) AND (?2 IS NULL OR to_msisdn = ?2)
+                     AND (?7 IS NULL OR substr(from_msisdn, 1, length(?7)) = ?7)
+                     AND (?8 IS NULL OR message_id = ?8)
                      AND (?3 IS NULL OR ts_s > ?3 OR ts_s = ?3 AND ts_ns >= ?4)
                      AND (?5 IS NULL OR ts_s < ?5 OR ts_s = ?5 AND ts_ns < ?6)
                  ORDER BY ts_s, ts_ns, message_id",
             )
             .unwrap();
-        let Filter { from, to, since, until, q } = filter;
+        let Filter { message_id, from, from_prefix, to, since, until, q } = filter;
         let (seconds, nanoseconds) = (|i: Timestamp| i.seconds, |i: Timestamp| i.nanoseconds);
         let bounds = params![
             from,
@@ -229,7 +231,9 @@ impl Inbox {
             since.map(seconds),
             since.map(nanoseconds),
             until.map(seconds),
-            until.map(nanoseconds)
+            until.map(nanoseconds),
+            from_prefix,
+            message_id
         ];
         let rows = statement.query_map(bounds, |row| row.get(0)).unwrap();
         let matches = |id: &String| q.as_ref().is_none_or(|q| self.folded[id].contains(q));
@@ -270,6 +274,8 @@ impl Inbox {
     fn filter(&mut self, numbers: &mut Numbers, seconds: i64, senders: i64) -> Filter {
         let sometimes = |numbers: &mut Numbers, of: i64| numbers.below(of) == 0;
         let mut filter = Filter {
+            message_id: None,
+            from_prefix: sometimes(numbers, 4).then(|| format!("+{}", numbers.below(12))),
             from: sometimes(numbers, 2).then(|| format!("+{}", 1 + numbers.skewed(senders + 2))),
             to: sometimes(numbers, 3).then(|| format!("+{}", 1 + numbers.skewed(RECEIVERS + 2))),
             since: sometimes(numbers, 2).then(|| self.message(numbers, seconds, 1).timestamp),
@@ -280,6 +286,11 @@ impl Inbox {
         match numbers.below(5) {
             0 => filter = Filter { q: Some("the".to_owned()), ..Filter::default() },
             1 => filter = Filter { to: Some("+1".to_owned()), ..Filter::default() },
+            2 if sometimes(numbers, 2) => {
+                let sql = "SELECT message_id FROM messages ORDER BY id LIMIT 1 OFFSET ?1";
+                let known = self.external.query_row(sql, [numbers.below(300)], |row| row.get(0));
+                filter.message_id = known.ok().or(Some("unknown".to_owned()));
+            }
             _ => {}
         }
         filter
@@ -361,6 +372,7 @@ impl Inbox {
             cursors
                 .extend(page.into_iter().map(|committed| committed.cursor.parse::<i64>().unwrap()));
         }
+        self.read_backwards(numbers, &cursors);
         let mut statement = self
             .external
             .prepare(
@@ -379,12 +391,37 @@ impl Inbox {
         let mut bounds: Vec<Timestamp> =
             (0..=numbers.below(20)).map(|_| self.message(numbers, seconds, 1).timestamp).collect();
         bounds.sort_unstable();
-        let counts = self.reader.series(&bounds).unwrap();
-        for (bounds, count) in bounds.windows(2).zip(counts) {
-            let filter =
-                Filter { since: Some(bounds[0]), until: Some(bounds[1]), ..Filter::default() };
-            assert_eq!(usize::try_from(count).unwrap(), self.naive(&filter).len());
+        let within = |filter: &Filter, first: Timestamp, last: Timestamp| Filter {
+            since: Some(first),
+            until: Some(last),
+            ..filter.clone()
+        };
+        for filter in [Filter::default(), self.filter(numbers, seconds, senders)] {
+            let whole = within(&filter, bounds[0], bounds[bounds.len() - 1]);
+            let counts = self.reader.series(&whole, &bounds).unwrap();
+            for (bounds, count) in bounds.windows(2).zip(counts) {
+                let filter = within(&filter, bounds[0], bounds[1]);
+                assert_eq!(
+                    usize::try_from(count).unwrap(),
+                    self.naive(&filter).len(),
+                    "{filter:?}"
+                );
+            }
         }
+    }
+
+    /// From the end to the beginning of the feed.
+    fn read_backwards(&mut self, numbers: &mut Numbers, cursors: &[i64]) {
+        let (mut before, mut left) = (None, cursors);
+        loop {
+            let page = self.reader.committed_before(before, 1 + numbers.below(1_000)).unwrap();
+            let found: Vec<i64> = page.iter().map(|one| one.cursor.parse().unwrap()).collect();
+            assert!(left.ends_with(&found));
+            left = &left[..left.len() - found.len()];
+            let Some(first) = found.first() else { break };
+            before = Some(*first);
+        }
+        assert_eq!(left, [0; 0]);
     }
 
     /// Every fence holds what lies behind it, and no more than it may.

@@ -2,22 +2,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use memchr::memmem::Finder;
-use rusqlite::{Connection, Transaction};
+use rusqlite::Connection;
 
 use super::{
-    connection::open_for_reading,
-    layout::Layout,
-    ranks::Ranks,
-    rows, schema,
-    scope::{IS_COUNTED, Scope},
-    search::{self, Searches},
+    connection::open_for_reading, layout::Layout, rows, schema, scope::narrow, search::Searches,
+    subset::Subset,
 };
 use crate::{
     error::Error,
-    message::Message,
     store::types::{Filter, Listing, Order, Paging, Position},
-    timestamp::Timestamp,
 };
 
 /// The page cache of each reader.
@@ -26,8 +19,8 @@ const CACHE_KIB: u32 = 2_000;
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(super) connection: Connection,
-    layout: Layout,
-    searches: Arc<Searches>,
+    pub(super) layout: Layout,
+    pub(super) searches: Arc<Searches>,
 }
 
 impl Reader {
@@ -59,43 +52,12 @@ impl Reader {
 
     pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
         let transaction = self.connection.transaction()?;
-        let ranks = Ranks::open(&transaction, filter)?;
-        let scope = ranks.scope;
-        if ranks.total == 0 {
-            return Ok(Listing::default());
-        }
-        let before = |bound: Option<Timestamp>, otherwise| match bound {
-            Some(timestamp) => ranks.rank(&Position::at(timestamp)),
-            None => Ok(otherwise),
-        };
-        let first = before(filter.since, 0)?;
-        let candidates = (before(filter.until, ranks.total)? - first).max(0);
-        let (total, window, mut messages);
-        if filter.q.is_none() && filter.to.is_none() {
-            total = candidates;
-            window = paging
-                .window(total, |position| Ok((ranks.rank(position)? - first).clamp(0, total)))?;
-            let (position, left) = ranks.seek(first + window.start)?;
-            messages = page(&transaction, &ranks, &position, left, window.end - window.start)?;
-        } else if candidates <= self.layout.few {
-            let found = scan(&transaction, scope, filter)?;
-            total = rows::length(&found);
-            window = paging.window(total, |position| {
-                let rank = found.partition_point(|(other, _)| other < position);
-                Ok(i64::try_from(rank).unwrap_or(i64::MAX))
-            })?;
-            let ids: Vec<i64> = (window.clone())
-                .filter_map(|at| found.get(usize::try_from(at).ok()?).map(|(_, id)| *id))
-                .collect();
-            messages = with_ids(&transaction, &ids)?;
-        } else {
-            let matches = search::search(&transaction, filter, scope, &self.searches)?;
-            total = matches.total;
-            window = paging.window(total, |position| Ok(matches.rank(&transaction, position)?))?;
-            let ids = matches.page(&transaction, window.clone())?;
-            self.searches.put(filter.clone(), matches);
-            messages = with_ids(&transaction, &ids)?;
-        }
+        let Some(filter) = narrow(&transaction, filter)? else { return Ok(Listing::default()) };
+        let subset = Subset::of(&transaction, &filter, self.layout, &self.searches)?;
+        let total = subset.total();
+        let window = paging.window(total, |position| subset.rank(&transaction, position))?;
+        let mut messages = subset.page(&transaction, window.clone())?;
+        subset.put(&filter, &self.searches);
         let mut offset = window.start;
         if paging.order == Order::Descending {
             messages.reverse();
@@ -115,61 +77,4 @@ impl Reader {
         let mut statement = self.connection.prepare_cached(sql).ok()?;
         statement.query_row([row], rows::position).ok()
     }
-}
-
-/// Messages from a position on, without the first few.
-fn page(
-    transaction: &Transaction<'_>,
-    ranks: &Ranks<'_>,
-    position: &Position,
-    offset: i64,
-    limit: i64,
-) -> rusqlite::Result<Vec<Message>> {
-    let sql = format!(
-        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
-         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
-         ORDER BY ts_s, ts_ns, message_id LIMIT ?5 OFFSET ?6",
-        ranks.condition
-    );
-    let mut statement = transaction.prepare_cached(&sql)?;
-    let (seconds, nanoseconds, message_id) = rows::columns(position);
-    let from = (ranks.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset);
-    statement.query_map(from, rows::message)?.collect()
-}
-
-/// Reads every candidate, and gives those that match.
-fn scan(
-    transaction: &Transaction<'_>,
-    scope: Scope<'_>,
-    filter: &Filter,
-) -> rusqlite::Result<Vec<(Position, i64)>> {
-    let sql = format!(
-        "SELECT ts_s, ts_ns, message_id, id, text, to_msisdn FROM messages
-         WHERE {} AND (ts_s, ts_ns) >= (?2, ?3) AND (ts_s, ts_ns) < (?4, ?5) AND {IS_COUNTED}
-         ORDER BY ts_s, ts_ns, message_id",
-        scope.condition()
-    );
-    let finder = filter.q.as_deref().map(Finder::new);
-    let since = filter.since.unwrap_or(Position::START.timestamp);
-    let until = filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
-    let mut statement = transaction.prepare_cached(&sql)?;
-    let (a, b) = (since, until);
-    let within = (scope.msisdn(), a.seconds, a.nanoseconds, b.seconds, b.nanoseconds);
-    let mut rows = statement.query(within)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let is_to = filter.is_to(row.get_ref(5)?.as_bytes()?);
-        if is_to && search::is_found(finder.as_ref(), row.get_ref(4)?)? {
-            found.push((rows::position(row)?, row.get(3)?));
-        }
-    }
-    Ok(found)
-}
-
-fn with_ids(transaction: &Transaction<'_>, ids: &[i64]) -> rusqlite::Result<Vec<Message>> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
-         WHERE id = ?1",
-    )?;
-    ids.iter().map(|id| statement.query_row([id], rows::message)).collect()
 }

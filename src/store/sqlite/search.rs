@@ -11,7 +11,7 @@
 
 use std::{
     borrow::Cow,
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -142,11 +142,16 @@ pub(super) fn search(
         None => Matches::none(transaction, now.changes)?,
     };
     let sender_id = if let Scope::Sender { id, .. } = scope { Some(id) } else { None };
+    let senders = match (&filter.from_prefix, scope) {
+        (Some(prefix), Scope::All) => Some(senders(transaction, prefix)?),
+        _ => None,
+    };
     let q = filter.q.as_deref();
     let predicate = Predicate {
         transaction,
         scope,
         filter,
+        senders,
         finder: q.map(Finder::new),
         slots: slots(q.unwrap_or_default(), sender_id, filter.to.as_deref()),
         first: matches.extend_to(now.last_id),
@@ -159,11 +164,23 @@ pub(super) fn search(
     Ok(matches)
 }
 
+/// The ids of the senders that begin so. Those that have no id yet have no message in a segment.
+fn senders(transaction: &Transaction<'_>, prefix: &str) -> rusqlite::Result<HashSet<i64>> {
+    transaction
+        .prepare_cached(
+            "SELECT id FROM senders WHERE msisdn >= ?1 AND msisdn < ?1 || char(1114111)",
+        )?
+        .query_map([prefix], |row| row.get(0))?
+        .collect()
+}
+
 /// What each message is compared with.
 struct Predicate<'a> {
     transaction: &'a Transaction<'a>,
     scope: Scope<'a>,
     filter: &'a Filter,
+    /// The ids of the senders that begin as the filter says.
+    senders: Option<HashSet<i64>>,
     finder: Option<Finder<'a>>,
     slots: Vec<usize>,
     /// The ids that are read. Lower ones were read by an earlier search; higher ones, of rows that
@@ -282,7 +299,7 @@ impl Predicate<'_> {
 
     fn is_from(&self, sender_id: i64) -> bool {
         match self.scope {
-            Scope::All => true,
+            Scope::All => self.senders.as_ref().is_none_or(|ids| ids.contains(&sender_id)),
             Scope::Sender { id, .. } => id == sender_id,
         }
     }
@@ -310,12 +327,14 @@ impl Predicate<'_> {
         let mut statement = self.transaction.prepare_cached(
             "SELECT id, ts_s, ts_ns, text FROM messages
              WHERE id BETWEEN ?1 AND ?2
-                 AND (?3 IS NULL OR from_msisdn = ?3) AND (?4 IS NULL OR to_msisdn = ?4)",
+                 AND (?3 IS NULL OR from_msisdn = ?3) AND (?4 IS NULL OR to_msisdn = ?4)
+                 AND (?5 IS NULL OR from_msisdn >= ?5 AND from_msisdn < ?5 || char(1114111))",
         )?;
         let last = self.last.min((first / BLOCK_MESSAGES + 1) * BLOCK_MESSAGES - 1);
         let first = first.max(FIRST_ID);
+        let Filter { to, from_prefix, .. } = self.filter;
         let mut rows =
-            statement.query(params![first, last, self.scope.msisdn(), self.filter.to])?;
+            statement.query(params![first, last, self.scope.msisdn(), to, from_prefix])?;
         while let Some(row) = rows.next()? {
             let timestamp = rows::timestamp(row, 1)?;
             if self.filter.covers(timestamp) && is_found(self.finder.as_ref(), row.get_ref(3)?)? {

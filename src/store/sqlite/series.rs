@@ -3,7 +3,7 @@
 
 use rusqlite::OptionalExtension;
 
-use super::{ranks::Ranks, reader::Reader, rows};
+use super::{reader::Reader, rows, scope::narrow, subset::Subset};
 use crate::{
     error::Error,
     store::types::{Filter, Position},
@@ -50,14 +50,21 @@ impl Reader {
         Ok((parse(before.1), parse(after)))
     }
 
-    pub(crate) fn series(&mut self, bounds: &[Timestamp]) -> Result<Vec<i64>, Error> {
+    pub(crate) fn series(
+        &mut self,
+        filter: &Filter,
+        bounds: &[Timestamp],
+    ) -> Result<Vec<i64>, Error> {
         let transaction = self.connection.transaction()?;
-        let everything = Filter::default();
-        let ranks = Ranks::open(&transaction, &everything)?;
+        let Some(filter) = narrow(&transaction, filter)? else {
+            return Ok(vec![0; bounds.len().saturating_sub(1)]);
+        };
+        let subset = Subset::of(&transaction, &filter, self.layout, &self.searches)?;
         let before = bounds
             .iter()
-            .map(|timestamp| ranks.rank(&Position::at(*timestamp)))
-            .collect::<rusqlite::Result<Vec<_>>>()?;
+            .map(|timestamp| subset.rank(&transaction, &Position::at(*timestamp)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        subset.put(&filter, &self.searches);
         Ok(before.windows(2).map(|pair| pair[1] - pair[0]).collect())
     }
 }
