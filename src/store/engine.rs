@@ -9,7 +9,8 @@ use std::path::Path;
 use super::{
     sqlite,
     types::{
-        Committed, Filter, Job, Listing, Outcome, Paging, Position, Recount, Selection, Stats,
+        Committed, Filter, Found, Job, Listing, Outcome, Paging, Position, Recount, Selection,
+        Stats,
     },
 };
 use crate::{error::Error, timestamp::Timestamp};
@@ -140,6 +141,12 @@ impl Reader {
         reader.list(filter, paging)
     }
 
+    /// The message with this id, with all that is known of it.
+    pub(crate) fn find(&mut self, message_id: &str) -> Result<Option<Found>, Error> {
+        let Reader::Sqlite(reader) = self;
+        reader.find(message_id)
+    }
+
     /// The number of the row that has the message with this id.
     pub(crate) fn row(&self, message_id: &str) -> Option<i64> {
         let Reader::Sqlite(reader) = self;
@@ -202,13 +209,14 @@ impl Reader {
         reader.committed(after, limit)
     }
 
-    /// All messages that a filter means, of this moment, a portion at a time.
+    /// All messages that a filter means, of this moment, a portion at a time; with their originals
+    /// if `has_originals`.
     ///
     /// # Errors
     /// Where the moment cannot be read.
-    pub(crate) fn export(self, filter: Filter) -> Result<Export, Error> {
+    pub(crate) fn export(self, filter: Filter, has_originals: bool) -> Result<Export, Error> {
         let Reader::Sqlite(reader) = self;
-        Ok(Export::Sqlite(reader.export(filter)?))
+        Ok(Export::Sqlite(reader.export(filter, has_originals)?))
     }
 }
 

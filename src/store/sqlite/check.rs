@@ -97,6 +97,21 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
         (),
         |row| row.get(0),
     )?;
+    let (classes, right_classes) = transaction.query_row(
+        "WITH counted AS (
+             SELECT class_id, count(*) AS n
+             FROM totals CROSS JOIN messages ON messages.id BETWEEN 1 AND indexed_id
+             GROUP BY class_id
+         )
+         SELECT count(*), count(*) FILTER (WHERE coalesce(counted.n, 0) = classes.n AND (
+             NOT is_heavy OR NOT EXISTS (
+                 SELECT 1 FROM (VALUES (1), (2)) WHERE classes.n <> (
+                     SELECT coalesce(sum(n), 0) FROM rank_index
+                     WHERE sender_id = -classes.id AND level = column1))))
+         FROM classes LEFT JOIN counted ON class_id = classes.id",
+        (),
+        pair,
+    )?;
     let last_created_at = transaction.query_row(
         "SELECT (SELECT created_at FROM messages WHERE id BETWEEN 1 AND last_id
                  ORDER BY id DESC LIMIT 1) FROM totals",
@@ -106,6 +121,7 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
     let counts = vec![
         Count { of: "messages", counted, kept: messages },
         Count { of: "senders", counted: distinct, kept: senders },
+        Count { of: "kinds with a right count", counted: classes, kept: right_classes },
         Count { of: "messages in the rank index", counted: indexed, kept: level(1)? },
         Count {
             of: "messages in the second level of the rank index",

@@ -10,7 +10,7 @@ use super::{
     layout::Layout,
     ranks::Ranks,
     rows, schema,
-    scope::{IS_COUNTED, Scope},
+    scope::{Candidates, IS_COUNTED},
     search::{self, Searches},
 };
 use crate::{
@@ -60,7 +60,7 @@ impl Reader {
     pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
         let transaction = self.connection.transaction()?;
         let ranks = Ranks::open(&transaction, filter)?;
-        let scope = ranks.scope;
+        let candidates = &ranks.candidates;
         if ranks.total == 0 {
             return Ok(Listing::default());
         }
@@ -69,16 +69,16 @@ impl Reader {
             None => Ok(otherwise),
         };
         let first = before(filter.since, 0)?;
-        let candidates = (before(filter.until, ranks.total)? - first).max(0);
+        let count = (before(filter.until, ranks.total)? - first).max(0);
         let (total, window, mut messages);
-        if filter.q.is_none() && filter.to.is_none() {
-            total = candidates;
+        if filter.q.is_none() && filter.to.is_none() && candidates.classes.is_none() {
+            total = count;
             window = paging
                 .window(total, |position| Ok((ranks.rank(position)? - first).clamp(0, total)))?;
             let (position, left) = ranks.seek(first + window.start)?;
             messages = page(&transaction, &ranks, &position, left, window.end - window.start)?;
-        } else if candidates <= self.layout.few {
-            let found = scan(&transaction, scope, filter)?;
+        } else if count <= self.layout.few {
+            let found = scan(&transaction, candidates, filter)?;
             total = rows::length(&found);
             window = paging.window(total, |position| {
                 let rank = found.partition_point(|(other, _)| other < position);
@@ -89,7 +89,7 @@ impl Reader {
                 .collect();
             messages = with_ids(&transaction, &ids)?;
         } else {
-            let matches = search::search(&transaction, filter, scope, &self.searches)?;
+            let matches = search::search(&transaction, filter, candidates, &self.searches)?;
             total = matches.total;
             window = paging.window(total, |position| Ok(matches.rank(&transaction, position)?))?;
             let ids = matches.page(&transaction, window.clone())?;
@@ -125,36 +125,41 @@ fn page(
     offset: i64,
     limit: i64,
 ) -> rusqlite::Result<Vec<Message>> {
-    let sql = format!(
-        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
-         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
-         ORDER BY ts_s, ts_ns, message_id LIMIT ?5 OFFSET ?6",
-        ranks.condition
-    );
+    let in_order = ranks.candidates.in_order(|scope| {
+        format!(
+            "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
+             WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)",
+            ranks.condition(scope)
+        )
+    });
+    let sql = format!("{in_order} LIMIT ?5 OFFSET ?6");
     let mut statement = transaction.prepare_cached(&sql)?;
     let (seconds, nanoseconds, message_id) = rows::columns(position);
-    let from = (ranks.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset);
+    let from = (ranks.candidates.msisdn(), seconds, nanoseconds, message_id, limit, offset);
     statement.query_map(from, rows::message)?.collect()
 }
 
 /// Reads every candidate, and gives those that match.
 fn scan(
     transaction: &Transaction<'_>,
-    scope: Scope<'_>,
+    candidates: &Candidates<'_>,
     filter: &Filter,
 ) -> rusqlite::Result<Vec<(Position, i64)>> {
-    let sql = format!(
-        "SELECT ts_s, ts_ns, message_id, id, text, to_msisdn FROM messages
-         WHERE {} AND (ts_s, ts_ns) >= (?2, ?3) AND (ts_s, ts_ns) < (?4, ?5) AND {IS_COUNTED}
-         ORDER BY ts_s, ts_ns, message_id",
-        scope.condition()
-    );
+    let classes = candidates.class_condition();
+    let sql = candidates.in_order(|scope| {
+        format!(
+            "SELECT ts_s, ts_ns, message_id, id, text, to_msisdn FROM messages
+             WHERE {} AND (ts_s, ts_ns) >= (?2, ?3) AND (ts_s, ts_ns) < (?4, ?5)
+                 AND {IS_COUNTED} AND {classes}",
+            scope.condition()
+        )
+    });
     let finder = filter.q.as_deref().map(Finder::new);
     let since = filter.since.unwrap_or(Position::START.timestamp);
     let until = filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
     let mut statement = transaction.prepare_cached(&sql)?;
     let (a, b) = (since, until);
-    let within = (scope.msisdn(), a.seconds, a.nanoseconds, b.seconds, b.nanoseconds);
+    let within = (candidates.msisdn(), a.seconds, a.nanoseconds, b.seconds, b.nanoseconds);
     let mut rows = statement.query(within)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
