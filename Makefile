@@ -20,7 +20,7 @@ SAMPLE := {"message_id":"sample-%s","from":"+919876543210","to":"+14155550100","
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help tools run test snapshots test-page browser test-api test-systemd fuzz lint bench bench-overload bench-scale static package deb release test-release test-deb up down logs image
+.PHONY: help tools run test snapshots test-page browser test-api test-providers test-systemd fuzz lint bench bench-overload bench-scale static package deb release test-release test-deb up down logs image
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -74,6 +74,10 @@ test-page: browser ## Test the page in Chromium
 test-api: ## Hold the API against its own document, by schemathesis (from PyPI)
 	cargo build --locked --bin mailslot
 	python3 tests/api/run.py
+
+test-providers: ## Deliver what the libraries of Twilio, Svix and Standard Webhooks sign (from PyPI)
+	cargo build --locked --bin mailslot
+	python3 tests/providers/run.py
 
 test-systemd: static ## Boot a small Debian with the unit files of packaging/ and check them (Debian, as root)
 	tests/systemd/run.sh inside.sh $(BINARY) $(UNITS)

@@ -58,8 +58,9 @@ impl Client {
         content_type: &str,
         headers: &[(&str, String)],
     ) -> io::Result<Answer> {
-        let lines: String =
-            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines = headers
+            .iter()
+            .fold(String::new(), |lines, (name, value)| lines + name + ": " + value + "\r\n");
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\n\
              {lines}Content-Length: {}\r\n\r\n",

@@ -14,8 +14,8 @@ mod http; // the listener, and Request, Response, Exchange
 mod format; // the formats of exports
 mod client; // a small HTTP client, for the command line and the watchdog
 mod store; // what a store gives and takes, the group commit, and the engine
-mod original; // what a provider sent of a message, compressed
 mod message; // the domain: a Message that exists is valid
+mod original; // what a provider sent of a message, compressed
 mod timestamp; // a moment, to the nanosecond
 mod rates; // how often a client may ask
 mod access; // who may read

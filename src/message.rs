@@ -21,8 +21,8 @@ pub(crate) const MESSAGE_ID_CHARS_MAX: usize = 8192;
 pub(crate) const MSISDN_CHARS_MAX: usize = 64;
 /// Code points of a `text`.
 pub(crate) const TEXT_CHARS_MAX: usize = 4096;
-/// Characters of a sender or receiver of a provider's that is no phone number: a name, a short code,
-/// or a user id, of which WhatsApp's have up to 135.
+/// Characters of a sender or receiver of a provider's that is no phone number: a name, a short
+/// code, or a user id, of which WhatsApp's have up to 135.
 pub(crate) const ADDRESS_CHARS_MAX: usize = 160;
 /// Characters of a kind; a longer one is cut.
 pub(crate) const KIND_CHARS_MAX: usize = 64;
@@ -127,7 +127,8 @@ impl Delivered {
         Ok(Delivered {
             message,
             source,
-            kind: kind.map_or_else(|| TEXT_KIND.to_owned(), |kind| cut(&kind, KIND_CHARS_MAX)),
+            kind: kind
+                .map_or_else(|| TEXT_KIND.to_owned(), |kind| truncated(&kind, KIND_CHARS_MAX)),
             original: original
                 .map(|json| Original::of(json.get()))
                 .or(original_too_large_bytes.map(Original::too_large)),
@@ -136,7 +137,7 @@ impl Delivered {
 
     /// A provider's message. `kind` may be of any length.
     pub(crate) fn of(message: Message, source: Source, kind: &str) -> Delivered {
-        Delivered { message, source, kind: cut(kind, KIND_CHARS_MAX), original: None }
+        Delivered { message, source, kind: truncated(kind, KIND_CHARS_MAX), original: None }
     }
 }
 
@@ -163,7 +164,7 @@ impl Message {
         if ts.is_empty() {
             return Err("its time is out of range");
         }
-        let text = text.map(|text| cut(&text, TEXT_CHARS_MAX));
+        let text = text.map(|text| truncated(&text, TEXT_CHARS_MAX));
         Ok(Message { message_id, from, to, ts, text, timestamp })
     }
 
@@ -225,7 +226,7 @@ fn from_object(mut object: Map<String, Value>, check: Check<()>) -> Result<(Mess
 }
 
 /// The first characters of a text.
-fn cut(text: &str, chars_max: usize) -> String {
+fn truncated(text: &str, chars_max: usize) -> String {
     let end = text.char_indices().nth(chars_max).map_or(text.len(), |(at, _)| at);
     text[..end].to_owned()
 }

@@ -69,7 +69,9 @@ impl<M: Mac + KeyInit + Clone> Keyring<M> {
 
 fn digest_parts<M: Mac + Clone>(mac: &M, parts: &[&[u8]]) -> Vec<u8> {
     let mut mac = mac.clone();
-    parts.iter().for_each(|part| mac.update(part));
+    for part in parts {
+        mac.update(part);
+    }
     mac.finalize().into_bytes().to_vec()
 }
 

@@ -306,18 +306,29 @@ mod tests {
         });
     }
 
+    const SETTINGS: &[(&str, &str)] = &[
+        ("WEBHOOK_SECRET", "secret"),
+        ("WHATSAPP_APP_SECRET", "app secret"),
+        ("WHATSAPP_VERIFY_TOKEN", "token"),
+        ("TWILIO_AUTH_TOKEN", "12345"),
+        ("PUBLIC_URL", "https://example.com"),
+        ("STANDARD_WEBHOOKS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ];
+
+    /// The headers with which each provider signs.
+    fn signed(config: &Config, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
+        let url = format!("https://example.com{target}");
+        let secrets = &config.standard_webhooks_secrets;
+        let mut headers = standard::sign(secrets, "msg_1", 1_700_000_000, body).to_vec();
+        headers.push(whatsapp::sign(&config.whatsapp_app_secrets, body));
+        headers.push(twilio::sign(&config.twilio_auth_tokens, &url, body));
+        headers
+    }
+
     fn answer_mutations(mut numbers: Numbers, inputs: usize) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mailslot.db");
-        let config = Config::read_variables(&[
-            ("WEBHOOK_SECRET", "secret"),
-            ("WHATSAPP_APP_SECRET", "app secret"),
-            ("WHATSAPP_VERIFY_TOKEN", "token"),
-            ("TWILIO_AUTH_TOKEN", "12345"),
-            ("PUBLIC_URL", "https://example.com"),
-            ("STANDARD_WEBHOOKS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
-        ]);
-        let config = config.unwrap();
+        let config = Config::read_variables(SETTINGS).unwrap();
         let (store, mut writer) = Store::open(&path, 1).unwrap();
         let mut context = Context {
             keys: Keys::of(&config),
@@ -339,11 +350,7 @@ mod tests {
             let (path, _) = path_and_query(&target);
             let mut headers = vec![("X-Signature", context.keys.verifier.sign(&body))];
             if path.starts_with("/webhook/") {
-                headers.push(whatsapp::sign(&config.whatsapp_app_secrets, &body));
-                let url = format!("https://example.com{target}");
-                headers.push(twilio::sign(&config.twilio_auth_tokens, &url, &body));
-                let secrets = &config.standard_webhooks_secrets;
-                headers.extend(standard::sign(secrets, "msg_1", 1_700_000_000, &body));
+                headers.extend(signed(&config, &target, &body));
             }
             if numbers.below(8) == 0 {
                 for (_, value) in &mut headers {

@@ -15,7 +15,7 @@ use crate::{
     http::{Request, Response},
     message::Delivered,
     metrics::{Item, KeyIndex, Metrics, Source, WebhookResult},
-    providers::{Provider, Reading, Whatsapp},
+    providers::{Configured, Reading, Whatsapp},
     store::{Job, Outcome, Stored},
 };
 
@@ -40,13 +40,13 @@ pub(super) fn receive(context: &mut Context, request: &Request<'_>) -> Result<An
 }
 
 /// Whether the settings have what this provider's endpoint needs.
-pub(super) fn is_set<P: Provider>(keys: &Keys) -> bool {
+pub(super) fn is_set<P: Configured>(keys: &Keys) -> bool {
     P::keys(&keys.providers).is_some()
 }
 
 /// What is signed is acknowledged, whether it is understood or not: a provider sends again what is
 /// not, for days, and then gives up on everything.
-pub(super) fn receive_from<P: Provider>(
+pub(super) fn receive_from<P: Configured>(
     context: &mut Context,
     request: &Request<'_>,
 ) -> Result<Answer, Error> {

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     http::Request,
     logging,
-    providers::{Provider, Providers, Standard, Twilio, Whatsapp, standard, twilio, whatsapp},
+    providers::{Configured, Providers, Standard, Twilio, Whatsapp, standard, twilio, whatsapp},
     signature::Verifier,
 };
 
@@ -148,7 +148,7 @@ impl Scheme {
     }
 }
 
-fn verified<P: Provider>(providers: &Providers, request: &Request<'_>) -> Result<usize, Error> {
+fn verified<P: Configured>(providers: &Providers, request: &Request<'_>) -> Result<usize, Error> {
     let keys = P::keys(providers).ok_or(Error::InvalidSignature)?;
     P::verify(keys, request).map(|(_, key)| key)
 }

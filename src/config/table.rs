@@ -333,31 +333,21 @@ impl Config {
         reading.finish(listen)
     }
 
-    /// Settings that others need.
+    /// Settings that others need, and that are not set.
     fn lacks(&self) -> Vec<String> {
-        let needs = |is_set: bool, needed: bool, sentence: &str| {
-            (is_set && !needed).then(|| sentence.to_owned())
-        };
-        let secret = !self.whatsapp_app_secrets.is_empty();
-        let token = !self.whatsapp_verify_tokens.is_empty();
-        let lacks = [
-            needs(
-                secret,
-                token,
-                "WHATSAPP_VERIFY_TOKEN is not set: expected the token that Meta's console has, which WHATSAPP_APP_SECRET needs beside it",
-            ),
-            needs(
-                token,
-                secret,
-                "WHATSAPP_APP_SECRET is not set: expected the app secret of Meta's console, which WHATSAPP_VERIFY_TOKEN needs beside it",
-            ),
-            needs(
-                !self.twilio_auth_tokens.is_empty(),
-                self.public_url.is_some(),
-                "PUBLIC_URL is not set: expected the URL that Twilio has, which TWILIO_AUTH_TOKEN needs beside it",
-            ),
+        let app_secret = !self.whatsapp_app_secrets.is_empty();
+        let verify_token = !self.whatsapp_verify_tokens.is_empty();
+        let auth_token = !self.twilio_auth_tokens.is_empty();
+        let needs = [
+            (app_secret, verify_token, "WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"),
+            (verify_token, app_secret, "WHATSAPP_VERIFY_TOKEN", "WHATSAPP_APP_SECRET"),
+            (auth_token, self.public_url.is_some(), "TWILIO_AUTH_TOKEN", "PUBLIC_URL"),
         ];
-        lacks.into_iter().flatten().collect()
+        let lacks = needs.into_iter().filter(|(is_set, has_other, ..)| *is_set && !has_other);
+        let sentence = |name: &str, other: &str| {
+            format!("{other} is not set: expected as the provider's console has it, beside {name}")
+        };
+        lacks.map(|(_, _, name, other)| sentence(name, other)).collect()
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -5,47 +5,16 @@
 pub(crate) mod whatsapp; // Meta's WhatsApp Cloud API
 pub(crate) mod twilio; // Twilio: SMS, MMS and WhatsApp
 pub(crate) mod standard; // Standard Webhooks, as Svix and others send them
+mod provider; // what each of these files says of its provider
 mod reading; // what is read from a body
 
-use crate::{
-    config::Config,
-    error::Error,
-    http::{Request, Response},
-    metrics::Source,
-};
+use crate::config::Config;
 
+pub(crate) use provider::Provider;
 pub(crate) use reading::Reading;
 pub(crate) use standard::Standard;
 pub(crate) use twilio::Twilio;
 pub(crate) use whatsapp::{WHATSAPP_BODY_BYTES_MAX, Whatsapp};
-
-/// A provider: a type without values.
-pub(crate) trait Provider: 'static {
-    const SOURCE: Source;
-    /// What its signatures are verified with.
-    type Keys;
-    /// A request whose signature is valid: only [`Provider::verify`] makes one, so that nothing of
-    /// another request can be read as messages.
-    type Signed<'a>;
-
-    /// `None` where the operator has not set them.
-    fn keys(providers: &Providers) -> Option<&Self::Keys>;
-
-    /// Gives the index of the key that verifies the request, too. Every key is always tried.
-    ///
-    /// # Errors
-    /// [`Error::InvalidSignature`], whatever is wrong.
-    fn verify<'a>(
-        keys: &Self::Keys,
-        request: &Request<'a>,
-    ) -> Result<(Self::Signed<'a>, usize), Error>;
-
-    /// Adds each part of the body to `reading`.
-    fn read(signed: &Self::Signed<'_>, reading: &mut Reading);
-
-    /// The response that the provider takes as an acknowledgement.
-    fn acknowledgement() -> Response;
-}
 
 /// What the settings say of the providers.
 #[derive(Debug)]
@@ -64,5 +33,29 @@ impl Providers {
             standard: standard::Keys::of(config),
             keeps_originals: config.keep_originals,
         }
+    }
+}
+
+/// A provider whose keys are among the settings.
+pub(crate) trait Configured: Provider {
+    /// `None` where the operator has not set them.
+    fn keys(providers: &Providers) -> Option<&Self::Keys>;
+}
+
+impl Configured for Whatsapp {
+    fn keys(providers: &Providers) -> Option<&whatsapp::Keys> {
+        providers.whatsapp.as_ref()
+    }
+}
+
+impl Configured for Twilio {
+    fn keys(providers: &Providers) -> Option<&twilio::Keys> {
+        providers.twilio.as_ref()
+    }
+}
+
+impl Configured for Standard {
+    fn keys(providers: &Providers) -> Option<&standard::Keys> {
+        providers.standard.as_ref()
     }
 }

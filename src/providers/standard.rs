@@ -6,7 +6,7 @@ use hmac::Hmac;
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
-use super::{Provider, Providers, Reading};
+use super::{provider::Provider, reading::Reading};
 use crate::{
     config::{Config, Secret},
     error::Error,
@@ -76,10 +76,6 @@ impl Provider for Standard {
     const SOURCE: Source = Source::Standard;
     type Keys = Keys;
     type Signed<'a> = Signed<'a>;
-
-    fn keys(providers: &Providers) -> Option<&Keys> {
-        providers.standard.as_ref()
-    }
 
     fn verify<'a>(keys: &Keys, request: &Request<'a>) -> Result<(Signed<'a>, usize), Error> {
         let header = |names: [&'static str; 2]| {
@@ -156,4 +152,51 @@ fn sentence(error: &Error) -> String {
         format!("{field}: {}", problem.msg)
     };
     problems.iter().map(problem).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const SENT: i64 = 1_614_265_330;
+    const BODY: &[u8] = br#"{"test": 2432232314}"#;
+
+    fn verifies(id: &str, timestamp: &str, signature: &str, received_s: i64) -> bool {
+        let config = Config::read_variables(&[
+            ("WEBHOOK_SECRET", "s"),
+            ("STANDARD_WEBHOOKS_SECRET", SECRET),
+        ]);
+        let keys = Keys::of(&config.unwrap_or_else(|error| panic!("{error}"))).unwrap();
+        let headers = [(ID[0], id), (TIMESTAMP[0], timestamp), (SIGNATURE[0], signature)];
+        let headers = headers.as_slice();
+        Standard::verify(&keys, &Request::new(BODY, "/", &headers, received_s)).is_ok()
+    }
+
+    /// The example of the Standard Webhooks' own libraries.
+    #[test]
+    fn the_vector_of_the_libraries_verifies_within_five_minutes_of_its_receipt() {
+        let (id, timestamp) = ("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330");
+        let good = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        for (received_s, is_fresh) in [
+            (SENT, true),
+            (SENT + TIMESTAMP_AGE_S_MAX, true),
+            (SENT + TIMESTAMP_AGE_S_MAX + 1, false),
+            (SENT - TIMESTAMP_AGE_S_MAX, true),
+            (SENT - TIMESTAMP_AGE_S_MAX - 1, false),
+            (i64::MAX, false),
+        ] {
+            assert_eq!(verifies(id, timestamp, good, received_s), is_fresh, "{received_s}");
+        }
+        for header in [format!("v1,AAAA {good}"), format!("v1a,x  {good} v2,y")] {
+            assert!(verifies(id, timestamp, &header, SENT), "{header}");
+        }
+        for header in
+            ["", "v1,", "v1,AAAA", &good.replace("v1", "v2"), &good.replace(' ', "")[..40]]
+        {
+            assert!(!verifies(id, timestamp, header, SENT), "{header}");
+        }
+        assert!(!verifies(id, "01614265330", good, SENT), "the text is signed, not the number");
+        assert!(!verifies("msg.p5jXN8AQM9LWM0D4loKWxJek", timestamp, good, SENT));
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::{Provider, Providers, Reading};
+use super::{provider::Provider, reading::Reading};
 use crate::{
     config::{Config, Secret},
     error::Error,
@@ -105,10 +105,6 @@ impl Provider for Twilio {
     type Keys = Keys;
     type Signed<'a> = Signed<'a>;
 
-    fn keys(providers: &Providers) -> Option<&Keys> {
-        providers.twilio.as_ref()
-    }
-
     /// The names and values of a form are what is signed, so the form is decoded before: into
     /// names and values, of which nothing is read unless the signature is valid.
     fn verify<'a>(keys: &Keys, request: &Request<'a>) -> Result<(Signed<'a>, usize), Error> {
@@ -140,7 +136,7 @@ impl Provider for Twilio {
     fn read(signed: &Signed<'_>, reading: &mut Reading) {
         match &signed.body {
             Body::Form(parameters) => {
-                read_parameters(parameters, signed.received_s, reading, || as_json(parameters))
+                read_parameters(parameters, signed.received_s, reading, || as_json(parameters));
             }
             Body::Json(json) => {
                 let Ok(object) = serde_json::from_slice::<Map<String, Value>>(json) else {
@@ -179,11 +175,13 @@ fn read_parameters(
     }
     let ids = ["MessageSid", "SmsMessageSid", "SmsSid"];
     let Some(id) = ids.iter().find_map(|name| value(name)) else {
-        return if value("CallSid").is_some() {
-            reading.skip(Item::Other)
+        // A call, for one.
+        if value("CallSid").is_some() {
+            reading.skip(Item::Other);
         } else {
-            reading.skip_invalid("it has no MessageSid")
-        };
+            reading.skip_invalid("it has no MessageSid");
+        }
+        return;
     };
     let address = |name: &str| {
         let address = value(name).unwrap_or_default();
@@ -196,9 +194,9 @@ fn read_parameters(
         timestamp: Timestamp::from(received_s),
         text: value("Body").map(str::to_owned),
     };
-    let media = value("MediaContentType0").map(|media| match media.split('/').next() {
-        Some(kind @ ("image" | "video" | "audio")) => kind,
-        _ => "document",
+    let media = value("MediaContentType0").map(|media| {
+        let kinds = ["image", "video", "audio"];
+        kinds.into_iter().find(|kind| media.starts_with(kind)).unwrap_or("document")
     });
     let kind = value("MessageType").filter(|kind| !kind.is_empty()).or(media);
     reading.add(fields, kind.unwrap_or(TEXT_KIND), original);
@@ -215,4 +213,65 @@ fn as_json(parameters: &[(String, String)]) -> String {
         }
     }
     Value::Object(object).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(public_url: &str) -> Keys {
+        let config = Config::read_variables(&[
+            ("WEBHOOK_SECRET", "s"),
+            ("TWILIO_AUTH_TOKEN", "12345"),
+            ("PUBLIC_URL", public_url),
+        ]);
+        Keys::of(&config.unwrap_or_else(|error| panic!("{error}"))).unwrap()
+    }
+
+    fn verifies(public_url: &str, target: &str, body: &str, signature: &str) -> bool {
+        let headers = [(HEADER, signature)];
+        let headers = headers.as_slice();
+        Twilio::verify(&keys(public_url), &Request::new(body.as_bytes(), target, &headers, 0))
+            .is_ok()
+    }
+
+    /// The example of Twilio's documentation.
+    #[test]
+    fn the_vector_of_twilios_documentation_verifies() {
+        const BODY: &str = "Digits=1234&To=%2B18005551212&From=%2B14158675309\
+             &Caller=%2B14158675309&CallSid=CA1234567890ABCDE";
+        const SIGNATURE: &str = "RSOYDt4T1cUTdK1PDd93/VVr8B8=";
+        let base = "https://mycompany.com";
+        assert!(verifies(base, "/myapp.php?foo=1&bar=2", BODY, SIGNATURE));
+        assert!(verifies("https://mycompany.com:443/", "/myapp.php?foo=1&bar=2", BODY, SIGNATURE));
+        for (base, target) in [
+            ("http://mycompany.com", "/myapp.php?foo=1&bar=2"),
+            ("https://mycompany.com:8443", "/myapp.php?foo=1&bar=2"),
+            (base, "/myapp.php?bar=2&foo=1"),
+            (base, "/myapp.php"),
+        ] {
+            // A port that is written may be left out in what is signed.
+            let is_other_port = base.ends_with(":8443");
+            assert_eq!(verifies(base, target, BODY, SIGNATURE), is_other_port, "{base}{target}");
+        }
+        assert!(!verifies(
+            base,
+            "/myapp.php?foo=1&bar=2",
+            &BODY.replace("1234", "1235"),
+            SIGNATURE
+        ));
+    }
+
+    #[test]
+    fn the_port_of_a_url_is_written_or_left_out() {
+        for (url, other) in [
+            ("https://a.example/b?c", "https://a.example:443/b?c"),
+            ("https://a.example:443/b", "https://a.example/b"),
+            ("http://a.example", "http://a.example:80"),
+            ("http://[::1]/b:c", "http://[::1]:80/b:c"),
+            ("http://[::1]:8000/b", "http://[::1]/b"),
+        ] {
+            assert_eq!(spellings(url), [url, other]);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json, value::RawValue};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::{Provider, Providers, Reading};
+use super::{provider::Provider, reading::Reading};
 use crate::{
     config::{Config, Secret},
     error::{Error, Problem},
@@ -96,10 +96,6 @@ impl Provider for Whatsapp {
     type Keys = Keys;
     type Signed<'a> = Signed<'a>;
 
-    fn keys(providers: &Providers) -> Option<&Keys> {
-        providers.whatsapp.as_ref()
-    }
-
     fn verify<'a>(keys: &Keys, request: &Request<'a>) -> Result<(Signed<'a>, usize), Error> {
         let mut given = [0; 32];
         let digits = request.header(HEADER).and_then(|value| value.strip_prefix(PREFIX));
@@ -121,7 +117,9 @@ impl Provider for Whatsapp {
                 reading.skip_invalid("an entry has no list of changes");
                 continue;
             };
-            changes.into_iter().for_each(|change| read_change(change, reading));
+            for change in changes {
+                read_change(change, reading);
+            }
         }
     }
 
@@ -248,4 +246,35 @@ fn members(json: &RawValue) -> HashMap<String, &RawValue> {
 /// The items of a list; `None` for anything else.
 fn items<'a>(json: Option<&&'a RawValue>) -> Option<Vec<&'a RawValue>> {
     serde_json::from_str(json?.get()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_written_for_people_and_a_sender_without_a_plus_become_numbers() {
+        for (shown, number) in [
+            ("15550783881", "+15550783881"),
+            ("+1 (555) 078-3881", "+15550783881"),
+            ("", "106540352242922"),
+        ] {
+            let metadata =
+                json!({ "display_phone_number": shown, "phone_number_id": "106540352242922" });
+            assert_eq!(receiver(&metadata), number);
+        }
+        assert_eq!(receiver(&json!(7)), UNKNOWN_RECEIVER);
+        assert_eq!(address("16505551234"), "+16505551234");
+        assert_eq!(address("US.13491208655302741918"), "US.13491208655302741918");
+    }
+
+    #[test]
+    fn a_time_is_whole_seconds_and_not_before_1970() {
+        let read = |value: Value| timestamp(&value).map(|timestamp| timestamp.seconds);
+        assert_eq!(read(json!("1749416383")), Some(1_749_416_383));
+        assert_eq!(read(json!(0)), Some(0));
+        for wrong in [json!(""), json!("-1"), json!("1.0"), json!(" 1"), json!(1.5), json!(null)] {
+            assert_eq!(read(wrong.clone()), None, "{wrong}");
+        }
+    }
 }

@@ -62,8 +62,8 @@ impl<J> Queue<J> {
         Ok(())
     }
 
-    /// Waits for jobs and takes them, the oldest first, until they have this weight. `None` once the
-    /// queue is closed and empty. One thread may do this at a time.
+    /// Waits for jobs and takes them, the oldest first, until they have this weight. `None` once
+    /// the queue is closed and empty. One thread may do this at a time.
     pub(crate) fn take(&self, weight_max: usize) -> Option<Vec<J>> {
         let mut state = self.lock();
         while state.jobs.is_empty() && !state.is_closed {
