@@ -100,6 +100,7 @@ bench: ## Measure against a bare tiny_http in the same run (BASELINE=1: and the 
 	@command -v wrk > /dev/null || { echo "wrk is not installed: apt-get install wrk" >&2; exit 2; }
 	cargo build --release --locked --bin mailslot --example bare --example readers
 	python3 tests/bench/bench.py
+	python3 tests/bench/providers.py
 
 bench-overload: ## Measure what happens under four times the searches that can be answered
 	cargo build --release --locked --bin mailslot

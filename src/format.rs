@@ -45,10 +45,19 @@ impl<'a> From<&'a Received> for Line<'a> {
             created_at,
             source: Some(*source).filter(|source| *source != Source::Webhook),
             kind: Some(kind.as_str()).filter(|kind| *kind != TEXT_KIND),
-            original,
+            original: original.map(in_one_line),
             original_too_large_bytes,
         }
     }
+}
+
+/// Line breaks are white space between the tokens of a JSON text, never part of one.
+fn in_one_line(json: Box<RawValue>) -> Box<RawValue> {
+    const LINE_BREAKS: [char; 2] = ['\n', '\r'];
+    if !json.get().contains(LINE_BREAKS) {
+        return json;
+    }
+    RawValue::from_string(json.get().replace(LINE_BREAKS, " ")).unwrap_or(json)
 }
 
 impl Format {
