@@ -28,7 +28,6 @@ use crate::error::Error;
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a handler sees of a request.
-#[derive(Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) body: &'a [u8],
     /// As the client sent them.
@@ -40,7 +39,7 @@ pub(crate) struct Request<'a> {
 }
 
 /// Where the headers of a request are found.
-pub(crate) trait Headers: std::fmt::Debug {
+pub(crate) trait Headers {
     /// The value of a header, if there is exactly one with this name.
     fn only(&self, name: &'static str) -> Option<&str>;
 }
