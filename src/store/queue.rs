@@ -11,6 +11,7 @@ use super::sync::{Condvar, Mutex, MutexGuard, lock};
 
 #[derive(Debug)]
 pub(crate) struct Queue<J> {
+    length_max: usize,
     weight_max: usize,
     wait_max: Duration,
     /// What a job counts for, at least 1.
@@ -32,9 +33,16 @@ struct State<J> {
 }
 
 impl<J> Queue<J> {
-    pub(crate) fn new(weight_max: usize, wait_max: Duration, weigh: fn(&J) -> usize) -> Queue<J> {
+    /// At most `length_max` jobs wait, and none is added to jobs of `weight_max` and more.
+    pub(crate) fn new(
+        length_max: usize,
+        weight_max: usize,
+        wait_max: Duration,
+        weigh: fn(&J) -> usize,
+    ) -> Queue<J> {
         let state = State { jobs: VecDeque::new(), weight: 0, is_closed: false, is_idle: false };
-        Queue { weight_max, wait_max, weigh, state: Mutex::new(state), changed: Condvar::new() }
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Queue { length_max, weight_max, wait_max, weigh, state, changed }
     }
 
     /// Appends a job, whatever its own weight is.
@@ -47,6 +55,7 @@ impl<J> Queue<J> {
         let mut state = self.lock();
         let oldest = state.jobs.front().map(|(since, _)| now.saturating_duration_since(*since));
         if state.is_closed
+            || state.jobs.len() >= self.length_max
             || state.weight >= self.weight_max
             || oldest.is_some_and(|waited| waited > self.wait_max)
         {

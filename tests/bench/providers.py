@@ -2,7 +2,7 @@
 """Measures what a provider's form costs: bodies of WhatsApp's with one message and with a hundred, and
 those of /webhook, one right after the other and again.
 
-`make bench` calls this, too. The environment may set SECONDS_PER_RUN (5), ROUNDS (5) and MAILSLOT_BIN.
+`make bench` calls this, too. The environment may set SECONDS_PER_RUN (5), ROUNDS (5), CONNECTIONS (64) and MAILSLOT_BIN.
 """
 import hashlib
 import hmac
@@ -22,7 +22,7 @@ from messages import message
 
 SECONDS = int(os.environ.get("SECONDS_PER_RUN") or 5)
 ROUNDS = int(os.environ.get("ROUNDS") or 5)
-CONNECTIONS = 64
+CONNECTIONS = int(os.environ.get("CONNECTIONS") or 64)
 APP_SECRET = "0123456789abcdef0123456789abcdef"
 # Messages of a body, and how many bodies are more than any server here takes in a second.
 LOADS = {"/webhook": (1, 30_000), "whatsapp, 1": (1, 30_000), "whatsapp, 100": (100, 600)}
