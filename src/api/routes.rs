@@ -393,6 +393,6 @@ mod tests {
                 jobs.clear();
             }
         }
-        assert!(stored > inputs / 50, "the inputs are too far from valid ones: {stored}");
+        assert!(stored > inputs / 100, "the inputs are too far from valid ones: {stored}");
     }
 }
