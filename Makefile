@@ -20,7 +20,7 @@ SAMPLE := {"message_id":"sample-%s","from":"+919876543210","to":"+14155550100","
 export LISTEN
 
 .DEFAULT_GOAL := help
-.PHONY: help tools run test snapshots test-page browser lint-page test-api test-systemd fuzz lint bench bench-overload bench-scale static package deb release test-release test-deb up down logs image
+.PHONY: help tools run test snapshots test-page browser lint-page test-api test-providers test-systemd fuzz lint bench bench-overload bench-scale static package deb release test-release test-deb up down logs image
 .PHONY: postgres test-postgres test-failover bench-postgres
 
 help: ## List these commands
@@ -96,6 +96,10 @@ test-api: ## Hold the API against its own document, by schemathesis (from PyPI)
 	cargo build --locked --bin mailslot
 	python3 tests/api/run.py
 
+test-providers: ## Deliver what the libraries of Twilio, Svix and Standard Webhooks sign (from PyPI)
+	cargo build --locked --bin mailslot
+	python3 tests/providers/run.py
+
 test-systemd: static ## Boot a small Debian with the unit files of packaging/ and check them (Debian, as root)
 	tests/systemd/run.sh inside.sh $(BINARY) $(UNITS)
 
@@ -121,6 +125,7 @@ bench: ## Measure against a bare tiny_http in the same run (BASELINE=1: and the 
 	@command -v wrk > /dev/null || { echo "wrk is not installed: apt-get install wrk" >&2; exit 2; }
 	cargo build --release --locked --bin mailslot --example bare --example readers
 	python3 tests/bench/bench.py
+	python3 tests/bench/providers.py
 
 bench-overload: ## Measure what happens under four times the searches that can be answered
 	cargo build --release --locked --bin mailslot

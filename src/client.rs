@@ -51,11 +51,19 @@ impl Client {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host), b"")
     }
 
-    /// Posts JSON.
-    pub(crate) fn post(&mut self, path: &str, body: &[u8], signature: &str) -> io::Result<Answer> {
+    pub(crate) fn post(
+        &mut self,
+        path: &str,
+        body: &[u8],
+        content_type: &str,
+        headers: &[(&str, String)],
+    ) -> io::Result<Answer> {
+        let lines = headers
+            .iter()
+            .fold(String::new(), |lines, (name, value)| lines + name + ": " + value + "\r\n");
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
-             X-Signature: {signature}\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {content_type}\r\n\
+             {lines}Content-Length: {}\r\n\r\n",
             self.host,
             body.len()
         );

@@ -19,6 +19,8 @@ pub(crate) enum Error {
     /// script asks the user for the token, so the browser must not ask, too: `Basic` is left out
     /// then.
     NoReadToken { is_script: bool },
+    /// 403: a set-up request of a provider without the operator's token.
+    WrongVerifyToken,
     /// 404
     NotFound,
     /// 405, with `Allow`.
@@ -127,6 +129,7 @@ impl Error {
             Error::Framing(reason) => (400, BadRequest, Detail::from(*reason)),
             Error::InvalidSignature => (401, InvalidSignature, "invalid signature".into()),
             Error::NoReadToken { .. } => (401, BadRequest, NO_READ_TOKEN.into()),
+            Error::WrongVerifyToken => (403, BadRequest, "wrong verify token".into()),
             Error::NotFound => (404, BadRequest, "Not Found".into()),
             Error::MethodNotAllowed { .. } => (405, BadRequest, "Method Not Allowed".into()),
             Error::CursorAhead => (409, BadRequest, CURSOR_AHEAD.into()),

@@ -1,6 +1,13 @@
 //! The formats in which messages are exported, over HTTP and by the command line.
 
-use crate::{message::Message, store::Received};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    message::{Message, TEXT_KIND},
+    metrics::Source,
+    store::{Received, parts},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -12,6 +19,46 @@ pub(crate) enum Format {
 
 /// Every format by its name. The first one is the default.
 pub(crate) const FORMATS: &[(&str, Format)] = &[("ndjson", Format::Ndjson), ("csv", Format::Csv)];
+
+/// A message as a line of NDJSON. What every message of /webhook has in common is left out.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    message: &'a Message,
+    created_at: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Source>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original_too_large_bytes: Option<u32>,
+}
+
+impl<'a> From<&'a Received> for Line<'a> {
+    fn from(received: &'a Received) -> Line<'a> {
+        let Received { message, created_at, source, kind, original } = received;
+        let (original, original_too_large_bytes) = parts(original.as_ref());
+        Line {
+            message,
+            created_at,
+            source: Some(*source).filter(|source| *source != Source::Webhook),
+            kind: Some(kind.as_str()).filter(|kind| *kind != TEXT_KIND),
+            original: original.map(in_one_line),
+            original_too_large_bytes,
+        }
+    }
+}
+
+/// Line breaks are white space between the tokens of a JSON text, never part of one.
+fn in_one_line(json: Box<RawValue>) -> Box<RawValue> {
+    const LINE_BREAKS: [char; 2] = ['\n', '\r'];
+    if !json.get().contains(LINE_BREAKS) {
+        return json;
+    }
+    RawValue::from_string(json.get().replace(LINE_BREAKS, " ")).unwrap_or(json)
+}
 
 impl Format {
     /// The Content-Type, and a name for a file.
@@ -34,11 +81,11 @@ impl Format {
         match self {
             Format::Ndjson => {
                 // Serializing strings into memory cannot fail.
-                let _ = serde_json::to_writer(&mut *lines, received);
+                let _ = serde_json::to_writer(&mut *lines, &Line::from(received));
                 lines.push(b'\n');
             }
             Format::Csv => {
-                let Received { message, created_at } = received;
+                let Received { message, created_at, .. } = received;
                 let Message { message_id, from, to, ts, text, .. } = message;
                 let fields = [
                     Some(message_id),

@@ -9,11 +9,13 @@ pub mod properties; // what holds for every input: fuzz targets, and a test
 pub mod cli; // the commands of the command line
 pub mod service; // the process that serves: its threads, its signals, a request's life
 pub mod api; // the table of routes, and one file per endpoint
+mod providers; // how WhatsApp, Twilio and Standard Webhooks sign, and what they say
 mod http; // the listener, and Request, Response, Exchange
 mod format; // the formats of exports
 mod client; // a small HTTP client, for the command line and the watchdog
 mod store; // what a store gives and takes, the group commit, and the engine
 mod message; // the domain: a Message that exists is valid
+mod original; // what a provider sent of a message, compressed
 mod timestamp; // a moment, to the nanosecond
 mod rates; // how often a client may ask
 mod access; // who may read

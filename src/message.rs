@@ -2,11 +2,15 @@
 //!
 //! Owns the rules of docs/CONTRACT.md's table and the words in which a breach of them is told.
 
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
     error::{Error, Problem},
+    metrics::Source,
+    original::Original,
     signature::SignedBody,
     timestamp::Timestamp,
 };
@@ -17,6 +21,14 @@ pub(crate) const MESSAGE_ID_CHARS_MAX: usize = 8192;
 pub(crate) const MSISDN_CHARS_MAX: usize = 64;
 /// Code points of a `text`.
 pub(crate) const TEXT_CHARS_MAX: usize = 4096;
+/// Characters of a sender or receiver of a provider's that is no phone number: a name, a short
+/// code, or a user id, of which WhatsApp's have up to 135.
+pub(crate) const ADDRESS_CHARS_MAX: usize = 160;
+/// Characters of a kind; a longer one is cut.
+pub(crate) const KIND_CHARS_MAX: usize = 64;
+
+/// The kind of a message that says nothing else.
+pub(crate) const TEXT_KIND: &str = "text";
 
 const MSISDN_PATTERN: &str = r"^\+[0-9]+$";
 const TS_PATTERN: &str = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z$";
@@ -35,41 +47,188 @@ pub(crate) struct Message {
     pub(crate) timestamp: Timestamp,
 }
 
+/// A message, and what is stored beside it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Delivered {
+    pub(crate) message: Message,
+    pub(crate) source: Source,
+    /// The provider's word for the type of the message, such as `text` or `image`.
+    pub(crate) kind: String,
+    /// What the provider sent, where that says more than the message.
+    pub(crate) original: Option<Original>,
+}
+
+/// What a provider with a form of its own says of a message.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Fields {
+    pub(crate) message_id: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) timestamp: Timestamp,
+    pub(crate) text: Option<String>,
+}
+
+/// What a line of an export has beside the message.
+#[derive(Deserialize)]
+struct Beside<'a> {
+    #[serde(borrow, default)]
+    source: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    original: Option<&'a RawValue>,
+    #[serde(default)]
+    original_too_large_bytes: Option<u32>,
+}
+
+impl Delivered {
+    /// A body of /webhook, which is kept as the original only where it has other members than the
+    /// message.
+    ///
+    /// # Errors
+    /// As [`Message::from_signed`].
+    pub(crate) fn from_signed(
+        body: &SignedBody<'_>,
+        keeps_original: bool,
+    ) -> Result<Delivered, Error> {
+        let (message, has_more) = read(body, check_msisdn)?;
+        let json = str::from_utf8(body.bytes()).ok().filter(|_| has_more && keeps_original);
+        let original = json.map(|json| Original::of(json.trim_ascii()));
+        Ok(Delivered { original, ..Delivered::from(message) })
+    }
+
+    /// A line of an export.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with an entry for every bad field.
+    pub(crate) fn from_export(line: &SignedBody<'_>) -> Result<Delivered, Error> {
+        let beside = serde_json::from_slice::<Beside<'_>>(line.bytes()).ok();
+        let named = beside.as_ref().and_then(|beside| beside.source.as_deref());
+        let source = named.map_or(Some(Source::Webhook), Source::named);
+        let check = match source {
+            Some(Source::Whatsapp | Source::Twilio) => check_address,
+            _ => check_msisdn,
+        };
+        let (message, _) = read(line, check)?;
+        let (Some(source), Some(Beside { kind, original, original_too_large_bytes, .. })) =
+            (source, beside)
+        else {
+            let msg = "Input should be the source, kind and original of an export";
+            let problem = Problem::new(
+                "value_error",
+                [json!("body"), json!("source")],
+                msg,
+                &json!({}),
+                None,
+            );
+            let message_id = Some(message.message_id);
+            return Err(Error::Invalid { problems: vec![problem], message_id });
+        };
+        Ok(Delivered {
+            message,
+            source,
+            kind: kind
+                .map_or_else(|| TEXT_KIND.to_owned(), |kind| truncated(&kind, KIND_CHARS_MAX)),
+            original: original
+                .map(|json| Original::of(json.get()))
+                .or(original_too_large_bytes.map(Original::too_large)),
+        })
+    }
+
+    /// A provider's message. `kind` may be of any length.
+    pub(crate) fn of(message: Message, source: Source, kind: &str) -> Delivered {
+        Delivered { message, source, kind: truncated(kind, KIND_CHARS_MAX), original: None }
+    }
+}
+
+/// As /webhook takes it, with nothing beside it.
+impl From<Message> for Delivered {
+    fn from(message: Message) -> Delivered {
+        Delivered::of(message, Source::Webhook, TEXT_KIND)
+    }
+}
+
 impl Message {
+    /// A message of a provider with a form of its own, which its file of `providers` makes of a
+    /// body that is verified. Its sender may be no phone number, and a text that is too long is
+    /// cut: nothing can be asked of such a provider.
+    ///
+    /// # Errors
+    /// What is wrong, for the log.
+    pub(crate) fn from_fields(fields: Fields) -> Result<Message, &'static str> {
+        let Fields { message_id, from, to, timestamp, text } = fields;
+        check_message_id(&message_id).map_err(|_| "its id is empty or too long")?;
+        check_address(&from).map_err(|_| "its sender is missing or too long")?;
+        check_address(&to).map_err(|_| "its receiver is missing or too long")?;
+        let ts = timestamp.text();
+        if ts.is_empty() {
+            return Err("its time is out of range");
+        }
+        let text = text.map(|text| truncated(&text, TEXT_CHARS_MAX));
+        Ok(Message { message_id, from, to, ts, text, timestamp })
+    }
+
     /// Only a body whose signature has been checked can become a message.
     ///
     /// # Errors
     /// [`Error::Invalid`] with an entry for every bad field.
+    #[cfg(test)]
     pub(crate) fn from_signed(body: &SignedBody<'_>) -> Result<Message, Error> {
-        let mut object = parse(body.bytes())
-            .map_err(|problem| Error::Invalid { problems: vec![problem], message_id: None })?;
-        let mut problems = Vec::new();
-        let message_id = field(&object, &mut problems, "message_id", check_message_id);
-        let from = field(&object, &mut problems, "from", check_msisdn);
-        let to = field(&object, &mut problems, "to", check_msisdn);
-        let timestamp = field(&object, &mut problems, "ts", check_ts);
-        if object.get("text").is_some_and(|text| !text.is_null()) {
-            field(&object, &mut problems, "text", check_text);
-        }
-        let mut take = |name: &str| match object.remove(name) {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        };
-        match (message_id, from, to, timestamp) {
-            (Some(()), Some(()), Some(()), Some(timestamp)) if problems.is_empty() => Ok(Message {
+        read(body, check_msisdn).map(|(message, _)| message)
+    }
+
+    /// The message that an object has, and whether the object has other members, too.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with an entry for every bad field.
+    pub(crate) fn from_object(object: Map<String, Value>) -> Result<(Message, bool), Error> {
+        from_object(object, check_msisdn)
+    }
+}
+
+/// `check` is for `from` and `to`.
+fn read(body: &SignedBody<'_>, check: Check<()>) -> Result<(Message, bool), Error> {
+    let object = parse(body.bytes())
+        .map_err(|problem| Error::Invalid { problems: vec![problem], message_id: None })?;
+    from_object(object, check)
+}
+
+fn from_object(mut object: Map<String, Value>, check: Check<()>) -> Result<(Message, bool), Error> {
+    let mut problems = Vec::new();
+    let message_id = field(&object, &mut problems, "message_id", check_message_id);
+    let from = field(&object, &mut problems, "from", check);
+    let to = field(&object, &mut problems, "to", check);
+    let timestamp = field(&object, &mut problems, "ts", check_ts);
+    if object.get("text").is_some_and(|text| !text.is_null()) {
+        field(&object, &mut problems, "text", check_text);
+    }
+    let mut take = |name: &str| match object.remove(name) {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    };
+    match (message_id, from, to, timestamp) {
+        (Some(()), Some(()), Some(()), Some(timestamp)) if problems.is_empty() => {
+            let message = Message {
                 message_id: take("message_id").unwrap_or_default(),
                 from: take("from").unwrap_or_default(),
                 to: take("to").unwrap_or_default(),
                 ts: take("ts").unwrap_or_default(),
                 text: take("text"),
                 timestamp,
-            }),
-            _ => Err(Error::Invalid {
-                problems,
-                message_id: message_id.and_then(|()| take("message_id")),
-            }),
+            };
+            Ok((message, !object.is_empty()))
         }
+        _ => Err(Error::Invalid {
+            problems,
+            message_id: message_id.and_then(|()| take("message_id")),
+        }),
     }
+}
+
+/// The first characters of a text.
+fn truncated(text: &str, chars_max: usize) -> String {
+    let end = text.char_indices().nth(chars_max).map_or(text.len(), |(at, _)| at);
+    text[..end].to_owned()
 }
 
 /// JSON as RFC 8259 has it: UTF-8, one value, no NaN, no lone surrogate, nesting bounded (by
@@ -172,6 +331,15 @@ fn check_msisdn(text: &str) -> Result<(), Breach> {
         }
         _ => Err(mismatch(MSISDN_PATTERN)),
     }
+}
+
+/// A sender or receiver that may be no phone number.
+fn check_address(text: &str) -> Result<(), Breach> {
+    if text.is_empty() {
+        let msg = "String should have at least 1 character".to_owned();
+        return Err(("string_too_short", msg, json!({ "min_length": 1 })));
+    }
+    at_most(text, ADDRESS_CHARS_MAX)
 }
 
 fn check_text(text: &str) -> Result<(), Breach> {

@@ -4,27 +4,35 @@
 //! each with inputs that libFuzzer searches for; the test below calls each with the inputs of
 //! `fuzz/seeds` and with random changes of them, on every run of the tests.
 
-use std::{cell::RefCell, collections::HashMap, str};
+use std::{cell::RefCell, collections::HashMap, str, sync::LazyLock};
 
 use crate::{
     api::messages::{Side, cursor, read_cursor},
     config::{Config, Settings, Source, WORKERS_MAX},
-    http::{HEADERS_MAX, content_length, path_and_query},
-    message::Message,
-    store::{Order, Page, Position, Start},
+    format::Format,
+    http::{HEADERS_MAX, Request, content_length, path_and_query},
+    message::{Delivered, KIND_CHARS_MAX, Message, TEXT_CHARS_MAX},
+    providers::{
+        Configured, Providers, Reading, Standard, Twilio, Whatsapp, standard, twilio, whatsapp,
+    },
+    signature::SignedBody,
+    store::{Order, Page, Position, Received, Start},
     timestamp::Timestamp,
 };
 
 pub type Property = fn(&[u8]);
 
 /// A function for each target of `fuzz/`, by its name.
-pub const PROPERTIES: [(&str, Property); 6] = [
+pub const PROPERTIES: [(&str, Property); 9] = [
     ("framing", framing),
     ("target", target),
     ("timestamp", timestamp),
     ("cursor", cursors),
     ("segment", segment),
     ("settings", settings),
+    ("whatsapp", whatsapp_body),
+    ("twilio", twilio_body),
+    ("standard", standard_body),
 ];
 
 /// Lines of `Name: value`: a length is that of the one Content-Length, and there is no
@@ -172,6 +180,76 @@ pub fn settings(data: &[u8]) {
         }
     }
     drop(file);
+}
+
+static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+    let settings = [
+        ("WEBHOOK_SECRET", "secret"),
+        ("WHATSAPP_APP_SECRET", "app secret"),
+        ("WHATSAPP_VERIFY_TOKEN", "token"),
+        ("TWILIO_AUTH_TOKEN", "12345"),
+        ("PUBLIC_URL", "https://example.com"),
+        ("STANDARD_WEBHOOKS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ];
+    let value = |name: &str| settings.iter().find(|(key, _)| *key == name);
+    let source = Source {
+        variable: &|name| Ok(value(name).map(|(_, value)| (*value).to_owned())),
+        credential: &|_| Ok(None),
+        file: &|_| Err("is not there".to_owned()),
+    };
+    Config::read(&source).unwrap_or_else(|error| panic!("{error}"))
+});
+/// When the requests are received.
+const RECEIVED_S: i64 = 1_700_000_000;
+
+/// A signed body of any bytes has parts, and a message of it is one that an export and an import
+/// keep as it is. With another signature it has none.
+fn body<P: Configured>(body: &[u8], headers: &[(&'static str, String)]) {
+    let providers = Providers::of(&CONFIG);
+    let keys = P::keys(&providers).unwrap_or_else(|| panic!("its keys are set"));
+    let headers: Vec<(&str, &str)> =
+        headers.iter().map(|(name, value)| (*name, &**value)).collect();
+    let headers = headers.as_slice();
+    let request = Request::new(body, "/x", &headers, RECEIVED_S);
+    let (signed, key) = P::verify(keys, &request).unwrap_or_else(|error| panic!("{error:?}"));
+    assert_eq!(key, 0);
+    let mut reading = Reading::of(P::SOURCE, true);
+    P::read(&signed, &mut reading);
+    for Delivered { message, source, kind, original } in reading.messages {
+        assert!(kind.chars().count() <= KIND_CHARS_MAX && source == P::SOURCE);
+        assert!(message.text.as_ref().is_none_or(|text| text.chars().count() <= TEXT_CHARS_MAX));
+        assert_eq!(Timestamp::parse(&message.ts), Some(message.timestamp));
+        let created_at = "2025-01-15T10:00:00Z".to_owned();
+        let received = Received { message, created_at, source, kind, original };
+        let mut line = Vec::new();
+        Format::Ndjson.write(&received, &mut line);
+        let imported = Delivered::from_export(&SignedBody::from_operator(&line));
+        let Received { message, kind, mut original, .. } = received;
+        // Line breaks of an original become spaces.
+        if body.contains(&b'\n') || body.contains(&b'\r') {
+            original = imported.as_ref().ok().and_then(|imported| imported.original.clone());
+        }
+        assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
+        assert_eq!(imported, Ok(Delivered { message, source, kind, original }));
+    }
+    let others = [body, b" "].concat();
+    let request = Request::new(&others, "/x?", &headers, RECEIVED_S);
+    let is_form = P::SOURCE == crate::metrics::Source::Twilio;
+    assert!(is_form || P::verify(keys, &request).is_err());
+}
+
+pub fn whatsapp_body(data: &[u8]) {
+    body::<Whatsapp>(data, &[whatsapp::sign(&CONFIG.whatsapp_app_secrets, data)]);
+}
+
+pub fn twilio_body(data: &[u8]) {
+    let signed = twilio::sign(&CONFIG.twilio_auth_tokens, "https://example.com/x", data);
+    body::<Twilio>(data, &[signed]);
+}
+
+pub fn standard_body(data: &[u8]) {
+    let secrets = &CONFIG.standard_webhooks_secrets;
+    body::<Standard>(data, &standard::sign(secrets, "msg_1", RECEIVED_S, data));
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! HMAC-SHA256 of a body's bytes as they came. Pure.
+//! HMAC signatures of a body's bytes as they came. Pure.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -22,25 +22,71 @@ impl SignedBody<'_> {
     }
 }
 
-/// The keys, already expanded: a request clones two hash states instead of hashing a key.
+/// The keys of an HMAC, already expanded: a request clones two hash states instead of hashing a
+/// key.
 #[derive(Clone)]
-pub(crate) struct Verifier(Vec<Hmac<Sha256>>);
+pub(crate) struct Keyring<M>(Vec<M>);
 
-impl std::fmt::Debug for Verifier {
+impl<M> std::fmt::Debug for Keyring<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Verifier(..)")
+        f.write_str("Keyring(..)")
     }
 }
+
+impl<M: Mac + KeyInit + Clone> Keyring<M> {
+    /// The first secret is the current one.
+    pub(crate) fn new(secrets: &[Secret]) -> Keyring<M> {
+        Keyring(secrets.iter().map(|secret| scheduled(secret.expose())).collect())
+    }
+
+    /// One key alone.
+    pub(crate) fn of_key(key: &[u8]) -> Keyring<M> {
+        Keyring(vec![scheduled(key)])
+    }
+
+    /// The index of the first key under which `parts`, one behind the other, have one of these
+    /// digests. Every key is always tried, with every digest, so that the time does not depend on
+    /// the key.
+    pub(crate) fn find(&self, digests: &[impl AsRef<[u8]>], parts: &[&[u8]]) -> Option<usize> {
+        let (mut is_one, mut index) = (Choice::from(0), 0_u64);
+        for (number, mac) in (0..).zip(&self.0) {
+            let digest = digest_parts(mac, parts);
+            let mut is_this = Choice::from(0);
+            for given in digests {
+                is_this |= digest.ct_eq(given.as_ref());
+            }
+            index.conditional_assign(&number, is_this & !is_one);
+            is_one |= is_this;
+        }
+        bool::from(is_one).then(|| usize::try_from(index).unwrap_or_default())
+    }
+
+    /// The digest of `parts` under the current key; empty where there is none.
+    pub(crate) fn sign(&self, parts: &[&[u8]]) -> Vec<u8> {
+        self.0.first().map_or_else(Vec::new, |mac| digest_parts(mac, parts))
+    }
+}
+
+fn digest_parts<M: Mac + Clone>(mac: &M, parts: &[&[u8]]) -> Vec<u8> {
+    let mut mac = mac.clone();
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// The keys of `X-Signature`.
+#[derive(Debug, Clone)]
+pub(crate) struct Verifier(Keyring<Hmac<Sha256>>);
 
 impl Verifier {
     /// The first secret is the current one.
     pub(crate) fn new(secrets: &[Secret]) -> Verifier {
-        Verifier(secrets.iter().map(|secret| scheduled(secret.expose())).collect())
+        Verifier(Keyring::new(secrets))
     }
 
     /// `header` is the value of the only `X-Signature` header: 64 hexadecimal digits in either
-    /// case. Returns the index of the key that verifies it, too. Every key is always tried, so that
-    /// the time does not depend on the key.
+    /// case. Returns the index of the key that verifies it, too.
     pub(crate) fn verify<'a>(
         &self,
         header: Option<&str>,
@@ -49,27 +95,18 @@ impl Verifier {
         let mut given = [0; 32];
         hex::decode_to_slice(header.unwrap_or_default(), &mut given)
             .map_err(|_| Error::InvalidSignature)?;
-        let (mut is_one, mut index) = (Choice::from(0), 0_u64);
-        for (number, mac) in (0..).zip(&self.0) {
-            let is_this = digest(mac, body).ct_eq(&given);
-            index.conditional_assign(&number, is_this & !is_one);
-            is_one |= is_this;
-        }
-        if is_one.into() {
-            Ok((SignedBody(body), usize::try_from(index).unwrap_or_default()))
-        } else {
-            Err(Error::InvalidSignature)
-        }
+        let key = self.0.find(&[given], &[body]).ok_or(Error::InvalidSignature)?;
+        Ok((SignedBody(body), key))
     }
 
     /// The signature of a body with the current key.
     pub(crate) fn sign(&self, body: &[u8]) -> String {
-        self.0.first().map_or_else(String::new, |mac| hex::encode(digest(mac, body)))
+        hex::encode(self.0.sign(&[body]))
     }
 }
 
-pub(crate) fn scheduled(key: &[u8]) -> Hmac<Sha256> {
-    match Hmac::new_from_slice(key) {
+pub(crate) fn scheduled<M: KeyInit>(key: &[u8]) -> M {
+    match M::new_from_slice(key) {
         Ok(mac) => mac,
         Err(_) => unreachable!("RFC 2104: HMAC takes a key of any length"),
     }

@@ -1,6 +1,6 @@
 //! What a handler is given besides the request, and what it answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     access::{Hosts, ReadTokens},
@@ -9,6 +9,7 @@ use crate::{
     format::Format,
     http::Response,
     metrics::Metrics,
+    providers::Providers,
     signature::Verifier,
     store::{Filter, Job, Outcome, Reader},
 };
@@ -18,6 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) verifier: Verifier,
+    pub(crate) providers: Providers,
     pub(crate) tokens: ReadTokens,
     pub(crate) hosts: Hosts,
 }
@@ -26,6 +28,7 @@ impl Keys {
     pub(crate) fn of(config: &Config) -> Arc<Keys> {
         Arc::new(Keys {
             verifier: Verifier::new(&config.webhook_secrets),
+            providers: Providers::of(config),
             tokens: ReadTokens::new(&config.read_tokens),
             hosts: Hosts::new(&config.hosts),
         })
@@ -40,12 +43,33 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+/// Makes the response from what became of a job.
+pub(crate) struct Respond(Box<dyn FnOnce(Outcome) -> Result<Response, Error> + Send>);
+
+impl Respond {
+    pub(crate) fn by(
+        respond: impl FnOnce(Outcome) -> Result<Response, Error> + Send + 'static,
+    ) -> Respond {
+        Respond(Box::new(respond))
+    }
+
+    pub(crate) fn to(self, outcome: Outcome) -> Result<Response, Error> {
+        (self.0)(outcome)
+    }
+}
+
+impl fmt::Debug for Respond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Respond(..)")
+    }
+}
+
 /// A handler never waits. It returns a response, or says what its response depends on.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Now(Response),
-    /// Once this is committed. The function makes the response from the outcome.
-    AfterCommit(Job, fn(Outcome) -> Result<Response, Error>),
+    /// Once this is committed.
+    AfterCommit(Job, Respond),
     /// Once there are new messages, or the time is over.
     WhenCommitted(FeedQuery),
     /// While it is read, by a thread of its own.

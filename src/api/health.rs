@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::answer::{Answer, Context};
+use super::answer::{Answer, Context, Respond};
 use crate::{
     error::Error,
     http::{Request, Response},
@@ -24,7 +24,7 @@ pub(super) fn ready(context: &mut Context, _: &Request<'_>) -> Result<Answer, Er
         Error::NotReady(_) => error,
         _ => Error::NotReady(UNREADABLE),
     })?;
-    Ok(Answer::AfterCommit(Job::Probe, report))
+    Ok(Answer::AfterCommit(Job::Probe, Respond::by(report)))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the type of every answer to an outcome")]

@@ -195,7 +195,9 @@ mod tests {
     use super::*;
 
     fn read(query: &str) -> Result<(Filter, Paging), Vec<&'static str>> {
-        parse(Query::of(&Request::new(b"", query, None)), |_| None).map_err(|error| match error {
+        let (target, headers) = (format!("/messages?{query}"), &[][..]);
+        let parsed = parse(Query::of(&Request::new(b"", &target, &headers, 0)), |_| None);
+        parsed.map_err(|error| match error {
             Error::Invalid { problems, .. } => {
                 problems.iter().map(|problem| problem.r#type).collect()
             }
@@ -220,6 +222,7 @@ mod tests {
             ("since=yesterday", "string_pattern_mismatch"),
             ("until=2025-02-30T00:00:00Z", "string_pattern_mismatch"),
             ("order=up", "enum"),
+            ("source=sms", "enum"),
             ("cursor=61", "value_error"),
             ("cursor=x", "value_error"),
         ] {
@@ -240,7 +243,9 @@ mod tests {
         }
         assert!(read("to=+1").is_ok_and(|(f, _)| f.to.as_deref() == Some("+1")));
         assert!(read("q=a+b").is_ok_and(|(f, _)| f.q.as_deref() == Some("a b")));
-        let empty = read("message_id=&from=&from_prefix=&to=&since=&until=&q=&order=&cursor=");
+        let empty = read(
+            "message_id=&from=&from_prefix=&to=&since=&until=&q=&order=&cursor=&source=&kind=",
+        );
         assert!(empty.is_ok_and(|(filter, paging)| {
             filter == Filter::default() && paging.start == Start::Offset(0)
         }));

@@ -2,8 +2,9 @@
 //! an error.
 
 mod routes; // the table of endpoints
-mod webhook; // POST /webhook
+mod webhook; // POST /webhook, and the endpoints of the providers below it
 pub(crate) mod messages; // GET /messages
+mod message; // GET /messages/{message_id}
 pub(crate) mod feed; // GET /feed
 mod export; // GET /export
 mod stats; // GET /stats and GET /stats/series
@@ -14,9 +15,9 @@ mod documents; // GET /, GET /docs and GET /openapi.json
 mod query; // the query parameters of an endpoint
 mod answer; // what a handler is given, and what it answers
 
-pub(crate) use answer::{Answer, Context, ExportQuery, FeedQuery, Keys};
+pub(crate) use answer::{Answer, Context, ExportQuery, FeedQuery, Keys, Respond};
 pub use query::Parameter;
 #[cfg(test)]
 pub(crate) use routes::MONITORING;
 pub use routes::{Authorization, ROUTES, Route};
-pub(crate) use routes::{RateLimit, find};
+pub(crate) use routes::{RateLimit, body_bytes_max, find, is_delivery, route_path};

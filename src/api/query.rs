@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Problem},
     http::Request,
     message::{self},
+    metrics::{Label, Source},
     store::Filter,
     timestamp::Timestamp,
 };
@@ -62,13 +63,15 @@ parameters! {
         since: Option<Timestamp> = timestamp(),
         until: Option<Timestamp> = timestamp(),
         q: Option<String> = text(),
+        source: Option<Source> = source(),
+        kind: Option<String> = text(),
     }
 }
 
 impl From<Filters> for Filter {
-    fn from(Filters { from, from_prefix, to, since, until, q }: Filters) -> Filter {
+    fn from(Filters { from, from_prefix, to, since, until, q, source, kind }: Filters) -> Filter {
         let q = q.map(|q| message::fold_case(&q));
-        Filter { message_id: None, from, from_prefix, to, since, until, q }
+        Filter { message_id: None, from, from_prefix, to, since, until, q, source, kind }
     }
 }
 
@@ -113,6 +116,22 @@ impl<'a> Query<'a> {
         instant.map_err(|(kind, msg, ctx)| self.refuse(kind, name, msg, &text, Some(ctx))).ok()
     }
 
+    fn source(&mut self, name: &'static str) -> Option<Source> {
+        let text = self.text(name)?;
+        let found = Source::named(&text);
+        if found.is_none() {
+            self.refuse_word(name, &text, Source::VALUES);
+        }
+        found
+    }
+
+    fn refuse_word(&mut self, name: &str, text: &str, words: &[&str]) {
+        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let expected = quoted.join(" or ");
+        let msg = format!("Input should be {expected}");
+        self.refuse("enum", name, msg, text, Some(json!({ "expected": expected })));
+    }
+
     /// One of these words; the first one where it is absent.
     pub(super) fn choice<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> T {
         let default = words[0].1;
@@ -120,10 +139,8 @@ impl<'a> Query<'a> {
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return *value;
         }
-        let quoted: Vec<String> = words.iter().map(|(word, _)| format!("'{word}'")).collect();
-        let expected = quoted.join(" or ");
-        let msg = format!("Input should be {expected}");
-        self.refuse("enum", name, msg, &text, Some(json!({ "expected": expected })));
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        self.refuse_word(name, &text, &words);
         default
     }
 
@@ -177,12 +194,18 @@ pub(super) mod schema {
 
     use serde_json::{Value, json};
 
+    use crate::metrics::{Label, Source};
+
     pub(in crate::api) fn text() -> Value {
         json!({ "type": "string" })
     }
 
     pub(in crate::api) fn msisdn() -> Value {
         json!({ "type": "string" })
+    }
+
+    pub(in crate::api) fn source() -> Value {
+        json!({ "type": "string", "enum": Source::VALUES })
     }
 
     pub(in crate::api) fn timestamp() -> Value {

@@ -1,24 +1,29 @@
 //! The table of endpoints: everything that the rest of the program must know about each of them.
 
 use super::{
-    answer::{Answer, Context},
-    documents, export, feed, health, messages, metrics,
+    answer::{Answer, Context, Keys},
+    documents, export, feed, health, message, messages, metrics,
     query::Parameter,
     session, stats, webhook,
 };
 use crate::{
     error::Error,
     http::{
-        Importance,
+        BODY_BYTES_MAX, Importance,
         Method::{self, Delete, Get, Head, Post},
         Request,
     },
+    providers::{Standard, Twilio, WHATSAPP_BODY_BYTES_MAX, Whatsapp},
 };
 
 #[derive(Debug)]
 pub struct Route {
     pub(crate) method: Method,
+    /// A path that ends in a name in braces stands for every path that has anything in its place.
     pub path: &'static str,
+    /// Whether the settings have what the endpoint needs; without it there is no such path.
+    pub(crate) is_there: fn(&Keys) -> bool,
+    pub(crate) body_bytes_max: usize,
     pub(crate) handler: fn(&mut Context, &Request<'_>) -> Result<Answer, Error>,
     pub authorization: Authorization,
     /// Which requests are refused first where there are more than the workers can serve.
@@ -57,6 +62,8 @@ pub(crate) enum RateLimit {
 const READ: Route = Route {
     method: Get,
     path: "",
+    is_there: |_| true,
+    body_bytes_max: BODY_BYTES_MAX,
     handler: documents::page,
     authorization: Authorization::TokenOrHost,
     shedding: Importance::Read,
@@ -76,17 +83,47 @@ pub(crate) const MONITORING: Route = Route {
 /// Its handlers look at the token themselves.
 const SESSION: Route = Route { authorization: Authorization::None, ..READ };
 
+/// What an endpoint for deliveries is.
+const DELIVERY: Route = Route {
+    method: Post,
+    authorization: Authorization::None,
+    shedding: Importance::Delivery,
+    is_delivery: true,
+    ..READ
+};
+
 pub const ROUTES: &[Route] = &[
+    Route { path: "/webhook", handler: webhook::receive, ..DELIVERY },
     Route {
-        method: Post,
-        path: "/webhook",
-        handler: webhook::receive,
-        authorization: Authorization::None,
-        shedding: Importance::Delivery,
-        is_delivery: true,
-        ..READ
+        path: "/webhook/whatsapp",
+        is_there: webhook::is_set::<Whatsapp>,
+        body_bytes_max: WHATSAPP_BODY_BYTES_MAX,
+        handler: webhook::receive_from::<Whatsapp>,
+        ..DELIVERY
+    },
+    Route {
+        method: Get,
+        path: "/webhook/whatsapp",
+        is_there: webhook::is_set::<Whatsapp>,
+        handler: webhook::confirm,
+        is_delivery: false,
+        parameters: webhook::PARAMETERS,
+        ..DELIVERY
+    },
+    Route {
+        path: "/webhook/twilio",
+        is_there: webhook::is_set::<Twilio>,
+        handler: webhook::receive_from::<Twilio>,
+        ..DELIVERY
+    },
+    Route {
+        path: "/webhook/standard",
+        is_there: webhook::is_set::<Standard>,
+        handler: webhook::receive_from::<Standard>,
+        ..DELIVERY
     },
     Route { path: "/messages", handler: messages::list, parameters: messages::PARAMETERS, ..READ },
+    Route { path: "/messages/{message_id}", handler: message::show, ..READ },
     Route { path: "/feed", handler: feed::follow, parameters: feed::PARAMETERS, ..READ },
     Route { path: "/export", handler: export::start, parameters: export::PARAMETERS, ..READ },
     Route { path: "/stats", handler: stats::show, ..READ },
@@ -122,9 +159,9 @@ impl Route {
 }
 
 /// HEAD works where GET does.
-pub(crate) fn find(method: &Method, path: &str) -> Result<&'static Route, Error> {
+pub(crate) fn find(method: &Method, path: &str, keys: &Keys) -> Result<&'static Route, Error> {
     let asked = if *method == Head { &Get } else { method };
-    let here = || ROUTES.iter().filter(|route| route.path == path);
+    let here = || at(path).filter(|route| (route.is_there)(keys));
     match here().find(|route| route.method == *asked) {
         Some(route) => Ok(route),
         None if here().next().is_none() => Err(Error::NotFound),
@@ -138,6 +175,29 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<&'static Route, Error>
     }
 }
 
+/// The routes at a path, whatever the settings are.
+fn at(path: &str) -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(move |route| match route.path.split_once('{') {
+        Some((start, _)) => path.strip_prefix(start).is_some_and(|rest| !rest.is_empty()),
+        None => route.path == path,
+    })
+}
+
+/// Bytes of a body that is read for this request.
+pub(crate) fn body_bytes_max(method: &Method, path: &str) -> usize {
+    let route = at(path).find(|route| route.method == *method);
+    route.map_or(BODY_BYTES_MAX, |route| route.body_bytes_max)
+}
+
+pub(crate) fn is_delivery(method: &Method, path: &str) -> bool {
+    at(path).any(|route| route.method == *method && route.is_delivery)
+}
+
+/// The path of the route that a path belongs to; any other path as it is.
+pub(crate) fn route_path(path: &str) -> &str {
+    at(path).next().map_or(path, |route| route.path)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fmt::Write, sync::Arc};
@@ -148,6 +208,7 @@ mod tests {
         config::{Config, Database},
         http::{Request, path_and_query},
         metrics::Metrics,
+        providers::{standard, twilio, whatsapp},
         store::{Job, Store},
     };
 
@@ -200,6 +261,17 @@ mod tests {
         "/webhook",
         "/webhook",
         "/webhook",
+        "/webhook",
+        "/webhook",
+        "/webhook",
+        "/webhook/whatsapp",
+        "/webhook/whatsapp",
+        "/webhook/whatsapp?hub.mode=subscribe&hub.verify_token=token&hub.challenge=1158201444",
+        "/webhook/twilio",
+        "/webhook/twilio?bodySHA256=44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        "/webhook/standard",
+        "/messages/m1",
+        "/messages/wamid.HB%3D%3D",
         "/messages",
         "/stats",
         "/health/live",
@@ -227,6 +299,10 @@ mod tests {
         "null",
         "\"\"",
         "",
+        "{}",
+        r#"{"object":"whatsapp_business_account","entry":[{"id":"1","changes":[{"field":"messages","value":{"metadata":{"display_phone_number":"15550783881"},"contacts":[{"user_id":"US.1"}],"messages":[{"from":"16505551234","id":"wamid.A","timestamp":"1749416383","type":"text","text":{"body":"Hi"}},{"id":"wamid.B","timestamp":"1749416383","type":"image","image":{"caption":"Hi"}}],"statuses":[{"status":"read"}]}}]}]}"#,
+        "MessageSid=SM1&From=whatsapp%3A%2B14158675309&To=12345&Body=Hello+there&NumMedia=0&x=1&x=",
+        r#"{"type":"message","timestamp":"2026-11-25T10:00:00Z","data":{"from":"+1","to":"+2","text":"Hi"}}"#,
     ];
 
     const INPUTS: usize = 1_000_000;
@@ -241,13 +317,32 @@ mod tests {
         });
     }
 
+    const SETTINGS: &[(&str, &str)] = &[
+        ("WEBHOOK_SECRET", "secret"),
+        ("WHATSAPP_APP_SECRET", "app secret"),
+        ("WHATSAPP_VERIFY_TOKEN", "token"),
+        ("TWILIO_AUTH_TOKEN", "12345"),
+        ("PUBLIC_URL", "https://example.com"),
+        ("STANDARD_WEBHOOKS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ];
+
+    /// The headers with which each provider signs.
+    fn signed(config: &Config, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
+        let url = format!("https://example.com{target}");
+        let secrets = &config.standard_webhooks_secrets;
+        let mut headers = standard::sign(secrets, "msg_1", 1_700_000_000, body).to_vec();
+        headers.push(whatsapp::sign(&config.whatsapp_app_secrets, body));
+        headers.push(twilio::sign(&config.twilio_auth_tokens, &url, body));
+        headers
+    }
+
     fn answer_mutations(mut numbers: Numbers, inputs: usize) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mailslot.db");
-        let config = Config::read_variables(&[("WEBHOOK_SECRET", "secret")]);
+        let config = Config::read_variables(SETTINGS).unwrap();
         let (store, mut writer) = Store::open(&Database::File(path), 1, true).unwrap();
         let mut context = Context {
-            keys: Keys::of(&config.unwrap()),
+            keys: Keys::of(&config),
             reader: store.reader().unwrap(),
             metrics: Arc::new(Metrics::new(ROUTES.iter().map(|route| route.path).collect(), 0)),
         };
@@ -263,15 +358,26 @@ mod tests {
             }
             // What tiny_http hands out is ASCII.
             let target: String = target.iter().map(|byte| char::from(byte & 0x7f)).collect();
-            let mut signature = context.keys.verifier.sign(&body).into_bytes();
-            if numbers.below(8) == 0 {
-                numbers.mutate(&mut signature);
+            let (path, _) = path_and_query(&target);
+            let mut headers = vec![("X-Signature", context.keys.verifier.sign(&body))];
+            if path.starts_with("/webhook/") {
+                headers.extend(signed(&config, &target, &body));
             }
-            let signature = String::from_utf8_lossy(&signature).into_owned();
-            let (path, query) = path_and_query(&target);
+            if numbers.below(8) == 0 {
+                for (_, value) in &mut headers {
+                    let mut changed = value.clone().into_bytes();
+                    numbers.mutate(&mut changed);
+                    *value = String::from_utf8_lossy(&changed).into_owned();
+                }
+            }
+            let headers: Vec<(&str, &str)> =
+                headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let headers = headers.as_slice();
             let method = numbers.pick(&[&Get, &Post, &Post, &Head]);
-            let answer = find(method, path).and_then(|route| {
-                (route.handler)(&mut context, &Request::new(&body, query, Some(&signature)))
+            let keys = Arc::clone(&context.keys);
+            let answer = find(method, path, &keys).and_then(|route| {
+                let request = Request::new(&body, &target, &headers, 1_700_000_000);
+                (route.handler)(&mut context, &request)
             });
             let mut described = String::new();
             let _ = write!(
@@ -295,6 +401,6 @@ mod tests {
                 jobs.clear();
             }
         }
-        assert!(stored > inputs / 50, "the inputs are too far from valid ones: {stored}");
+        assert!(stored > inputs / 100, "the inputs are too far from valid ones: {stored}");
     }
 }

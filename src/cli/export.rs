@@ -15,7 +15,8 @@ use crate::{
     format::{FORMATS, Format},
     logging::escaped,
     message::fold_case,
-    store::{Filter, Reader},
+    metrics::{Label, Source},
+    store::{Export, Filter, Reader},
 };
 
 pub(super) const COMMAND: Command = Command {
@@ -45,6 +46,18 @@ are.
         Opt { name: "--until", value: "TS", help: "before this time", ..OPTION },
         Opt { name: "--q", value: "TEXT", help: "containing this text, in any case", ..OPTION },
         Opt {
+            name: "--source",
+            value: "S",
+            help: "that came by webhook, whatsapp, twilio or standard",
+            ..OPTION
+        },
+        Opt { name: "--kind", value: "K", help: "of this kind, such as text or image", ..OPTION },
+        Opt {
+            name: "--originals",
+            help: "with what the providers sent, which mailslot import takes, too",
+            ..OPTION
+        },
+        Opt {
             name: "--output",
             value: "FILE",
             help: "write to a file, which is named FILE.part until it is complete",
@@ -63,27 +76,29 @@ fn run(arguments: &Arguments) -> Outcome {
         since: arguments.instant("--since")?,
         until: arguments.instant("--until")?,
         q: arguments.text("--q")?.map(|text| fold_case(&text)),
+        source: source(arguments.text("--source")?)?,
+        kind: arguments.text("--kind")?,
         ..Filter::default()
     };
+    let has_originals = arguments.has("--originals");
+    if has_originals && format != Format::Ndjson {
+        let problem = "--originals: CSV has no place for them, leave --format out";
+        return Err(Failure::Usage(problem.to_owned()));
+    }
     let database = with_source(Config::read_database)?;
     let reader = Reader::open(&database)?;
+    let export = reader.export(filter, has_originals)?;
     let Some(file) = arguments.value("--output") else {
-        return write(reader, filter, format, &mut io::stdout().lock());
+        return write(export, format, &mut io::stdout().lock());
     };
     let mut part = Part::create(Path::new(file), database.file())?;
-    write(reader, filter, format, &mut part.file)?;
+    write(export, format, &mut part.file)?;
     Ok(part.finish()?)
 }
 
-fn write(
-    reader: Reader,
-    filter: Filter,
-    format: Format,
-    output: &mut (impl Write + IsTerminal),
-) -> Outcome {
+fn write(mut export: Export, format: Format, output: &mut (impl Write + IsTerminal)) -> Outcome {
     let mut progress = Progress::beside(output);
     let is_terminal = output.is_terminal();
-    let mut export = reader.export(filter)?;
     written(output.write_all(format.head().as_bytes()))?;
     let (mut lines, mut count) = (Vec::new(), 0);
     while let Some(portion) = export.next()? {
@@ -99,6 +114,12 @@ fn write(
         progress.show(|| format!("{count} messages"));
     }
     written(output.flush())
+}
+
+fn source(name: Option<String>) -> Result<Option<Source>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let expected = || format!("--source {name:?}: expected {}", Source::VALUES.join(", "));
+    Source::named(&name).map(Some).ok_or_else(|| Failure::Usage(expected()))
 }
 
 fn format(name: Option<String>) -> Result<Format, Failure> {

@@ -97,7 +97,7 @@ pub(super) fn user(report: &mut Report, arguments: &str) -> Outcome {
     }
     let program = env::current_exe().unwrap_or_else(|_| PathBuf::from("mailslot"));
     let mut credentials = String::new();
-    for name in ["webhook_secret", "read_token"] {
+    for name in SETTINGS.iter().filter_map(|setting| Some(setting.secret?.credential)) {
         if Path::new(CREDENTIALS).join(name).exists() {
             let _ = write!(credentials, " -p LoadCredential={name}:{CREDENTIALS}/{name}");
         }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{Config, Database, with_source},
-    message::Message,
+    message::Delivered,
     signature::SignedBody,
     store::{Job, Reader, Stored, Writer},
 };
@@ -111,7 +111,7 @@ impl Import<'_> {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        match Message::from_signed(&SignedBody::from_operator(line)) {
+        match Delivered::from_export(&SignedBody::from_operator(line)) {
             Ok(message) => self.batch.push(Job::Messages(vec![message])),
             Err(error) => {
                 self.bad += 1;

@@ -6,6 +6,7 @@ mod json_spacing; // the white space of a JSON text
 mod send; // mailslot send
 mod load_report; // what became of the messages that were sent
 mod target; // the URL to which messages are sent
+mod scheme; // in which scheme a body is signed
 mod tail; // mailslot tail
 mod export; // mailslot export
 mod import; // mailslot import

@@ -21,13 +21,13 @@ use super::{
     load_report::LoadReport,
     outcome::{Failure, Outcome},
     output::{Progress, print},
+    scheme::{SCHEME, Scheme, Signing, new_id},
     target::Target,
 };
 use crate::{
     client::Answer,
-    config::{Config, with_source},
+    config::{Config, Secret, with_source},
     http, logging,
-    signature::Verifier,
     threads::{lock, spawn},
 };
 
@@ -44,7 +44,7 @@ when Ctrl-C interrupts it. Exit status: 1 if a message was not acknowledged.
         Opt {
             name: "--url",
             value: "URL",
-            help: "http://HOST:PORT/PATH; default /webhook at LISTEN. There is no https:\n\
+            help: "http://HOST:PORT/PATH; default the scheme's at LISTEN. There is no https:\n\
                    send to mailslot itself, behind the proxy",
             ..OPTION
         },
@@ -57,6 +57,7 @@ when Ctrl-C interrupts it. Exit status: 1 if a message was not acknowledged.
         Opt { name: "--rate", value: "N", help: "messages per second at most", ..OPTION },
         Opt { name: "--connections", value: "N", help: "connections at once; default 1", ..OPTION },
         Opt { name: "--json", help: "print the report as one JSON object", ..OPTION },
+        SCHEME,
     ],
     operand: Operand::Optional("FILE|-"),
     run,
@@ -87,7 +88,15 @@ type Shared = Mutex<Option<(LoadReport, Progress)>>;
 enum Source {
     File(Box<dyn BufRead + Send>),
     /// Generated messages, whose ids begin with this.
-    Generated(String),
+    Generated(Scheme, String),
+}
+
+/// How each body is signed.
+struct Signer<'a> {
+    scheme: Scheme,
+    secrets: &'a [Secret],
+    /// The URL as Twilio has it.
+    url: String,
 }
 
 fn run(arguments: &Arguments) -> Outcome {
@@ -96,14 +105,17 @@ fn run(arguments: &Arguments) -> Outcome {
     let rate = arguments.number("--rate", RATES)?;
     let connections = arguments.number("--connections", CONNECTIONS)?.unwrap_or(1);
     let as_json = arguments.has("--json");
+    let scheme = Scheme::of(arguments)?;
     let config = with_source(Config::read)?;
-    let url = url.unwrap_or_else(|| format!("http://{}/webhook", http::reachable(config.listen)));
+    let secrets = scheme.secrets(&config)?;
+    let url = url
+        .unwrap_or_else(|| format!("http://{}{}", http::reachable(config.listen), scheme.path()));
     let target = Target::parse(&url).map_err(Failure::Usage)?;
     let (source, default_count) = if let Some(file) = arguments.operand() {
         (Source::File(open(file)?.0), u64::MAX)
     } else {
         let name = format!("send-{}-{}", logging::now(), std::process::id());
-        (Source::Generated(name), 1)
+        (Source::Generated(scheme, name), 1)
     };
     let every = rate.map_or(Duration::ZERO, |rate: f64| Duration::from_secs_f64(1.0 / rate));
     let left = count.unwrap_or(default_count);
@@ -111,9 +123,10 @@ fn run(arguments: &Arguments) -> Outcome {
     let shared = Arc::new(Mutex::new(Some((LoadReport::start(), Progress::start()))));
     report_when_interrupted(&shared, as_json)
         .map_err(|error| Failure::failed(format!("signals cannot be received: {error}")))?;
-    let verifier = Verifier::new(&config.webhook_secrets);
+    let public_url = config.public_url.as_deref().unwrap_or_default();
+    let signer = Signer { scheme, secrets, url: format!("{public_url}{}", target.path) };
     let sent = thread::scope(|scope| {
-        let send = || send_all(&queue, &target, &verifier, &shared);
+        let send = || send_all(&queue, &target, &signer, &shared);
         let senders: Vec<_> = (0..connections).map(|_| scope.spawn(send)).collect();
         senders.into_iter().try_for_each(|sender| sender.join().unwrap_or(Ok(())))
     });
@@ -153,15 +166,20 @@ fn report_when_interrupted(shared: &Arc<Shared>, as_json: bool) -> io::Result<()
 fn send_all(
     queue: &Mutex<Queue>,
     target: &Target,
-    verifier: &Verifier,
+    signer: &Signer<'_>,
     shared: &Shared,
 ) -> Result<(), String> {
     let mut client = target.client();
     loop {
         let Some((body, due)) = lock(queue).next()? else { return Ok(()) };
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        let signature = verifier.sign(&body);
-        let post = || client.post(&target.path, &body, &signature);
+        let Signer { scheme, secrets, url } = signer;
+        let sign = || {
+            let timestamp_s = logging::now_seconds();
+            let signing = Signing { url: url.clone(), id: new_id(), timestamp_s };
+            scheme.sign(secrets, &signing, &body)
+        };
+        let post = || client.post(&target.path, &body, scheme.content_type(), &sign());
         send(post, shared);
         if let Some((load_report, progress)) = &mut *lock(shared) {
             progress.show(|| load_report.progress());
@@ -220,7 +238,9 @@ impl Queue {
             self.number += 1;
             let number = self.number;
             let input = match &mut self.source {
-                Source::Generated(name) => return Ok(Some(generated(name, number))),
+                Source::Generated(scheme, name) => {
+                    return Ok(Some(generated(*scheme, name, number)));
+                }
                 Source::File(input) => input,
             };
             let mut line = Vec::new();
@@ -235,13 +255,41 @@ impl Queue {
     }
 }
 
-fn generated(name: &str, number: u64) -> Vec<u8> {
-    let message = json!({
-        "message_id": format!("{name}-{number}"),
-        "from": format!("+9198765432{:02}", number % 100),
-        "to": "+14155550100",
-        "ts": logging::now(),
-        "text": format!("Message {number} of mailslot send"),
-    });
+fn generated(scheme: Scheme, name: &str, number: u64) -> Vec<u8> {
+    let id = format!("{name}-{number}");
+    let from = format!("9198765432{:02}", number % 100);
+    let text = format!("Message {number} of mailslot send");
+    let message = match scheme {
+        Scheme::Webhook | Scheme::Standard => json!({
+            "message_id": id,
+            "from": format!("+{from}"),
+            "to": "+14155550100",
+            "ts": logging::now(),
+            "text": text,
+        }),
+        Scheme::Whatsapp => {
+            let message = json!({
+                "from": from,
+                "id": id,
+                "timestamp": logging::now_seconds().to_string(),
+                "type": "text",
+                "text": { "body": text },
+            });
+            let value = json!({
+                "messaging_product": "whatsapp",
+                "metadata": { "display_phone_number": "14155550100", "phone_number_id": "1" },
+                "messages": [message],
+            });
+            let change = json!({ "field": "messages", "value": value });
+            let entry = json!({ "id": "0", "changes": [change] });
+            json!({ "object": "whatsapp_business_account", "entry": [entry] })
+        }
+        Scheme::Twilio => {
+            let mut form = form_urlencoded::Serializer::new(String::new());
+            form.append_pair("MessageSid", &id).append_pair("From", &format!("+{from}"));
+            form.append_pair("To", "+14155550100").append_pair("Body", &text);
+            return form.append_pair("NumMedia", "0").finish().into_bytes();
+        }
+    };
     message.to_string().into_bytes()
 }

@@ -7,6 +7,11 @@ use std::{
     str::FromStr,
 };
 
+use base64::{
+    Engine,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use ipnet::IpNet;
 use log::LevelFilter;
 
@@ -44,9 +49,9 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("on or off".to_owned()),
+        "on" | "1" => Ok(true),
+        "off" | "0" => Ok(false),
+        _ => Err("on or off, or 1 or 0".to_owned()),
     }
 }
 
@@ -101,6 +106,51 @@ pub(super) fn key_lines(keys_max: usize) -> impl Fn(Found) -> Result<Vec<Secret>
             count if count > keys_max => Err(format!("expected at most {keys_max} secrets")),
             _ => Ok(secrets),
         }
+    }
+}
+
+/// What a secret of Standard Webhooks begins with.
+const SECRET_PREFIX: &[u8] = b"whsec_";
+/// Bytes of such a secret, decoded.
+const SECRET_BYTES: RangeInclusive<usize> = 24..=64;
+
+/// Keys of Standard Webhooks, as [`key_lines`]: `whsec_` and base64. Gives them decoded.
+pub(super) fn base64_keys(keys_max: usize) -> impl Fn(Found) -> Result<Vec<Secret>, String> {
+    move |found| {
+        let decode = |secret: &Secret| {
+            decode_key(secret.expose()).map(Secret::new).ok_or_else(|| {
+                let (first, last) = (SECRET_BYTES.start(), SECRET_BYTES.end());
+                format!("expected whsec_ and the base64 of {first} to {last} bytes")
+            })
+        };
+        key_lines(keys_max)(found)?.iter().map(decode).collect()
+    }
+}
+
+/// The bytes that a secret of Standard Webhooks stands for. The prefix may be missing.
+fn decode_key(secret: &[u8]) -> Option<Vec<u8>> {
+    let text = secret.trim_ascii();
+    let lenient =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let text = text.strip_prefix(SECRET_PREFIX).unwrap_or(text);
+    let key = GeneralPurpose::new(&STANDARD, lenient).decode(text).ok()?;
+    SECRET_BYTES.contains(&key.len()).then_some(key)
+}
+
+/// Without a slash at the end, so that a path can follow.
+pub(super) fn base_url(text: &str) -> Result<String, String> {
+    let url = text.trim_end_matches('/');
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let is_allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#@\"\\<>".contains(&byte);
+    match host {
+        Some(host)
+            if !host.is_empty() && !host.starts_with('/') && host.bytes().all(is_allowed) =>
+        {
+            Ok(url.to_owned())
+        }
+        _ => Err("https://HOST or https://HOST/PATH, without a query, as the provider has it \
+                  before /webhook/…"
+            .into()),
     }
 }
 

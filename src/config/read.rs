@@ -102,6 +102,10 @@ impl Reading<'_> {
         value.filter(|_| self.problems.is_empty()).ok_or(ConfigError(self.problems))
     }
 
+    pub(super) fn report(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
     /// An empty variable counts as unset, since Compose and systemd pass "nothing" as an empty one.
     pub(super) fn variable(&mut self, name: &str) -> Option<String> {
         match (self.source.variable)(name) {

@@ -13,7 +13,8 @@ use super::{
     database::{self, Database},
     inherited::Inherited,
     parse::{
-        address, bearer_tokens, host_names, key_lines, level, networks, optional, switch, within,
+        address, base_url, base64_keys, bearer_tokens, host_names, key_lines, level, networks,
+        optional, switch, within,
     },
     read::{ConfigError, Default, Reading, SecretSources, Setting, Source},
     secret::Secret,
@@ -59,6 +60,7 @@ macro_rules! settings {
                 let inherited = Inherited::read(&mut reading);
                 let config = || Some(Config { $($field: $field?,)* inherited });
                 let config = config();
+                config.iter().flat_map(Config::lacks).for_each(|lack| reading.report(lack));
                 reading.finish(config)
             }
 
@@ -109,6 +111,62 @@ fields {
     hosts: Vec<String> = value(host_names), Setting {
         name: "HOSTS",
         help: "without READ_TOKEN: host names under which clients may read; space-separated list",
+        is_reloadable: true,
+        ..ROW
+    };
+    /// Every one is valid, as for the other secrets. Without any, there is no /webhook/whatsapp.
+    whatsapp_app_secrets: Vec<Secret> = keys(key_lines(SECRETS_MAX)), Setting {
+        name: "WHATSAPP_APP_SECRET",
+        default: Default::None("none: there is no /webhook/whatsapp"),
+        help: "Meta's app secret, for /webhook/whatsapp; or the credential whatsapp_app_secret",
+        is_reloadable: true,
+        secret: Some(SecretSources {
+            file_setting: "WHATSAPP_APP_SECRET_FILE",
+            credential: "whatsapp_app_secret",
+        }),
+    };
+    whatsapp_verify_tokens: Vec<Secret> = keys(key_lines(SECRETS_MAX)), Setting {
+        name: "WHATSAPP_VERIFY_TOKEN",
+        help: "the token of Meta's set-up request; or the credential whatsapp_verify_token",
+        is_reloadable: true,
+        secret: Some(SecretSources {
+            file_setting: "WHATSAPP_VERIFY_TOKEN_FILE",
+            credential: "whatsapp_verify_token",
+        }),
+        ..ROW
+    };
+    twilio_auth_tokens: Vec<Secret> = keys(key_lines(SECRETS_MAX)), Setting {
+        name: "TWILIO_AUTH_TOKEN",
+        default: Default::None("none: there is no /webhook/twilio"),
+        help: "Twilio's auth token, for /webhook/twilio; or the credential twilio_auth_token",
+        is_reloadable: true,
+        secret: Some(SecretSources {
+            file_setting: "TWILIO_AUTH_TOKEN_FILE",
+            credential: "twilio_auth_token",
+        }),
+    };
+    /// Keys, decoded.
+    standard_webhooks_secrets: Vec<Secret> = keys(base64_keys(SECRETS_MAX)), Setting {
+        name: "STANDARD_WEBHOOKS_SECRET",
+        default: Default::None("none: there is no /webhook/standard"),
+        help: "whsec_… for /webhook/standard; or the credential standard_webhooks_secret",
+        is_reloadable: true,
+        secret: Some(SecretSources {
+            file_setting: "STANDARD_WEBHOOKS_SECRET_FILE",
+            credential: "standard_webhooks_secret",
+        }),
+    };
+    /// Scheme, host and perhaps a path, without a slash at the end.
+    public_url: Option<String> = value(optional(base_url)), Setting {
+        name: "PUBLIC_URL",
+        help: "URL under which the proxy serves mailslot, which Twilio signs: https://HOST[/PATH]",
+        is_reloadable: true,
+        ..ROW
+    };
+    keep_originals: bool = value(switch), Setting {
+        name: "KEEP_ORIGINALS",
+        default: Default::Value("1"),
+        help: "1 keeps what a provider sent of each message beside it; 0 does not",
         is_reloadable: true,
         ..ROW
     };
@@ -201,6 +259,26 @@ files {
         ..ROW
     };
     Setting {
+        name: "WHATSAPP_APP_SECRET_FILE",
+        help: "file with app secrets instead, one a line, all valid",
+        ..ROW
+    };
+    Setting {
+        name: "WHATSAPP_VERIFY_TOKEN_FILE",
+        help: "file with verify tokens instead, one a line, all valid",
+        ..ROW
+    };
+    Setting {
+        name: "TWILIO_AUTH_TOKEN_FILE",
+        help: "file with auth tokens instead, one a line, all valid",
+        ..ROW
+    };
+    Setting {
+        name: "STANDARD_WEBHOOKS_SECRET_FILE",
+        help: "file with secrets instead, one a line, all valid, the first one current",
+        ..ROW
+    };
+    Setting {
         name: "SETTINGS_FILE",
         help: "file of NAME=value lines, for settings that the environment does not set",
         ..ROW
@@ -262,6 +340,23 @@ impl Config {
         reading.finish(listen)
     }
 
+    /// Settings that others need, and that are not set.
+    fn lacks(&self) -> Vec<String> {
+        let app_secret = !self.whatsapp_app_secrets.is_empty();
+        let verify_token = !self.whatsapp_verify_tokens.is_empty();
+        let auth_token = !self.twilio_auth_tokens.is_empty();
+        let needs = [
+            (app_secret, verify_token, "WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"),
+            (verify_token, app_secret, "WHATSAPP_VERIFY_TOKEN", "WHATSAPP_APP_SECRET"),
+            (auth_token, self.public_url.is_some(), "TWILIO_AUTH_TOKEN", "PUBLIC_URL"),
+        ];
+        let lacks = needs.into_iter().filter(|(is_set, has_other, ..)| *is_set && !has_other);
+        let sentence = |name: &str, other: &str| {
+            format!("{other} is not set: expected as the provider's console has it, beside {name}")
+        };
+        lacks.map(|(_, _, name, other)| sentence(name, other)).collect()
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             connections: self.max_connections,
@@ -284,11 +379,15 @@ impl Config {
                 move |(number, secret)| Key { setting, name: format!("{kind} {number}"), secret };
             (1..).zip(secrets).map(named)
         };
-        of("WEBHOOK_SECRET", "secret", &self.webhook_secrets).chain(of(
-            "READ_TOKEN",
-            "read token",
-            &self.read_tokens,
-        ))
+        let app_secrets = &self.whatsapp_app_secrets;
+        let verify_tokens = &self.whatsapp_verify_tokens;
+        let standard_secrets = &self.standard_webhooks_secrets;
+        of("WEBHOOK_SECRET", "secret", &self.webhook_secrets)
+            .chain(of("READ_TOKEN", "read token", &self.read_tokens))
+            .chain(of("WHATSAPP_APP_SECRET", "WhatsApp app secret", app_secrets))
+            .chain(of("WHATSAPP_VERIFY_TOKEN", "WhatsApp verify token", verify_tokens))
+            .chain(of("TWILIO_AUTH_TOKEN", "Twilio auth token", &self.twilio_auth_tokens))
+            .chain(of("STANDARD_WEBHOOKS_SECRET", "Standard Webhooks secret", standard_secrets))
     }
 }
 

@@ -23,39 +23,64 @@ use super::{
 };
 use crate::error::Error;
 
-/// Bytes of a body. A message needs at most 57 KiB, every character escaped. The rest is for fields
-/// that mailslot ignores.
+/// Bytes of a body, where a route does not allow more. A message needs at most 57 KiB, every
+/// character escaped. The rest is for fields that mailslot ignores.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a handler sees of a request.
 pub(crate) struct Request<'a> {
     pub(crate) body: &'a [u8],
+    /// As the client sent them.
+    pub(crate) path: &'a str,
     query: &'a str,
-    signature: Option<&'a str>,
-    /// `None` in tests of handlers alone.
-    incoming: Option<&'a IncomingRequest>,
+    headers: &'a dyn Headers,
+    /// When the head had been received, in seconds since 1970: before the body was awaited.
+    pub(crate) received_s: i64,
 }
 
-impl std::fmt::Debug for Request<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Request({} bytes, {})", self.body.len(), self.query)
+/// Where the headers of a request are found.
+pub(crate) trait Headers {
+    /// The values of the headers with this name, in order.
+    fn values(&self, name: &'static str) -> Vec<&str>;
+}
+
+/// For requests that are not received from a client.
+impl Headers for &[(&str, &str)] {
+    fn values(&self, name: &'static str) -> Vec<&str> {
+        let values = self.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        values.map(|(_, value)| *value).collect()
     }
 }
 
 impl<'a> Request<'a> {
-    #[cfg(test)]
-    pub(crate) fn new(body: &'a [u8], query: &'a str, signature: Option<&'a str>) -> Request<'a> {
-        Request { body, query, signature, incoming: None }
+    /// `target` is path and query.
+    pub(crate) fn new(
+        body: &'a [u8],
+        target: &'a str,
+        headers: &'a dyn Headers,
+        received_s: i64,
+    ) -> Request<'a> {
+        let (path, query) = path_and_query(target);
+        Request { body, path, query, headers, received_s }
     }
 
     /// The values of a header, in order.
-    pub(crate) fn headers(&self, name: &'static str) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.incoming.into_iter().flat_map(move |incoming| incoming.headers(name))
+    pub(crate) fn headers(&self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        self.headers.values(name).into_iter()
     }
 
-    /// The value of `X-Signature`, if there is exactly one.
-    pub(crate) fn signature(&self) -> Option<&'a str> {
-        self.signature
+    /// The value of a header, if there is exactly one with this name.
+    pub(crate) fn header(&self, name: &'static str) -> Option<&'a str> {
+        match *self.headers.values(name) {
+            [value] => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Path and query as one text.
+    pub(crate) fn target(&self) -> String {
+        let separator = if self.query.is_empty() { "" } else { "?" };
+        format!("{}{separator}{}", self.path, self.query)
     }
 
     /// Names and values in order, percent-decoded. Invalid UTF-8 becomes U+FFFD.
@@ -101,9 +126,7 @@ impl Exchange {
     }
 
     pub(crate) fn request<'a>(&'a self, body: &'a [u8]) -> Request<'a> {
-        let (_, query) = path_and_query(self.request.head.url());
-        let signature = self.only_header("X-Signature");
-        Request { body, query, signature, incoming: Some(&self.request) }
+        Request::new(body, self.request.head.url(), self, self.request.received_s)
     }
 
     /// The value of `Authorization`, if there is exactly one.
@@ -158,8 +181,8 @@ impl Exchange {
         *self.request.head.http_version() < (1, 1)
     }
 
-    /// Checks the framing, and reads the body into `buffer`.
-    pub(crate) fn read_body(mut self, buffer: &mut Vec<u8>) -> Intake {
+    /// Checks the framing, and reads a body of at most `bytes_max` into `buffer`.
+    pub(crate) fn read_body(mut self, buffer: &mut Vec<u8>, bytes_max: usize) -> Intake {
         buffer.clear();
         match self.request.body.take() {
             Some(Ok(body)) => {
@@ -172,8 +195,8 @@ impl Exchange {
         let length = match self.content_length() {
             Err(reason) => return Intake::Refused(self, Error::Framing(reason)),
             Ok(0) => return Intake::Read(self),
-            Ok(length) if length > BODY_BYTES_MAX => {
-                return Intake::Refused(self, Error::TooLarge { limit_bytes: BODY_BYTES_MAX });
+            Ok(length) if length > bytes_max => {
+                return Intake::Refused(self, Error::TooLarge { limit_bytes: bytes_max });
             }
             Ok(length) => length,
         };
@@ -268,6 +291,12 @@ impl Exchange {
 
     fn context(&self, is_last: bool) -> Context<'_> {
         Context { request_id: &self.request_id, is_http_1_0: self.is_http_1_0(), is_last }
+    }
+}
+
+impl Headers for Exchange {
+    fn values(&self, name: &'static str) -> Vec<&str> {
+        self.request.headers(name).collect()
     }
 }
 

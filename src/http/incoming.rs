@@ -37,6 +37,8 @@ pub(super) struct IncomingRequest {
     pub(super) head: tiny_http::Request,
     /// A body that tiny_http had not buffered, once the poller has read it.
     pub(super) body: Option<Result<Body, Error>>,
+    /// When a worker first had the request, in seconds since 1970.
+    pub(super) received_s: i64,
     /// Memory for a response that does not fit into the kernel's buffer.
     buffer: Option<Reservation>,
     pub(super) parts: Arc<Parts>,
@@ -46,8 +48,8 @@ pub(super) struct IncomingRequest {
 
 impl IncomingRequest {
     pub(super) fn new(request: RawRequest, slot: Slot<Listener>, parts: Arc<Parts>) -> Self {
-        let RawRequest { head, body } = request;
-        IncomingRequest { head, body, buffer: None, parts, slot }
+        let RawRequest { head, body, received_s } = request;
+        IncomingRequest { head, body, received_s, buffer: None, parts, slot }
     }
 
     pub(super) fn peer(&self) -> SocketAddr {
@@ -172,8 +174,8 @@ impl IncomingRequest {
             self.parts.peers.metrics.connections_closed.increment(reason);
         }
         self.enter(Phase::InFlight);
-        let IncomingRequest { head, slot, parts, .. } = self;
-        let request = RawRequest { head, body: Some(body) };
+        let IncomingRequest { head, slot, parts, received_s, .. } = self;
+        let request = RawRequest { head, body: Some(body), received_s };
         parts.peers.admission.wake(Received::Request(request, slot));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{admission::Source, body::Body, socket};
-use crate::error::Error;
+use crate::{error::Error, logging};
 
 /// A dropped request makes tiny_http allocate the unread rest of the declared body (H1). Up to this
 /// length that is address space only; beyond it, the request is never dropped.
@@ -34,6 +34,8 @@ pub(super) struct Listener {
 pub(super) struct RawRequest {
     pub(super) head: tiny_http::Request,
     pub(super) body: Option<Result<Body, Error>>,
+    /// When a worker first had it, in seconds since 1970.
+    pub(super) received_s: i64,
 }
 
 impl Listener {
@@ -105,7 +107,8 @@ impl Source for Listener {
             };
             // Every TCP connection has a peer address.
             if let Some(peer) = head.remote_addr().copied() {
-                return Ok(Some((peer, RawRequest { head, body: None })));
+                let received_s = logging::now_seconds();
+                return Ok(Some((peer, RawRequest { head, body: None, received_s })));
             }
         }
     }

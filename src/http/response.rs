@@ -144,6 +144,7 @@ fn reason(status: u16) -> &'static str {
         NOT_MODIFIED => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         409 => "Conflict",

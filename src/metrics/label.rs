@@ -1,5 +1,7 @@
 //! The labels of metrics, each with its fixed list of values.
 
+use serde::{Serialize, Serializer};
+
 use crate::config::SECRETS_MAX;
 
 /// A label with a fixed list of values.
@@ -39,10 +41,12 @@ macro_rules! label {
 }
 
 label! {
-    /// How a POST to /webhook ended.
+    /// How a POST to /webhook, or to a path below it, ended.
     WebhookResult: "result";
     Created = "created",
     Duplicate = "duplicate",
+    /// It had nothing to store.
+    Ignored = "ignored",
     InvalidSignature = "invalid_signature",
     ValidationError = "validation_error",
     TooLarge = "too_large",
@@ -55,8 +59,65 @@ label! {
 impl WebhookResult {
     /// Only a client that has a key can cause this result.
     pub(crate) fn is_signed(self) -> bool {
-        use WebhookResult::{Created, Duplicate, ValidationError};
-        matches!(self, Created | Duplicate | ValidationError)
+        use WebhookResult::{Created, Duplicate, Ignored, ValidationError};
+        matches!(self, Created | Duplicate | Ignored | ValidationError)
+    }
+}
+
+label! {
+    /// Whose form a message had when it was delivered: the route it came by.
+    Source: "source";
+    Webhook = "webhook",
+    Whatsapp = "whatsapp",
+    Twilio = "twilio",
+    Standard = "standard",
+}
+
+impl Source {
+    pub(crate) const ALL: &[Source] =
+        &[Source::Webhook, Source::Whatsapp, Source::Twilio, Source::Standard];
+
+    /// The source with this name.
+    pub(crate) fn named(name: &str) -> Option<Source> {
+        Source::ALL.iter().copied().find(|source| source.value() == name)
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.value())
+    }
+}
+
+const _: () = assert!(Source::ALL.len() == Source::VALUES.len());
+
+label! {
+    /// What became of one part of a delivery that was answered 200.
+    Item: "result";
+    Created = "created",
+    Duplicate = "duplicate",
+    /// Reports on messages that the operator has sent.
+    StatusSent = "status_sent",
+    StatusDelivered = "status_delivered",
+    StatusRead = "status_read",
+    StatusFailed = "status_failed",
+    StatusOther = "status_other",
+    /// It is about something else than a message.
+    Other = "other",
+    /// It may have been a message, and could not be read as one.
+    Invalid = "invalid",
+}
+
+impl Item {
+    /// A report with this word of the provider's.
+    pub(crate) fn of_status(status: &str) -> Item {
+        match status {
+            "sent" => Item::StatusSent,
+            "delivered" => Item::StatusDelivered,
+            "read" => Item::StatusRead,
+            "failed" | "undelivered" => Item::StatusFailed,
+            _ => Item::StatusOther,
+        }
     }
 }
 
@@ -85,7 +146,7 @@ label! {
     DuplicateAddress = "duplicate_address",
 }
 
-/// The position of a key among the webhook secrets, counted from 0; operators count from 1.
+/// The position of a key among the secrets of a source, counted from 0; operators count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyIndex(pub(crate) usize);
 

@@ -15,8 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use label::{Disconnect, KeyIndex, Label, WebhookResult};
-use value::{Build, Counter, Counters, Gauge, Histogram, Reading, Responses, Uptime, Value};
+pub(crate) use label::{Disconnect, Item, KeyIndex, Label, Source, WebhookResult};
+use value::{Build, Counter, Counters, Gauge, Grid, Histogram, Reading, Responses, Uptime, Value};
 
 use crate::logging;
 
@@ -70,10 +70,16 @@ metrics! {
     responses: Responses = Responses::new(paths),
         "http_requests_total", "Responses by route and status code.";
     deliveries: Counters<WebhookResult> = Counters::default(),
-        "webhook_requests_total", "POST requests to /webhook by result.";
+        "webhook_requests_total", "POST requests to /webhook and below it by result.";
     keys_used: Counters<KeyIndex> = Counters::default(),
         "mailslot_webhook_key_used_total",
         "Valid signatures by the key that made them; key 1 is the current one.";
+    provider_keys_used: Grid<Source, KeyIndex> = Grid::default(),
+        "mailslot_provider_key_used_total",
+        "Valid signatures of providers by the key that made them; key 1 is the current one.";
+    items: Grid<Source, Item> = Grid::default(),
+        "mailslot_items_total",
+        "Messages and other parts of deliveries that were answered 200, by what became of them.";
     /// From the moment at which a worker takes the request to the response.
     request_latency: Histogram = Histogram::new(DURATION_BUCKETS_US, PER_MILLISECOND),
         "request_latency_ms",

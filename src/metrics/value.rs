@@ -10,7 +10,7 @@ use std::{
 use super::label::Label;
 
 /// Every status with which mailslot responds; the last one is for a status that this list lacks.
-const STATUSES: [u16; 13] = [200, 400, 401, 404, 405, 409, 413, 421, 422, 429, 500, 503, 0];
+const STATUSES: [u16; 14] = [200, 400, 401, 403, 404, 405, 409, 413, 421, 422, 429, 500, 503, 0];
 /// The value of the label `path` for every path that is not a route's.
 const OTHER_PATH: &str = "other";
 
@@ -112,6 +112,39 @@ impl<L: Label> Value for Counters<L> {
         let label = L::NAMES[0];
         for (value, count) in L::VALUES.iter().zip(&self.counts) {
             sample(out, name, &format!("{{{label}=\"{value}\"}}"), count.load(Relaxed));
+        }
+    }
+}
+
+/// One counter for each pair of values of two labels, all shown from the start.
+#[derive(Debug)]
+pub(crate) struct Grid<A, B>(Vec<Counters<B>>, PhantomData<A>);
+
+impl<A: Label, B: Label> Default for Grid<A, B> {
+    fn default() -> Grid<A, B> {
+        Grid(A::VALUES.iter().map(|_| Counters::default()).collect(), PhantomData)
+    }
+}
+
+impl<A: Label, B: Label> Grid<A, B> {
+    pub(crate) fn increment(&self, row: A, column: B) {
+        if let Some(counters) = self.0.get(row.index()) {
+            counters.increment(column);
+        }
+    }
+}
+
+impl<A: Label, B: Label> Value for Grid<A, B> {
+    const KIND: &'static str = "counter";
+    const LABELS: &'static [&'static str] = &[A::NAMES[0], B::NAMES[0]];
+
+    fn write(&self, name: &str, out: &mut String) {
+        let [row, column] = [A::NAMES[0], B::NAMES[0]];
+        for (value, counters) in A::VALUES.iter().zip(&self.0) {
+            for (other, count) in B::VALUES.iter().zip(&counters.counts) {
+                let labels = format!("{{{row}=\"{value}\",{column}=\"{other}\"}}");
+                sample(out, name, &labels, count.load(Relaxed));
+            }
         }
     }
 }

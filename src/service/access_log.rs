@@ -22,10 +22,10 @@ pub(super) fn record(
     message_id: Option<&str>,
 ) {
     let (method, path, status) = (exchange.method(), exchange.path(), response.status);
-    let is_delivery = api::find(method, path).is_ok_and(|route| route.is_delivery);
+    let is_delivery = api::is_delivery(method, path);
     let result = response.result.filter(|_| is_delivery);
     let latency = exchange.elapsed();
-    metrics.responses.increment(path, status);
+    metrics.responses.increment(api::route_path(path), status);
     metrics.request_latency.observe_duration(latency);
     // A browser gets 401 before it asks the user for a token. A provider never should get it.
     let is_refused = status == 401 && is_delivery;

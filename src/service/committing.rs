@@ -5,10 +5,10 @@ use std::{io, sync::Arc};
 
 use super::{feed::Feed, reply::reply};
 use crate::{
-    error::Error,
+    api::Respond,
     http::{Exchange, Response},
     metrics::Metrics,
-    store::{CommitQueue, CommitThread, Job, Outcome, Stored, Writer},
+    store::{CommitQueue, CommitThread, Job, Stored, Writer},
 };
 
 /// Starts the thread that commits. Metrics and the feed learn of every batch before it is answered.
@@ -35,15 +35,17 @@ pub(super) fn reply_after_commit(
     commits: &CommitQueue,
     exchange: Exchange,
     job: Job,
-    respond: fn(Outcome) -> Result<Response, Error>,
+    respond: Respond,
 ) {
     let metrics = Arc::clone(metrics);
     metrics.commit_queue_length.add(1);
     commits.submit(job, move |job, outcome| {
         metrics.commit_queue_length.add(-1);
-        let response = respond(outcome).unwrap_or_else(|error| Response::from(&error));
+        let response = respond.to(outcome).unwrap_or_else(|error| Response::from(&error));
         let message_id = match &job {
-            Job::Messages(messages) => messages.first().map(|first| first.message_id.as_str()),
+            Job::Messages(messages) => {
+                messages.first().map(|first| first.message.message_id.as_str())
+            }
             Job::Expire(_) | Job::Index | Job::Probe => None,
         };
         reply(&metrics, exchange, &response, message_id);

@@ -83,7 +83,7 @@ impl Exports {
         let slot = self.slots.take(client).ok_or(Error::Unavailable(
             "too many exports at once, of this client or of all clients, try again later",
         ))?;
-        let export = self.store.reader()?.export(wanted.filter)?;
+        let export = self.store.reader()?.export(wanted.filter, false)?;
         Ok((slot, export))
     }
 }

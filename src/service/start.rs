@@ -276,9 +276,9 @@ mod tests {
     use super::*;
     use crate::{api::Route, error::Error, http::Method};
 
-    fn find_or_panic(method: &Method, path: &str) -> Result<&'static Route, Error> {
+    fn find_or_panic(method: &Method, path: &str, keys: &Keys) -> Result<&'static Route, Error> {
         static PANICS: Route = Route { handler: |_, _| panic!("asked to"), ..api::MONITORING };
-        if path == "/panic" { Ok(&PANICS) } else { api::find(method, path) }
+        if path == "/panic" { Ok(&PANICS) } else { api::find(method, path, keys) }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     access::ReadTokens,
-    api::{Answer, Authorization, Context, Keys, RateLimit, Route, session},
+    api::{self, Answer, Authorization, Context, Keys, RateLimit, Route, session},
     error::Error,
     http::{self, Exchange, Intake, Method, Response},
     logging,
@@ -29,7 +29,7 @@ use crate::{
 
 /// Finds the route of a method and a path. Only a test uses another function than
 /// [`crate::api::find`].
-pub(super) type Find = fn(&Method, &str) -> Result<&'static Route, Error>;
+pub(super) type Find = fn(&Method, &str, &Keys) -> Result<&'static Route, Error>;
 
 /// What the workers share.
 pub(super) struct Shared {
@@ -61,7 +61,8 @@ impl Worker {
     }
 
     fn take(&mut self, exchange: Exchange, body: &mut Vec<u8>) {
-        match exchange.read_body(body) {
+        let bytes_max = api::body_bytes_max(exchange.method(), exchange.path());
+        match exchange.read_body(body, bytes_max) {
             Intake::Read(exchange) => self.serve(exchange, body),
             // The request comes again once its body is complete.
             Intake::Awaited => {}
@@ -99,9 +100,9 @@ impl Worker {
 
     /// Routes the request, checks what its route requires, and calls its handler.
     fn handle(&mut self, exchange: &Exchange, body: &[u8]) -> Result<Answer, Error> {
-        let route = (self.shared.find)(exchange.method(), exchange.path())?;
-        self.limit_rate(route, exchange)?;
         self.context.keys = Arc::clone(&lock(&self.shared.keys));
+        let route = (self.shared.find)(exchange.method(), exchange.path(), &self.context.keys)?;
+        self.limit_rate(route, exchange)?;
         authorize(route, exchange, &self.context.keys)?;
         if self.shared.listener.sheds(route.shedding) {
             self.shared.metrics.requests_shed.increment();

@@ -23,13 +23,16 @@ use super::{
     queue::Queue,
     types::{Job, Outcome},
 };
-use crate::{error::Error, threads::spawn};
+use crate::{error::Error, message::Delivered, threads::spawn};
 
 /// Jobs that may wait for a commit; with one more, the answer is 503.
 pub(crate) const COMMIT_QUEUE_MAX: usize = 2048;
+/// Their weight, at which no job is added: a message counts for one, and for one more with each KiB
+/// of it.
+pub(crate) const COMMIT_QUEUE_WEIGHT_MAX: usize = 32_768;
 /// How long the first of them may have waited: beyond, the disk hangs, and the answer is 503.
 pub(crate) const COMMIT_QUEUE_MS_MAX: u64 = 2_000;
-/// Jobs of one commit, so that it stays short.
+/// Weight of one commit, so that it stays short. The messages of one job are never divided.
 pub(crate) const BATCH_MAX: usize = 512;
 
 /// Called once, with a job and what became of it.
@@ -40,6 +43,20 @@ type Answers = Vec<(Submission, Outcome)>;
 struct Submission {
     job: Job,
     reply: Reply,
+}
+
+fn weight(submission: &Submission) -> usize {
+    match &submission.job {
+        Job::Messages(messages) => messages.iter().map(weight_of).sum::<usize>().max(1),
+        Job::Expire(_) | Job::Index | Job::Probe => 1,
+    }
+}
+
+fn weight_of(delivered: &Delivered) -> usize {
+    let Delivered { message, original, .. } = delivered;
+    let original = original.as_ref().map_or(0, |original| original.stored().len());
+    let text = message.text.as_ref().map_or(0, String::len);
+    1 + (message.message_id.len() + text + original) / 1_024
 }
 
 /// The way to the writer, for every thread.
@@ -90,7 +107,12 @@ impl CommitThread {
         report: impl Fn(&[Outcome], Duration) + Send + 'static,
     ) -> io::Result<(CommitQueue, CommitThread)> {
         let wait_max = Duration::from_millis(COMMIT_QUEUE_MS_MAX);
-        let queue = CommitQueue(Arc::new(Queue::new(COMMIT_QUEUE_MAX, wait_max)));
+        let queue = CommitQueue(Arc::new(Queue::new(
+            COMMIT_QUEUE_MAX,
+            COMMIT_QUEUE_WEIGHT_MAX,
+            wait_max,
+            weight,
+        )));
         let replier = Replier::start()?;
         let (sender, ended) = channel();
         let thread = CommitThread { queue: queue.clone(), ended };
@@ -196,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_job_that_does_not_fit_is_given_back() {
-        let queue = Queue::new(3, Duration::from_mins(1));
+        let queue = Queue::new(3, usize::MAX, Duration::from_mins(1), |_| 1);
         for number in 0..3 {
             assert_eq!(queue.submit(number), Ok(()));
         }
@@ -207,7 +229,15 @@ mod tests {
         assert_eq!(queue.submit(5), Err(5), "closed");
         assert_eq!((queue.take(9), queue.take(9)), (Some(vec![2, 4]), None));
 
-        let hanging = Queue::new(3, Duration::ZERO);
+        let heavy = Queue::new(9, 5, Duration::MAX, |weight| *weight);
+        for weight in [1, 3, 100] {
+            assert_eq!(heavy.submit(weight), Ok(()), "the one before leaves a place");
+        }
+        assert_eq!(heavy.submit(1), Err(1));
+        assert_eq!((heavy.take(2), heavy.take(2)), (Some(vec![1, 3]), Some(vec![100])));
+        assert_eq!(heavy.submit(1), Ok(()));
+
+        let hanging = Queue::new(3, usize::MAX, Duration::ZERO, |_| 1);
         assert_eq!(hanging.submit(0), Ok(()));
         thread::sleep(Duration::from_millis(1));
         assert_eq!(hanging.submit(1), Err(1), "the first job has waited for too long");
@@ -218,7 +248,8 @@ mod tests {
         const THREADS: i64 = 8;
         const JOBS: i64 = 200;
         const LAST: i64 = THREADS * JOBS;
-        let queue = CommitQueue(Arc::new(Queue::new(COMMIT_QUEUE_MAX, Duration::MAX)));
+        let queue =
+            CommitQueue(Arc::new(Queue::new(COMMIT_QUEUE_MAX, usize::MAX, Duration::MAX, weight)));
         let (batches, answered) = (AtomicUsize::new(0), Arc::new(Mutex::new(Vec::new())));
         let mut written = Vec::new();
         let commit = |batch: &[Submission]| {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::{
     postgres, sqlite,
     types::{
-        Committed, Filter, Job, Listing, Outcome, Paging, Position, Selection, Stats, Unopened,
+        Committed, Filter, Found, Job, Listing, Outcome, Paging, Position, Selection, Stats,
+        Unopened,
     },
 };
 use crate::{config::Database, error::Error, timestamp::Timestamp};
@@ -184,6 +185,14 @@ impl Reader {
         }
     }
 
+    /// The message with this id, with all that is known of it.
+    pub(crate) fn find(&mut self, message_id: &str) -> Result<Option<Found>, Error> {
+        match self {
+            Reader::Sqlite(reader) => reader.find(message_id),
+            Reader::Postgres(reader) => reader.find(message_id),
+        }
+    }
+
     /// The number of the row that has the message with this id.
     pub(crate) fn row(&mut self, message_id: &str) -> Option<i64> {
         match self {
@@ -293,14 +302,15 @@ impl Reader {
         }
     }
 
-    /// All messages that a filter means, of this moment, a portion at a time.
+    /// All messages that a filter means, of this moment, a portion at a time; with their originals
+    /// if `has_originals`.
     ///
     /// # Errors
     /// Where the moment cannot be read.
-    pub(crate) fn export(self, filter: Filter) -> Result<Export, Error> {
+    pub(crate) fn export(self, filter: Filter, has_originals: bool) -> Result<Export, Error> {
         match self {
-            Reader::Sqlite(reader) => Ok(Export::Sqlite(reader.export(filter)?)),
-            Reader::Postgres(reader) => Ok(Export::Postgres(reader.export(filter)?)),
+            Reader::Sqlite(reader) => Ok(Export::Sqlite(reader.export(filter, has_originals)?)),
+            Reader::Postgres(reader) => Ok(Export::Postgres(reader.export(filter, has_originals)?)),
         }
     }
 }

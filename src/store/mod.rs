@@ -26,5 +26,5 @@ pub(crate) use sqlite::Page;
 pub(crate) use sqlite::{READ_ONLY, beside, device_and_inode, folder_of};
 pub(crate) use types::{
     Committed, Count, Filter, Finding, Job, Level, Listing, Order, Outcome, Paging, Position,
-    Received, Selection, Start, Stored,
+    Received, Selection, Start, Stored, parts,
 };

@@ -9,9 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::{
     postgres, sqlite,
-    types::{History, Kept},
+    types::{History, Kept, Received},
 };
-use crate::{config::Database, message::Message, timestamp::Timestamp};
+use crate::{
+    config::Database, message::Message, metrics::Label, original::Original, timestamp::Timestamp,
+};
 
 /// Messages, and tombstones, of one transaction.
 const PORTION: i64 = 500;
@@ -143,13 +145,16 @@ fn read_through(side: &mut Moving, count: &mut dyn FnMut(i64)) -> Result<Moved, 
             let Message { message_id, from, to, ts, text, .. } = &kept.received.message;
             hash.update(kept.cursor.to_be_bytes());
             let stored = stored_at(kept)?;
-            for field in
-                [Some(message_id), Some(from), Some(to), Some(ts), text.as_ref(), Some(&stored)]
-            {
+            let Received { source, kind, original, .. } = &kept.received;
+            let texts = [message_id, from, to, ts, &stored, kind].map(String::as_bytes);
+            let rest =
+                [text.as_deref().map(str::as_bytes), original.as_ref().map(Original::stored)];
+            let source = source.value().as_bytes();
+            for field in texts.into_iter().chain([source]).map(Some).chain(rest) {
                 // Null has a length that no text has.
                 let length = field.map_or(u64::MAX, |field| field.len() as u64);
                 hash.update(length.to_be_bytes());
-                hash.update(field.map_or("", String::as_str));
+                hash.update(field.unwrap_or_default());
             }
         }
         let read = i64::try_from(portion.len()).unwrap_or(i64::MAX);

@@ -12,7 +12,10 @@ use super::sync::{Condvar, Mutex, MutexGuard, lock};
 #[derive(Debug)]
 pub(crate) struct Queue<J> {
     length_max: usize,
+    weight_max: usize,
     wait_max: Duration,
+    /// What a job counts for, at least 1.
+    weigh: fn(&J) -> usize,
     state: Mutex<State<J>>,
     /// There are jobs, or the queue is closed.
     changed: Condvar,
@@ -22,18 +25,27 @@ pub(crate) struct Queue<J> {
 struct State<J> {
     /// Each with the moment at which it was submitted.
     jobs: VecDeque<(Instant, J)>,
+    /// Of all of them.
+    weight: usize,
     is_closed: bool,
     /// The taking thread sleeps. Waking it where it does not would cost a system call.
     is_idle: bool,
 }
 
 impl<J> Queue<J> {
-    pub(crate) fn new(length_max: usize, wait_max: Duration) -> Queue<J> {
-        let state = State { jobs: VecDeque::new(), is_closed: false, is_idle: false };
-        Queue { length_max, wait_max, state: Mutex::new(state), changed: Condvar::new() }
+    /// At most `length_max` jobs wait, and none is added to jobs of `weight_max` and more.
+    pub(crate) fn new(
+        length_max: usize,
+        weight_max: usize,
+        wait_max: Duration,
+        weigh: fn(&J) -> usize,
+    ) -> Queue<J> {
+        let state = State { jobs: VecDeque::new(), weight: 0, is_closed: false, is_idle: false };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Queue { length_max, weight_max, wait_max, weigh, state, changed }
     }
 
-    /// Appends a job.
+    /// Appends a job, whatever its own weight is.
     ///
     /// # Errors
     /// Gives the job back where the queue is full or closed, or its first job has waited for too
@@ -44,10 +56,12 @@ impl<J> Queue<J> {
         let oldest = state.jobs.front().map(|(since, _)| now.saturating_duration_since(*since));
         if state.is_closed
             || state.jobs.len() >= self.length_max
+            || state.weight >= self.weight_max
             || oldest.is_some_and(|waited| waited > self.wait_max)
         {
             return Err(job);
         }
+        state.weight += (self.weigh)(&job);
         state.jobs.push_back((now, job));
         let is_idle = std::mem::take(&mut state.is_idle);
         drop(state);
@@ -57,16 +71,22 @@ impl<J> Queue<J> {
         Ok(())
     }
 
-    /// Waits for jobs and takes them, the oldest first and at most `count`. `None` once the queue
-    /// is closed and empty. One thread may do this at a time.
-    pub(crate) fn take(&self, count: usize) -> Option<Vec<J>> {
+    /// Waits for jobs and takes them, the oldest first, until they have this weight. `None` once
+    /// the queue is closed and empty. One thread may do this at a time.
+    pub(crate) fn take(&self, weight_max: usize) -> Option<Vec<J>> {
         let mut state = self.lock();
         while state.jobs.is_empty() && !state.is_closed {
             state.is_idle = true;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let length = state.jobs.len().min(count);
-        let jobs: Vec<J> = state.jobs.drain(..length).map(|(_, job)| job).collect();
+        let (mut jobs, mut weight) = (Vec::new(), 0);
+        while weight < weight_max
+            && let Some((_, job)) = state.jobs.pop_front()
+        {
+            weight += (self.weigh)(&job);
+            jobs.push(job);
+        }
+        state.weight -= weight;
         (!jobs.is_empty()).then_some(jobs)
     }
 

@@ -3,8 +3,15 @@
 use std::ops::Range;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::{error::Error, message::Message, timestamp::Timestamp};
+use crate::{
+    error::Error,
+    message::{Delivered, Message},
+    metrics::Source,
+    original::{Content, Original},
+    timestamp::Timestamp,
+};
 
 /// Why a store was not opened.
 #[derive(Debug)]
@@ -25,7 +32,7 @@ impl From<String> for Unopened {
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Messages that are stored all or none.
-    Messages(Vec<Message>),
+    Messages(Vec<Delivered>),
     /// Deletes a few of the oldest messages whose `ts` is earlier than this.
     Expire(Timestamp),
     /// What the engine's background job has prepared is stored ([`super::Store::start_indexing`]).
@@ -87,13 +94,16 @@ pub(crate) struct Filter {
     pub(crate) until: Option<Timestamp>,
     /// A substring of the text; it is case-folded already ([`crate::message::fold_case`]).
     pub(crate) q: Option<String>,
+    pub(crate) source: Option<Source>,
+    pub(crate) kind: Option<String>,
 }
 
 impl Filter {
     /// Whether more than the sender and the time decides which messages match.
     pub(super) fn is_search(&self) -> bool {
-        let Filter { message_id, from_prefix, to, q, from: _, since: _, until: _ } = self;
-        [message_id, from_prefix, to, q].into_iter().any(Option::is_some)
+        let Filter { message_id, from_prefix, to, q, source, kind, .. } = self;
+        let texts = [message_id, from_prefix, to, q, kind];
+        source.is_some() || texts.into_iter().any(Option::is_some)
     }
 
     /// Whether a moment is in the range of time.
@@ -193,13 +203,18 @@ pub(crate) struct Listing {
     pub(crate) offset: i64,
 }
 
-/// A message, and when it was stored.
+/// A message, when it was stored, and what is stored beside it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Received {
     #[serde(flatten)]
     pub(crate) message: Message,
     /// RFC 3339, in UTC.
     pub(crate) created_at: String,
+    pub(crate) source: Source,
+    pub(crate) kind: String,
+    /// Only where it was asked for.
+    #[serde(skip)]
+    pub(crate) original: Option<Original>,
 }
 
 /// About how many bytes the JSON of a message has beside its id and its text.
@@ -234,6 +249,38 @@ pub(crate) struct Committed {
     #[serde(flatten)]
     pub(crate) received: Received,
     pub(crate) cursor: String,
+}
+
+/// One message, with all that is known of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Found {
+    #[serde(flatten)]
+    message: Message,
+    cursor: String,
+    /// RFC 3339, in UTC.
+    stored_at: String,
+    source: Source,
+    kind: String,
+    original: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original_too_large_bytes: Option<u32>,
+}
+
+impl From<Committed> for Found {
+    fn from(Committed { received, cursor }: Committed) -> Found {
+        let Received { message, created_at: stored_at, source, kind, original } = received;
+        let (original, original_too_large_bytes) = parts(original.as_ref());
+        Found { message, cursor, stored_at, source, kind, original, original_too_large_bytes }
+    }
+}
+
+/// An original, or the length of one that was too large to be kept.
+pub(crate) fn parts(original: Option<&Original>) -> (Option<Box<RawValue>>, Option<u32>) {
+    match original.map(Original::content) {
+        Some(Content::Json(json)) => (Some(json), None),
+        Some(Content::TooLarge(bytes)) => (None, Some(bytes)),
+        Some(Content::Damaged) | None => (None, None),
+    }
 }
 
 /// Bytes of one answer of the feed, about: a longer one has fewer messages than were asked for. So

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Holds the running binary against its own document, /openapi.json, by schemathesis: no 5xx, no answer
-that the document does not know. Once for everybody, once with a read token.
+that the document does not know. Once for everybody, once with a read token and the providers' endpoints.
 
 `make test-api` calls this. schemathesis is installed into target/api, where later runs find it.
 """
@@ -16,6 +16,10 @@ HERE = Path(__file__).resolve().parent
 TARGET = HERE.parents[1] / "target"
 VENV = TARGET / "api" / "venv"
 SECRET, TOKEN = "testsecret", "sometoken0123456789"
+# Of the providers, which sign.py signs as.
+PROVIDERS = {"WHATSAPP_APP_SECRET": SECRET, "WHATSAPP_VERIFY_TOKEN": "a token", "TWILIO_AUTH_TOKEN": SECRET,
+             "PUBLIC_URL": "https://hooks.example.com",
+             "STANDARD_WEBHOOKS_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 
 
 def install():
@@ -28,7 +32,8 @@ def install():
 def check(token):
     with tempfile.TemporaryDirectory() as folder:
         settings = {"WEBHOOK_SECRET": SECRET, "READ_TOKEN": token, "LISTEN": "127.0.0.1:0",
-                    "DATABASE_URL": f"sqlite:///{folder}/api.db", "LOG_LEVEL": "ERROR"}
+                    "DATABASE_URL": f"sqlite:///{folder}/api.db", "LOG_LEVEL": "ERROR",
+                    **(PROVIDERS if token else {})}
         server = subprocess.Popen([TARGET / "debug" / "mailslot"], env=settings, text=True,
                                   stdout=subprocess.PIPE)
         try:

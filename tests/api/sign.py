@@ -20,6 +20,15 @@ def sign(request):
     return request
 
 
+def sign_as_meta(request):
+    body = request.body or b""
+    body = body.encode() if isinstance(body, str) else body
+    secret = os.environ["WEBHOOK_SECRET"].encode()
+    digest = hmac.new(secret, body, hashlib.sha256).hexdigest()
+    request.headers["X-Hub-Signature-256"] = f"sha256={digest}"
+    return request
+
+
 @schemathesis.auth().apply_to(method="POST", path="/webhook")
 class Signature:
     def get(self, case, context):
@@ -29,6 +38,14 @@ class Signature:
         given = (case.headers or {}).get("X-Signature")
         if isinstance(given, str) and re.fullmatch("[0-9A-Fa-f]{64}", given):
             case._auth = sign
+
+
+@schemathesis.auth().apply_to(method="POST", path="/webhook/whatsapp")
+class WhatsappSignature(Signature):
+    def set(self, case, data, context):
+        given = (case.headers or {}).get("X-Hub-Signature-256")
+        if isinstance(given, str) and re.fullmatch("sha256=[0-9A-Fa-f]{64}", given):
+            case._auth = sign_as_meta
 
 
 def cursor(side, seconds, nanoseconds, message_id):

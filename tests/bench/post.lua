@@ -5,6 +5,7 @@
 -- over: the JSON then says `repeats`, for those were duplicates and cost the server less.
 
 local file = os.getenv("REQUESTS")
+local header = os.getenv("SIGNATURE_HEADER") or "X-Signature"
 local thread_count = tonumber(os.getenv("WRK_THREADS") or "1")
 local threads = {}
 
@@ -29,8 +30,8 @@ local function posts()
   local requests, n = {}, 0
   for line in io.lines(file) do
     if n % thread_count == share then
-      local signature, body = line:match("^(%x+)\t(.*)$")
-      local headers = { ["Content-Type"] = "application/json", ["X-Signature"] = signature,
+      local signature, body = line:match("^([^\t]+)\t(.*)$")
+      local headers = { ["Content-Type"] = "application/json", [header] = signature,
         ["X-Padding"] = padding(n) }
       requests[#requests + 1] = wrk.format("POST", nil, headers, body)
     end

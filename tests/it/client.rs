@@ -42,6 +42,21 @@ impl Client {
         self.ask(&(head + &body))
     }
 
+    /// Posts bytes with these headers.
+    pub fn post(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<u16, String> {
+        let headers: String =
+            headers.iter().flat_map(|(name, value)| [*name, ": ", *value, "\r\n"]).collect();
+        let length = body.len();
+        self.ask(&format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        ))
+    }
+
     pub fn get(&mut self, path: &str) -> Result<u16, String> {
         self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
     }

@@ -207,7 +207,8 @@ fn recount(folder: &Path) {
          WHERE n <> (
              SELECT count(*) FROM messages AS m
              WHERE id <= (SELECT indexed_id FROM totals)
-                 AND (sender_id = 0 OR from_msisdn = (SELECT msisdn FROM senders WHERE id = sender_id))
+                 AND (sender_id = 0 OR class_id = -sender_id
+                     OR from_msisdn = (SELECT msisdn FROM senders WHERE id = sender_id))
                  AND (m.ts_s, m.ts_ns, m.message_id) >= (place.ts_s, place.ts_ns, place.message_id)
                  AND (next_s IS NULL OR (m.ts_s, m.ts_ns, m.message_id) < (next_s, next_ns, next_id)))",
     ] {

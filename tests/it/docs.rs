@@ -35,7 +35,24 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
 ];
 
 /// Shell blocks that show a command which fails.
-const FAILS: &[(&str, &str)] = &[("docs/API.md", "mailslot verify")];
+const FAILS: &[(&str, &str)] = &[
+    ("docs/API.md", "mailslot verify"),
+    ("docs/providers/whatsapp.md", "mailslot verify"),
+    ("docs/providers/twilio.md", "mailslot verify"),
+    ("docs/providers/standard-webhooks.md", "mailslot verify"),
+];
+
+/// Secrets of providers, each with its setting and its file in /etc/mailslot.
+const SECRETS: [(&str, &str, &str); 4] = [
+    ("WHATSAPP_APP_SECRET_FILE", "whatsapp_app_secret", "ffffffffffffffffffffffffffffffff"),
+    ("WHATSAPP_VERIFY_TOKEN_FILE", "whatsapp_verify_token", "a token of ours & more"),
+    ("TWILIO_AUTH_TOKEN_FILE", "twilio_auth_token", "00000000000000000000000000000000"),
+    (
+        "STANDARD_WEBHOOKS_SECRET_FILE",
+        "standard_webhooks_secret",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    ),
+];
 
 /// Programs that a block may need although the README does not have them installed. A block is left out
 /// where its program is missing.
@@ -43,7 +60,9 @@ const OPTIONAL: [&str; 2] = ["jq", "sqlite3"];
 
 /// The documents for users, operators and developers.
 fn documents() -> Vec<(String, String)> {
-    let in_docs = fs::read_dir("docs").unwrap().map(|entry| entry.unwrap().path());
+    let in_docs = ["docs", "docs/providers"]
+        .into_iter()
+        .flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
     let in_root = ["README.md", "SECURITY.md", "CHANGELOG.md"].map(PathBuf::from);
     let is_markdown = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "md");
     let paths = in_root.into_iter().chain(in_docs).filter(is_markdown);
@@ -117,6 +136,13 @@ fn server() -> Inbox {
     let inbox = Inbox::start_with(folder, |command| {
         let secret = command.get_current_dir().unwrap().join("etc/webhook_secret");
         command.env_remove("WEBHOOK_SECRET").env("WEBHOOK_SECRET_FILE", secret);
+        command.env("PUBLIC_URL", "https://hooks.example.com");
+        for (setting, name, secret) in SECRETS {
+            let path = command.get_current_dir().unwrap().join("etc").join(name);
+            fs::write(&path, format!("{secret}\n")).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            command.env(setting, path);
+        }
     });
     let old = json!({ "ts": "2023-01-15T10:00:00Z", "from": "+14155550199" });
     for message in [message("first"), message("second"), message_with("old", &old)] {

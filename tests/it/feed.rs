@@ -44,7 +44,8 @@ fn messages_come_in_the_order_of_their_commits_whatever_their_ts() {
         message,
         json!({
             "message_id": "c", "from": "+919876543210", "to": "+14155550100", "text": null,
-            "ts": "2025-01-03T00:00:00Z", "created_at": null, "cursor": first["data"][0]["cursor"],
+            "ts": "2025-01-03T00:00:00Z", "created_at": null, "source": "webhook",
+            "kind": "text", "cursor": first["data"][0]["cursor"],
         })
     );
     assert_eq!(first["next"], first["data"][1]["cursor"]);

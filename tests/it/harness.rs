@@ -230,7 +230,11 @@ impl Inbox {
     }
 
     pub fn post(&self, body: &[u8], headers: &[(&str, &str)]) -> Reply {
-        let mut request = self.agent.post(self.url("/webhook"));
+        self.post_to("/webhook", body, headers)
+    }
+
+    pub fn post_to(&self, path: &str, body: &[u8], headers: &[(&str, &str)]) -> Reply {
+        let mut request = self.agent.post(self.url(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -8,6 +8,7 @@ mod harness;
 mod numbers;
 mod client;
 mod webhook;
+mod providers;
 mod access;
 mod docs;
 mod documents;

@@ -225,6 +225,8 @@ fn prometheus_answers_every_query_of_the_dashboard() {
     let deadline = Instant::now() + Duration::from_mins(2);
     let mut number = 0;
     for query in queries() {
+        // Panels leave out what is zero, such as a provider that sends nothing.
+        let query = query.trim_end_matches(" > 0").to_owned();
         // A rate needs a series that counts.
         while !is_answered(&query) {
             assert!(Instant::now() < deadline, "{query} has no answer: {:?}", answer(&query));

@@ -148,6 +148,7 @@ fn every_metric_is_there_from_the_start_and_counts() {
     let expected = [
         "created",
         "duplicate",
+        "ignored",
         "invalid_signature",
         "validation_error",
         "too_large",

@@ -158,6 +158,12 @@ impl Both<'_> {
         if self.numbers.one_in(3) {
             query.append_pair("q", self.numbers.pick(SEARCHES));
         }
+        if self.numbers.one_in(8) {
+            query.append_pair("source", self.numbers.pick(&["webhook", "whatsapp"]));
+        }
+        if self.numbers.one_in(8) {
+            query.append_pair("kind", self.numbers.pick(&["text", "image"]));
+        }
     }
 
     /// A page, and some of those before and after it.

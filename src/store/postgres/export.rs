@@ -11,7 +11,7 @@ use super::{
     failure::Failure,
     ranks::{optional, position_values},
     reader::Reader,
-    rows::{self, RECEIVED},
+    rows::{self, received_columns},
     text::encode,
     values::{Statement, Value},
 };
@@ -29,6 +29,7 @@ const PORTION_MESSAGES: i64 = 256;
 pub(crate) struct Export {
     reader: Reader,
     filter: Filter,
+    has_originals: bool,
     /// The last message at the beginning.
     last_id: i64,
     /// Behind what was read.
@@ -37,10 +38,10 @@ pub(crate) struct Export {
 }
 
 impl Reader {
-    pub(crate) fn export(mut self, filter: Filter) -> Result<Export, Error> {
+    pub(crate) fn export(mut self, filter: Filter, has_originals: bool) -> Result<Export, Error> {
         let last_id = self.last_cursor()?;
         let position = Position::at(filter.since.unwrap_or(Position::START.timestamp));
-        Ok(Export { reader: self, filter, last_id, position, is_done: false })
+        Ok(Export { reader: self, filter, has_originals, last_id, position, is_done: false })
     }
 }
 
@@ -50,11 +51,12 @@ impl Export {
             return Ok(None);
         }
         let sql = format!(
-            "SELECT {RECEIVED}, id FROM mailslot.messages
+            "SELECT {}, id FROM mailslot.messages
              WHERE ($1::text IS NULL OR from_msisdn = $1)
                  AND (ts_s, ts_ns, left(message_id, 256), message_id)
                      > ($2, $3, left($4, 256), $4) AND (ts_s, ts_ns) < ($5, $6)
-             ORDER BY ts_s, ts_ns, left(message_id, 256), message_id LIMIT $7"
+             ORDER BY ts_s, ts_ns, left(message_id, 256), message_id LIMIT $7",
+            received_columns(self.has_originals)
         );
         let id = encode(&self.position.message_id);
         let [seconds, nanoseconds, id] = position_values(&self.position, &id);
@@ -73,7 +75,7 @@ impl Export {
         let portion = self.reader.read(|snapshot| {
             let rows = snapshot.run_last(&[Statement::new(&sql, &values)])?;
             let [rows, ..] = &rows[..] else { return Err(Failure::unexpected("no result")) };
-            let portion = rows.iter().map(|row| Ok((row.integer(8)?, rows::received(row)?)));
+            let portion = rows.iter().map(|row| Ok((row.integer(11)?, rows::received(row)?)));
             portion.collect::<Result<Vec<_>, Failure>>()
         })?;
         self.is_done = portion.len() < usize::try_from(PORTION_MESSAGES).unwrap_or(usize::MAX);
@@ -88,6 +90,8 @@ impl Export {
         };
         let found = portion.into_iter().filter(|(id, received)| {
             *id <= self.last_id
+                && self.filter.source.is_none_or(|source| source == received.source)
+                && self.filter.kind.as_ref().is_none_or(|kind| *kind == received.kind)
                 && self.filter.is_id(&received.message.message_id)
                 && self.filter.is_from_prefix(&received.message.from)
                 && self.filter.is_to(received.message.to.as_bytes())

@@ -6,16 +6,18 @@
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::{
     epochs::{IS_AHEAD, LAST_CURSOR},
     failure::Failure,
     reader::Reader,
-    rows::{self, RECEIVED},
+    rows::{self, received_columns},
     values::{Statement, Value},
 };
 use crate::{
     error::Error,
-    store::types::{Committed, FEED_BYTES_MAX},
+    store::types::{Committed, FEED_BYTES_MAX, Found},
 };
 
 /// How often readers of the feed look for what another node has committed.
@@ -30,6 +32,16 @@ impl Reader {
         let sql = "SELECT coalesce((
                        SELECT id FROM mailslot.messages ORDER BY id DESC LIMIT 1 OFFSET $1), 0)";
         Ok(self.ask(sql, &[Value::Integer(count)])?.one()?.integer(0)?)
+    }
+
+    pub(crate) fn find(&mut self, message_id: &str) -> Result<Option<Found>, Error> {
+        let sql =
+            format!("SELECT {}, id FROM mailslot.messages WHERE hash = $1", received_columns(true));
+        let rows = self.ask(&sql, &[Value::Bytes(&Sha256::digest(message_id))])?;
+        let Some(row) = rows.iter().next() else { return Ok(None) };
+        let committed =
+            Committed { received: rows::received(row)?, cursor: row.text(11)?.to_owned() };
+        Ok(Some(Found::from(committed)))
     }
 
     pub(crate) fn committed(&mut self, after: i64, limit: i64) -> Result<Vec<Committed>, Error> {
@@ -59,14 +71,15 @@ impl Reader {
     ) -> Result<Vec<Committed>, Error> {
         // The server sends few messages more than are taken, even if they are long.
         let sql = format!(
-            "SELECT {RECEIVED}, id FROM (
+            "SELECT {}, id FROM (
                  SELECT *, coalesce(sum(200 + octet_length(message_id)
                          + coalesce(octet_length(text), 0))
                      OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
                      AS bytes_before
                  FROM (SELECT * FROM mailslot.messages WHERE {condition}
                        ORDER BY {order} LIMIT $2) AS messages
-             ) AS messages WHERE bytes_before < $3 ORDER BY {order}"
+             ) AS messages WHERE bytes_before < $3 ORDER BY {order}",
+            received_columns(false)
         );
         let bytes_max = i64::try_from(FEED_BYTES_MAX).unwrap_or(i64::MAX);
         let values = [Value::Integer(cursor), Value::Integer(limit), Value::Integer(bytes_max)];
@@ -84,7 +97,7 @@ impl Reader {
                 }
                 let received = rows::received(row)?;
                 bytes += received.bytes();
-                messages.push(Committed { received, cursor: row.text(8)?.to_owned() });
+                messages.push(Committed { received, cursor: row.text(11)?.to_owned() });
             }
             Ok((is_ahead.one()?.boolean(0)?, messages))
         })?;

@@ -4,7 +4,8 @@ use sha2::{Digest, Sha256};
 
 use super::{migrate::VERSION, sequencer::history, text::encode, values::Value};
 use crate::{
-    message::{Message, fold_case},
+    message::{Delivered, Message, fold_case},
+    metrics::Label,
     signature,
 };
 
@@ -14,13 +15,16 @@ use crate::{
 /// one.
 pub(super) const INSERT: &str = concat!(
     "INSERT INTO mailslot.messages
-         (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, folded, created_at)
+         (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, folded, created_at,
+          source, kind, original)
      SELECT nextval('mailslot.seq'), g.hash, g.message_id, g.from_msisdn, g.to_msisdn, g.ts, g.ts_s,
-            g.ts_ns, g.text, g.folded, statement_timestamp()
+            g.ts_ns, g.text, g.folded, statement_timestamp(), g.source, g.kind,
+            decode(g.original, 'hex')
      FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-                 $7::bigint[], $8::text[], $9::text[], $10::bytea[]) WITH ORDINALITY
+                 $7::bigint[], $8::text[], $9::text[], $10::bytea[], $13::text[],
+                 $14::text[], $15::text[]) WITH ORDINALITY
           AS g(hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, folded, tombstone,
-               n)
+               source, kind, original, n)
      WHERE EXISTS (SELECT FROM mailslot.sequencer, mailslot.totals
                    WHERE erasing_key = $11 AND writable_from <= $12 AND history = ",
     history!(),
@@ -47,10 +51,10 @@ pub(super) struct Hashes {
 }
 
 impl Hashes {
-    pub(super) fn of(messages: &[&Message], erasing_key: &[u8]) -> Vec<Hashes> {
+    pub(super) fn of(messages: &[&Delivered], erasing_key: &[u8]) -> Vec<Hashes> {
         let key = signature::scheduled(erasing_key);
-        let hashes = |message: &&Message| {
-            let id = message.message_id.as_bytes();
+        let hashes = |delivered: &&Delivered| {
+            let id = delivered.message.message_id.as_bytes();
             Hashes { id: Sha256::digest(id).into(), tombstone: signature::digest(&key, id) }
         };
         messages.iter().map(hashes).collect()
@@ -59,11 +63,12 @@ impl Hashes {
 
 /// Calls `run` with the values of [`INSERT`].
 pub(super) fn with_values<T>(
-    messages: &[&Message],
+    deliveries: &[&Delivered],
     hashes: &[Hashes],
     erasing_key: &[u8],
     run: impl FnOnce(&[Value<'_>]) -> T,
 ) -> T {
+    let messages: Vec<&Message> = deliveries.iter().map(|delivered| &delivered.message).collect();
     let folded = |message: &Message| {
         let text = message.text.as_deref()?;
         let folded = fold_case(text);
@@ -79,6 +84,11 @@ pub(super) fn with_values<T>(
     let seconds: Vec<i64> = messages.iter().map(|message| message.timestamp.seconds).collect();
     let nanoseconds: Vec<i64> =
         messages.iter().map(|message| i64::from(message.timestamp.nanoseconds)).collect();
+    let sources = deliveries.iter().map(|delivered| Some(delivered.source.value()));
+    let kinds: Vec<_> = deliveries.iter().map(|delivered| encode(&delivered.kind)).collect();
+    let original =
+        |delivered: &&Delivered| delivered.original.as_ref().map(|sent| hex::encode(sent.stored()));
+    let originals: Vec<_> = deliveries.iter().map(original).collect();
     run(&[
         Value::Byteas(&hashes.iter().map(|hashes| &hashes.id[..]).collect::<Vec<_>>()),
         Value::Texts(&ids.iter().map(|id| Some(&**id)).collect::<Vec<_>>()),
@@ -92,5 +102,8 @@ pub(super) fn with_values<T>(
         Value::Byteas(&hashes.iter().map(|hashes| &hashes.tombstone[..]).collect::<Vec<_>>()),
         Value::Bytes(erasing_key),
         Value::Integer(VERSION),
+        Value::Texts(&sources.collect::<Vec<_>>()),
+        Value::Texts(&kinds.iter().map(|kind| Some(&**kind)).collect::<Vec<_>>()),
+        Value::Texts(&originals.iter().map(Option::as_deref).collect::<Vec<_>>()),
     ])
 }

@@ -6,7 +6,7 @@ use super::{
     connection::Connection,
     counts,
     failure::Failure,
-    rows::{self, RECEIVED},
+    rows::{self, received_columns},
     text::encode,
     values::{Rows, Statement, Value},
     writer::Writer,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::Target,
     message::fold_case,
+    metrics::Label,
     store::types::{History, Kept},
 };
 
@@ -85,11 +86,12 @@ impl Moving {
 
     pub(crate) fn messages(&mut self, after: i64, limit: i64) -> Result<Vec<Kept>, String> {
         let sql = format!(
-            "SELECT {RECEIVED}, id FROM mailslot.messages WHERE id > $1 ORDER BY id LIMIT $2"
+            "SELECT {}, id FROM mailslot.messages WHERE id > $1 ORDER BY id LIMIT $2",
+            received_columns(true)
         );
         let rows = self.read(&sql, &[Value::Integer(after), Value::Integer(limit)]);
         let kept = rows.and_then(|rows| {
-            let kept = |row| Ok(Kept { received: rows::received(row)?, cursor: row.integer(8)? });
+            let kept = |row| Ok(Kept { received: rows::received(row)?, cursor: row.integer(11)? });
             rows.iter().map(kept).collect()
         });
         self.named(kept)
@@ -138,12 +140,16 @@ impl Moving {
                     message.text.as_deref().map(|text| encode(text).into_owned()),
                     folded.map(|folded| encode(&folded).into_owned()),
                     Some(received.created_at.clone()),
+                    Some(received.source.value().to_owned()),
+                    Some(encode(&received.kind).into_owned()),
+                    received.original.as_ref().map(|sent| hex::encode(sent.stored())),
                 ]
             })
             .collect();
         let column = |at: usize| texts.iter().map(|row| row[at].as_deref()).collect::<Vec<_>>();
-        let columns: Vec<_> = (0..7).map(column).collect();
-        let [ids, from, to, ts, text, folded, created_at] = &columns[..] else {
+        let columns: Vec<_> = (0..10).map(column).collect();
+        let [ids, from, to, ts, text, folded, created_at, source, kind, original] = &columns[..]
+        else {
             return Ok(());
         };
         let values = [
@@ -158,14 +164,18 @@ impl Moving {
             Value::Texts(text),
             Value::Texts(folded),
             Value::Texts(created_at),
+            Value::Texts(source),
+            Value::Texts(kind),
+            Value::Texts(original),
         ];
         let insert = "
             INSERT INTO mailslot.messages (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s,
-                ts_ns, text, folded, created_at)
+                ts_ns, text, folded, created_at, source, kind, original)
             SELECT id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, folded,
-                created_at::timestamptz
-            FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS moved (id, hash,
-                message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, folded, created_at)";
+                created_at::timestamptz, source, kind, decode(original, 'hex')
+            FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS moved (id,
+                hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, folded,
+                created_at, source, kind, original)";
         let lock = "SELECT one FROM mailslot.sequencer FOR UPDATE";
         let statements = [Statement::plain(lock), Statement::new(insert, &values)];
         self.connection.run(&statements).map(drop)

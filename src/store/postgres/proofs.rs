@@ -8,7 +8,11 @@ use super::{
     sequencer::{LOCK, SETTINGS},
     values::{Rows, Statement},
 };
-use crate::{config::Target, message::Message, timestamp::Timestamp};
+use crate::{
+    config::Target,
+    message::{Delivered, Message},
+    timestamp::Timestamp,
+};
 
 /// PostgreSQL 14, as `server_version_num` writes it.
 const VERSION_OLDEST: i64 = 140_000;
@@ -69,7 +73,7 @@ pub(super) fn check_storing(
         }
     }
     let (one, other) = (message("mailslot proof 1"), message("mailslot proof 2"));
-    let mut insert = |messages: &[&Message]| -> Result<usize, Failure> {
+    let mut insert = |messages: &[&Delivered]| -> Result<usize, Failure> {
         let hashes = Hashes::of(messages, erasing_key);
         let answers = with_values(messages, &hashes, erasing_key, |values| {
             first.run_in_order(&[Statement::new(INSERT, values)])
@@ -114,13 +118,13 @@ pub(super) fn warn_of_durability(connection: &mut Connection) -> Result<(), Fail
     Ok(())
 }
 
-fn message(message_id: &str) -> Message {
-    Message {
+fn message(message_id: &str) -> Delivered {
+    Delivered::from(Message {
         message_id: message_id.to_owned(),
         from: "+0".to_owned(),
         to: "+0".to_owned(),
         ts: Timestamp::from(0).text(),
         text: None,
         timestamp: Timestamp::from(0),
-    }
+    })
 }

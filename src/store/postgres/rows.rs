@@ -3,6 +3,8 @@
 use super::{failure::Failure, text::decode, values::Row};
 use crate::{
     message::Message,
+    metrics::Source,
+    original::Original,
     store::types::{Position, Received},
     timestamp::Timestamp,
 };
@@ -10,10 +12,16 @@ use crate::{
 /// What [`message`] reads.
 pub(super) const MESSAGE: &str = "messages.message_id, messages.from_msisdn, messages.to_msisdn, \
                                   messages.ts, messages.text, messages.ts_s, messages.ts_ns";
-/// What [`received`] reads. The text is that of `logging::now`.
-pub(super) const RECEIVED: &str = "messages.message_id, messages.from_msisdn, messages.to_msisdn, \
-     messages.ts, messages.text, messages.ts_s, messages.ts_ns, \
-     to_char(messages.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')";
+/// What [`received`] reads; the original is null where it is not asked for.
+pub(super) fn received_columns(has_original: bool) -> String {
+    let original = if has_original { "encode(messages.original, 'hex')" } else { "NULL" };
+    // The text of a moment is that of `logging::now`.
+    format!(
+        "{MESSAGE},
+         to_char(messages.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'),
+         messages.source, messages.kind, {original}"
+    )
+}
 
 /// Of the columns from `first` on.
 pub(super) fn message(row: &Row, first: usize) -> Result<Message, Failure> {
@@ -27,8 +35,16 @@ pub(super) fn message(row: &Row, first: usize) -> Result<Message, Failure> {
     })
 }
 
+/// Of a row that begins with [`received_columns`].
 pub(super) fn received(row: &Row) -> Result<Received, Failure> {
-    Ok(Received { message: message(row, 0)?, created_at: text(row, 7)? })
+    let original = row.optional_text(10)?.map(|_| row.bytes(10)).transpose()?;
+    Ok(Received {
+        message: message(row, 0)?,
+        created_at: text(row, 7)?,
+        source: Source::named(row.text(8)?).unwrap_or(Source::Webhook),
+        kind: text(row, 9)?,
+        original: original.map(Original::from_stored),
+    })
 }
 
 /// Of a row that begins with `ts_s, ts_ns, message_id`.

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     config::Target,
     message::Message,
+    metrics::Label,
     store::types::{Filter, Paging, Position, Start},
     timestamp::Timestamp,
 };
@@ -69,12 +70,13 @@ pub(super) struct Found {
     pub(super) messages: Vec<Message>,
 }
 
-/// The conditions of a filter, on `$1` to `$9`.
+/// The conditions of a filter, on `$1` to `$11`.
 pub(super) struct Conditions {
     pub(super) sql: String,
     hash: Option<[u8; 32]>,
     pattern: Option<String>,
     prefix: Option<String>,
+    kind: Option<String>,
     /// For `enable_seqscan`: whether reading the whole table may be the best way.
     may_scan: &'static str,
 }
@@ -92,13 +94,15 @@ impl Conditions {
              AND ($3::bigint IS NULL OR (ts_s, ts_ns) >= ($3, $4))
              AND ($5::bigint IS NULL OR (ts_s, ts_ns) < ($5, $6))
              AND ($7::text IS NULL OR {text} LIKE $7) AND ($8::bytea IS NULL OR hash = $8)
-             AND ($9::text IS NULL OR from_msisdn >= $9 AND from_msisdn < $9 || chr(1114111))"
+             AND ($9::text IS NULL OR from_msisdn >= $9 AND from_msisdn < $9 || chr(1114111))
+             AND ($10::text IS NULL OR source = $10) AND ($11::text IS NULL OR kind = $11)"
         );
         Conditions {
             sql,
             hash: filter.message_id.as_ref().map(|id| Sha256::digest(id).into()),
             pattern: filter.q.as_deref().map(pattern),
             prefix: filter.from_prefix.as_deref().map(encode).map(Cow::into_owned),
+            kind: filter.kind.as_deref().map(encode).map(Cow::into_owned),
             may_scan: if is_few { "off" } else { "on" },
         }
     }
@@ -113,7 +117,10 @@ impl Conditions {
         let (from, to) = (optional(filter.from.as_deref()), optional(filter.to.as_deref()));
         let hash = self.hash.as_ref().map_or(Value::Null, |hash| Value::Bytes(hash));
         let (pattern, prefix) = (self.pattern.as_deref(), self.prefix.as_deref());
-        vec![from, to, since, since_ns, until, until_ns, optional(pattern), hash, optional(prefix)]
+        let source = optional(filter.source.map(Label::value));
+        let kind = optional(self.kind.as_deref());
+        let (pattern, prefix) = (optional(pattern), optional(prefix));
+        vec![from, to, since, since_ns, until, until_ns, pattern, hash, prefix, source, kind]
     }
 
     /// The rows of the last statement of a read.
@@ -145,19 +152,19 @@ pub(super) fn search(
     let (edge_condition, order) = match (paging.edge(), paging.is_forward()) {
         (None, true) => ("true", ""),
         (None, false) => ("true", "DESC"),
-        (_, true) => ("(ts_s, ts_ns, message_id) >= ($10, $11, $12)", ""),
-        (_, false) => ("(ts_s, ts_ns, message_id) < ($10, $11, $12)", "DESC"),
+        (_, true) => ("(ts_s, ts_ns, message_id) >= ($12, $13, $14)", ""),
+        (_, false) => ("(ts_s, ts_ns, message_id) < ($12, $13, $14)", "DESC"),
     };
     let sql = format!(
         "WITH found AS MATERIALIZED (
              SELECT id, ts_s, ts_ns, message_id FROM mailslot.messages WHERE {}
          ), page AS (
              SELECT id FROM found WHERE {edge_condition}
-             ORDER BY ts_s {order}, ts_ns {order}, message_id {order} LIMIT $13 OFFSET $14)
+             ORDER BY ts_s {order}, ts_ns {order}, message_id {order} LIMIT $15 OFFSET $16)
          SELECT total, before, {MESSAGE}
          FROM (
              SELECT count(*) AS total,
-                 count(*) FILTER (WHERE (ts_s, ts_ns, message_id) < ($10, $11, $12)) AS before
+                 count(*) FILTER (WHERE (ts_s, ts_ns, message_id) < ($12, $13, $14)) AS before
              FROM found
          ) AS counted LEFT JOIN (page JOIN mailslot.messages USING (id)) ON true
          ORDER BY messages.ts_s, messages.ts_ns, messages.message_id",

@@ -92,7 +92,7 @@ fn read(
     let filter = Filter { since: Some(*since), until: Some(*until), ..filter.clone() };
     let conditions = Conditions::of(&filter, is_few);
     let sql = format!(
-        "SELECT width_bucket(ts_s * 1000000000::numeric + ts_ns, $10::text::numeric[]), count(*)
+        "SELECT width_bucket(ts_s * 1000000000::numeric + ts_ns, $12::text::numeric[]), count(*)
          FROM mailslot.messages WHERE {} GROUP BY 1",
         conditions.sql
     );

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     config::Target,
-    message::Message,
+    message::Delivered,
     store::types::{Job, Outcome, Stored},
     timestamp::Timestamp,
 };
@@ -97,7 +97,7 @@ impl Writer {
         batch: impl Iterator<Item = &'a Job> + Clone,
     ) -> Vec<Outcome> {
         let until = Instant::now() + PATIENCE;
-        let groups: Vec<&[Message]> = batch.clone().filter_map(group).collect();
+        let groups: Vec<&[Delivered]> = batch.clone().filter_map(group).collect();
         let stored = if groups.is_empty() { Vec::new() } else { self.store(&groups, until) };
         let mut stored = stored.into_iter();
         let outcome = |job: &Job| {
@@ -115,7 +115,7 @@ impl Writer {
 
     /// Stores groups of messages, each of them whole or not at all. Where the data of one may be
     /// why the transaction failed, each half is tried alone, so that a group fails for itself only.
-    fn store(&mut self, groups: &[&[Message]], until: Instant) -> Vec<Outcome> {
+    fn store(&mut self, groups: &[&[Delivered]], until: Instant) -> Vec<Outcome> {
         match self.store_all(groups, until) {
             Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
             Err(failure) if failure.is_of_data() && groups.len() > 1 => {
@@ -132,15 +132,16 @@ impl Writer {
     /// time; a lock was waited for that long already.
     fn store_all(
         &mut self,
-        groups: &[&[Message]],
+        groups: &[&[Delivered]],
         until: Instant,
     ) -> Result<Vec<Vec<Stored>>, Failure> {
-        let messages: Vec<&Message> = groups.iter().copied().flatten().collect();
+        let messages: Vec<&Delivered> = groups.iter().copied().flatten().collect();
         loop {
             let failure = match self.with_session(|session| session.store(&messages)) {
                 Ok(stored) => {
                     let mut stored = stored.into_iter();
-                    let of_group = |group: &&[Message]| stored.by_ref().take(group.len()).collect();
+                    let of_group =
+                        |group: &&[Delivered]| stored.by_ref().take(group.len()).collect();
                     return Ok(groups.iter().map(of_group).collect());
                 }
                 Err(failure) => failure,
@@ -172,7 +173,7 @@ impl Writer {
 }
 
 /// What a job stores, in the transaction that all such jobs of a batch share.
-fn group(job: &Job) -> Option<&[Message]> {
+fn group(job: &Job) -> Option<&[Delivered]> {
     match job {
         Job::Messages(messages) => Some(messages),
         Job::Probe => Some(&[]),
@@ -188,7 +189,7 @@ impl Session {
     }
 
     /// One transaction, in one round trip.
-    fn store(&mut self, messages: &[&Message]) -> Result<Vec<Stored>, Failure> {
+    fn store(&mut self, messages: &[&Delivered]) -> Result<Vec<Stored>, Failure> {
         let Session { connection, erasing_key } = self;
         let hashes = Hashes::of(messages, erasing_key);
         let answers = with_values(messages, &hashes, erasing_key, |values| {

@@ -3,12 +3,13 @@
 use rusqlite::{ErrorCode, Transaction, params};
 
 use super::{
-    counts, erased::Erased, layout::Layout, rank_index, schema, segments, segments::Segment,
+    classes::Classes, counts, erased::Erased, layout::Layout, rank_index, schema, segments,
+    segments::Segment,
 };
 use crate::{
     error::Error,
     logging,
-    message::Message,
+    message::{Delivered, Message},
     store::types::{Job, Outcome, Stored},
     timestamp::Timestamp,
 };
@@ -41,6 +42,7 @@ pub(super) fn run<'a>(
         erased: if erased > 0 { Some(Erased::open(transaction)?) } else { None },
         now: logging::now(),
         next_id: counts::highest_id(transaction, last_id)? + 1,
+        classes: Classes::default(),
     };
     let (mut outcomes, mut is_indexing) = (Vec::new(), false);
     for job in jobs {
@@ -94,11 +96,12 @@ struct Inserts<'a> {
     /// When these messages are stored, as text.
     now: String,
     next_id: i64,
+    classes: Classes,
 }
 
 impl Inserts<'_> {
     /// Inserts all messages of a job, or none.
-    fn insert_all(&mut self, messages: &[Message]) -> rusqlite::Result<Outcome> {
+    fn insert_all(&mut self, messages: &[Delivered]) -> rusqlite::Result<Outcome> {
         if let [message] = messages {
             return Ok(self.insert(message)?.map(|stored| vec![stored]));
         }
@@ -111,6 +114,8 @@ impl Inserts<'_> {
                 Err(error) => {
                     self.transaction.execute_batch("ROLLBACK TO job; RELEASE job")?;
                     self.next_id = next_id;
+                    // New ones are undone, too.
+                    self.classes = Classes::default();
                     return Ok(Err(error));
                 }
             }
@@ -120,7 +125,8 @@ impl Inserts<'_> {
     }
 
     /// A constraint that the row violates undoes this statement alone.
-    fn insert(&mut self, message: &Message) -> rusqlite::Result<Result<Stored, Error>> {
+    fn insert(&mut self, delivered: &Delivered) -> rusqlite::Result<Result<Stored, Error>> {
+        let Delivered { message, source, kind, original } = delivered;
         if let Some(erased) = &self.erased
             && erased.has(self.transaction, &message.message_id)?
         {
@@ -128,16 +134,33 @@ impl Inserts<'_> {
         }
         let mut statement = self.transaction.prepare_cached(
             "INSERT INTO messages
-                 (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                 (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at,
+                  class_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
              ON CONFLICT (message_id) DO NOTHING",
         )?;
         let Message { message_id, from, to, ts, text, timestamp } = message;
         let Timestamp { seconds, nanoseconds } = timestamp;
-        let row =
-            params![self.next_id, message_id, from, to, ts, seconds, nanoseconds, text, self.now];
+        let class_id = self.classes.id(self.transaction, *source, kind)?;
+        let row = params![
+            self.next_id,
+            message_id,
+            from,
+            to,
+            ts,
+            seconds,
+            nanoseconds,
+            text,
+            self.now,
+            class_id
+        ];
         match statement.execute(row) {
             Ok(1) => {
+                if let Some(original) = original {
+                    self.transaction
+                        .prepare_cached("INSERT INTO originals (id, stored) VALUES (?1, ?2)")?
+                        .execute((self.next_id, original.stored()))?;
+                }
                 self.next_id += 1;
                 Ok(Ok(Stored::Created))
             }

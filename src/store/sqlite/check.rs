@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, Transaction};
 
 use super::{connection::sentence, schema};
 use crate::store::types::{Count, Recount};
@@ -97,6 +97,7 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
         (),
         |row| row.get(0),
     )?;
+    let (classes, right_classes) = classes(&transaction)?;
     let last_created_at = transaction.query_row(
         "SELECT (SELECT created_at FROM messages WHERE id BETWEEN 1 AND last_id
                  ORDER BY id DESC LIMIT 1) FROM totals",
@@ -106,6 +107,7 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
     let counts = vec![
         Count { of: "messages", counted, kept: messages },
         Count { of: "senders", counted: distinct, kept: senders },
+        Count { of: "kinds with a right count", counted: classes, kept: right_classes },
         Count { of: "messages in the rank index", counted: indexed, kept: level(1)? },
         Count {
             of: "messages in the second level of the rank index",
@@ -114,4 +116,23 @@ fn count(connection: &mut Connection) -> rusqlite::Result<Recount> {
         },
     ];
     Ok(Recount { counts, wrong_senders, last_created_at })
+}
+
+/// How many classes there are, and of how many the count and the fences are right.
+fn classes(transaction: &Transaction<'_>) -> rusqlite::Result<(i64, i64)> {
+    transaction.query_row(
+        "WITH counted AS (
+             SELECT class_id, count(*) AS n
+             FROM totals CROSS JOIN messages ON messages.id BETWEEN 1 AND indexed_id
+             GROUP BY class_id
+         )
+         SELECT count(*), count(*) FILTER (WHERE coalesce(counted.n, 0) = classes.n AND (
+             NOT is_heavy OR NOT EXISTS (
+                 SELECT 1 FROM (VALUES (1), (2)) WHERE classes.n <> (
+                     SELECT coalesce(sum(n), 0) FROM rank_index
+                     WHERE sender_id = -classes.id AND level = column1))))
+         FROM classes LEFT JOIN counted ON class_id = classes.id",
+        (),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
 }

@@ -38,18 +38,22 @@ pub(super) fn advance(
 
 /// Moves the watermark to the last message.
 pub(super) fn index_tail(transaction: &Transaction<'_>, layout: &Layout) -> rusqlite::Result<()> {
-    let mut tail: Vec<(Position, String)> = transaction
+    let mut tail: Vec<Tail> = transaction
         .prepare_cached(
-            "SELECT ts_s, ts_ns, message_id, from_msisdn FROM totals
+            "SELECT ts_s, ts_ns, message_id, from_msisdn, class_id FROM totals
              CROSS JOIN messages ON id > indexed_id AND id <= last_id",
         )?
-        .query_map((), |row| Ok((rows::position(row)?, rows::text(row, 3)?)))?
+        .query_map((), |row| Ok((rows::position(row)?, rows::text(row, 3)?, row.get(4)?)))?
         .collect::<rusqlite::Result<_>>()?;
     tail.sort_unstable();
     RankIndex { transaction, layout, scope: Scope::All }.add(&positions(&tail))?;
-    tail.sort_by(|(_, a), (_, b)| a.cmp(b));
+    tail.sort_by_key(|(_, _, class_id)| *class_id);
+    for messages in tail.chunk_by(|(_, _, a), (_, _, b)| a == b) {
+        index_class(transaction, layout, messages)?;
+    }
+    tail.sort_by(|(a_at, a, _), (b_at, b, _)| (a, a_at).cmp(&(b, b_at)));
     let mut new_senders = 0;
-    for messages in tail.chunk_by(|(_, a), (_, b)| a == b) {
+    for messages in tail.chunk_by(|(_, a, _), (_, b, _)| a == b) {
         new_senders += i64::from(index_sender(transaction, layout, messages)?);
     }
     transaction
@@ -61,11 +65,40 @@ pub(super) fn index_tail(transaction: &Transaction<'_>, layout: &Layout) -> rusq
     Ok(())
 }
 
+/// A message behind the watermark: where it is, its sender, and its class.
+type Tail = (Position, String, i64);
+
+/// Counts messages of one class.
+fn index_class(
+    transaction: &Transaction<'_>,
+    layout: &Layout,
+    messages: &[Tail],
+) -> rusqlite::Result<()> {
+    let (id, count) = (messages[0].2, rows::length(messages));
+    let known: Option<(i64, bool)> = transaction
+        .prepare_cached("SELECT n, is_heavy FROM classes WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    // Only another program can have made a message of a class that is not there.
+    let Some((before, has_fences)) = known else { return Ok(()) };
+    let index = RankIndex { transaction, layout, scope: Scope::Class { id } };
+    let builds = !has_fences && before + count >= layout.heavy;
+    if has_fences {
+        index.add(&positions(messages))?;
+    } else if builds {
+        index.build(&mut |_| ())?;
+    }
+    transaction
+        .prepare_cached("UPDATE classes SET n = n + ?2, is_heavy = is_heavy OR ?3 WHERE id = ?1")?
+        .execute((id, count, builds))?;
+    Ok(())
+}
+
 /// Counts messages of one sender, who may be new: that is what it returns.
 fn index_sender(
     transaction: &Transaction<'_>,
     layout: &Layout,
-    messages: &[(Position, String)],
+    messages: &[Tail],
 ) -> rusqlite::Result<bool> {
     let (msisdn, count) = (&messages[0].1, rows::length(messages));
     let known: Option<(i64, i64, bool)> = transaction
@@ -111,6 +144,11 @@ pub(super) fn rebuild(
          SELECT from_msisdn, count(*), count(*) >= ?1 FROM messages GROUP BY from_msisdn",
         [layout.heavy],
     )?;
+    transaction.execute(
+        "UPDATE classes SET is_heavy = TRUE,
+             n = (SELECT count(*) FROM messages WHERE class_id = classes.id)",
+        (),
+    )?;
     rebuild_rank_index(transaction, layout, progress)?;
     transaction.execute(
         "UPDATE totals SET
@@ -139,9 +177,15 @@ pub(super) fn rebuild_rank_index(
         let index = RankIndex { transaction, layout, scope };
         index.build(&mut |read| progress("counting by sender", read))?;
     }
+    let mut classes = transaction.prepare("SELECT id FROM classes WHERE is_heavy")?;
+    let mut classes = classes.query(())?;
+    while let Some(row) = classes.next()? {
+        let index = RankIndex { transaction, layout, scope: Scope::Class { id: row.get(0)? } };
+        index.build(&mut |read| progress("counting by kind", read))?;
+    }
     Ok(())
 }
 
-fn positions(messages: &[(Position, String)]) -> Vec<&Position> {
-    messages.iter().map(|(position, _)| position).collect()
+fn positions(messages: &[Tail]) -> Vec<&Position> {
+    messages.iter().map(|(position, ..)| position).collect()
 }

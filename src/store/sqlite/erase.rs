@@ -63,6 +63,10 @@ impl Writer {
             thread::sleep(PAUSE);
         }
         replace_fences(&mut self.connection, &self.layout).map_err(sentence)?;
+        // What another program has replaced may have left its original behind.
+        self.connection
+            .execute("DELETE FROM originals WHERE id NOT IN (SELECT id FROM messages)", ())
+            .map_err(sentence)?;
         rebuild_file(&self.connection)?;
         Ok(gone)
     }

@@ -10,7 +10,7 @@ use memchr::memmem::Finder;
 use super::{
     reader::Reader,
     rows,
-    scope::{FIRST_ID, Scope},
+    scope::{Candidates, FIRST_ID},
     search::is_found,
 };
 use crate::{
@@ -26,6 +26,7 @@ const PORTION_MESSAGES: i64 = 256;
 pub(crate) struct Export {
     reader: Reader,
     filter: Filter,
+    has_originals: bool,
     /// The last message at the beginning.
     last_id: i64,
     /// Behind what was read.
@@ -34,10 +35,10 @@ pub(crate) struct Export {
 }
 
 impl Reader {
-    pub(crate) fn export(self, filter: Filter) -> Result<Export, Error> {
+    pub(crate) fn export(self, filter: Filter, has_originals: bool) -> Result<Export, Error> {
         let last_id = self.last_id()?;
         let position = Position::at(filter.since.unwrap_or(Position::START.timestamp));
-        Ok(Export { reader: self, filter, last_id, position, is_done: false })
+        Ok(Export { reader: self, filter, has_originals, last_id, position, is_done: false })
     }
 }
 
@@ -47,18 +48,25 @@ impl Export {
             return Ok(None);
         }
         let transaction = self.reader.connection.transaction()?;
-        let (scope, _) = Scope::of(&transaction, &self.filter)?;
-        let sql = format!(
-            "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at, id
-             FROM messages
-             WHERE {} AND (ts_s, ts_ns, message_id) > (?2, ?3, ?4) AND (ts_s, ts_ns) < (?5, ?6)
-             ORDER BY ts_s, ts_ns, message_id LIMIT {PORTION_MESSAGES}",
-            scope.condition()
-        );
+        let candidates = Candidates::of(&transaction, &self.filter)?;
+        if candidates.scopes.is_empty() {
+            return Ok(None);
+        }
+        let columns = rows::received_columns(self.has_originals);
+        let is_of_class = candidates.class_condition();
+        let in_order = candidates.in_order(|scope| {
+            format!(
+                "SELECT {columns}, id, {is_of_class} FROM messages
+                 WHERE {} AND (ts_s, ts_ns, message_id) > (?2, ?3, ?4)
+                     AND (ts_s, ts_ns) < (?5, ?6)",
+                scope.condition()
+            )
+        });
+        let sql = format!("{in_order} LIMIT {PORTION_MESSAGES}");
         let mut statement = transaction.prepare_cached(&sql)?;
         let until = self.filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
         let (a, b) = (rows::columns(&self.position), until);
-        let part = (scope.msisdn(), a.0, a.1, a.2, b.seconds, b.nanoseconds);
+        let part = (candidates.msisdn(), a.0, a.1, a.2, b.seconds, b.nanoseconds);
         let mut rows = statement.query(part)?;
         let finder = self.filter.q.as_deref().map(Finder::new);
         let (mut found, mut read, mut position) = (Vec::new(), 0, None);
@@ -66,7 +74,8 @@ impl Export {
             read += 1;
             let received = rows::received(row)?;
             position = Some(received.position());
-            if (FIRST_ID..=self.last_id).contains(&row.get(8)?)
+            if (FIRST_ID..=self.last_id).contains(&row.get(11)?)
+                && row.get(12)?
                 && self.filter.is_id(&received.message.message_id)
                 && self.filter.is_from_prefix(&received.message.from)
                 && self.filter.is_to(received.message.to.as_bytes())

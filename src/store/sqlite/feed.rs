@@ -1,4 +1,4 @@
-//! What was committed after a cursor, in the order of the commits.
+//! What was committed after a cursor, in the order of the commits, and one message alone.
 //!
 //! The one writer gives ids in the order of its commits, and none twice (`totals.last_id`), so that
 //! messages that a reader has not seen yet always have higher ones. A cursor is a message's id,
@@ -6,16 +6,25 @@
 
 use std::time::Duration;
 
-use rusqlite::Transaction;
+use rusqlite::{OptionalExtension, Row, Transaction};
 
 use super::{epochs, reader::Reader, rows};
 use crate::{
     error::Error,
-    store::types::{Committed, FEED_BYTES_MAX},
+    store::types::{Committed, FEED_BYTES_MAX, Found},
 };
 
 /// How often readers of the feed look for what another process has committed, such as an import.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A message's cursor.
+const CURSOR: &str = "(SELECT id - first_id + first_cursor FROM epochs
+     WHERE first_id <= id ORDER BY first_id DESC LIMIT 1)";
+
+/// Of a row with [`rows::received_columns`] and [`CURSOR`].
+fn committed(row: &Row<'_>) -> rusqlite::Result<Committed> {
+    Ok(Committed { received: rows::received(row)?, cursor: row.get::<_, i64>(11)?.to_string() })
+}
 
 impl Reader {
     /// The id of the last message that was ever committed; 0 if there has been none.
@@ -57,6 +66,18 @@ impl Reader {
         messages.reverse();
         Ok(messages)
     }
+
+    pub(crate) fn find(&mut self, message_id: &str) -> Result<Option<Found>, Error> {
+        let sql = format!(
+            "SELECT {}, {CURSOR}
+             FROM messages
+             WHERE message_id = ?1 AND +id BETWEEN 1 AND (SELECT last_id FROM totals)",
+            rows::received_columns(true)
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let found = statement.query_row([message_id], committed).optional()?;
+        Ok(found.map(Found::from))
+    }
 }
 
 fn read(
@@ -68,20 +89,19 @@ fn read(
 ) -> Result<Vec<Committed>, Error> {
     // Rows beyond `last_id` were inserted by another program; the next commit counts them first.
     let mut statement = transaction.prepare_cached(&format!(
-        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at,
-             (SELECT id - first_id + first_cursor FROM epochs
-              WHERE first_id <= id ORDER BY first_id DESC LIMIT 1)
+        "SELECT {}, {CURSOR}
          FROM messages WHERE {condition} AND id <= (SELECT last_id FROM totals)
-         ORDER BY {order} LIMIT ?2"
+         ORDER BY {order} LIMIT ?2",
+        rows::received_columns(false)
     ))?;
     let mut rows = statement.query((id, limit))?;
     let (mut messages, mut bytes) = (Vec::new(), 0);
     while bytes < FEED_BYTES_MAX
         && let Some(row) = rows.next()?
     {
-        let received = rows::received(row)?;
-        bytes += received.bytes();
-        messages.push(Committed { received, cursor: row.get::<_, i64>(8)?.to_string() });
+        let committed = committed(row)?;
+        bytes += committed.received.bytes();
+        messages.push(committed);
     }
     Ok(messages)
 }

@@ -105,7 +105,7 @@ mod tests {
             text: None,
             timestamp: Timestamp::parse("2025-01-15T10:00:00Z").unwrap(),
         };
-        let outcomes = writer.commit([Job::Messages(vec![message])].iter());
+        let outcomes = writer.commit([Job::Messages(vec![message.into()])].iter());
         assert_eq!(outcomes, [Ok(vec![Stored::Created])]);
         assert_eq!(indexer.has_quiet_tail(), Ok(false), "it has just come");
         indexer.last.1 = Instant::now().checked_sub(QUIET).unwrap();

@@ -17,7 +17,7 @@ mod check; // is the file sound, and are the counters right?
 mod erase; // erases messages for good, also from the file
 mod export; // all messages that a filter means
 mod moving; // one side of a move to another engine
-mod feed; // what was committed after a cursor
+mod feed; // what was committed after a cursor, and one message with all that is known of it
 mod series; // how many in each span of time
 mod stats; // totals, and the senders of most messages
 mod store; // opened for the service: what readers share, the background job
@@ -46,6 +46,7 @@ mod schema; // tables, versions, whose file it is
 mod connection; // every PRAGMA, every error
 mod files; // the files of a database, and whether they are still the ones that are open
 mod scope; // whose messages
+mod classes; // sources and kinds, by their numbers
 mod rows; // columns as values
 mod layout; // the sizes of what is derived
 

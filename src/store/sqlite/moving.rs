@@ -6,7 +6,8 @@ use std::path::Path;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
-    connection::sentence, counts, epochs, layout::Layout, rows, schema, segments, writer::Writer,
+    classes::Classes, connection::sentence, counts, epochs, layout::Layout, rows, schema, segments,
+    writer::Writer,
 };
 use crate::{
     store::types::{History, Kept},
@@ -43,8 +44,8 @@ impl Moving {
 
     pub(crate) fn messages(&mut self, after: i64, limit: i64) -> Result<Vec<Kept>, String> {
         let read = || -> rusqlite::Result<Vec<Kept>> {
-            let mut statement = self.connection.prepare_cached(
-                "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at,
+            let mut statement = self.connection.prepare_cached(&format!(
+                "SELECT {},
                      (SELECT id - first_id + first_cursor FROM epochs
                       WHERE first_id <= id ORDER BY first_id DESC LIMIT 1)
                  FROM messages
@@ -54,9 +55,10 @@ impl Moving {
                      FROM epochs WHERE first_cursor <= ?1)
                      AND id >= 1 AND id <= (SELECT last_id FROM totals)
                  ORDER BY id LIMIT ?2",
-            )?;
+                rows::received_columns(true)
+            ))?;
             let read = statement.query_map((after, limit, i64::MAX), |row| {
-                Ok(Kept { received: rows::received(row)?, cursor: row.get(8)? })
+                Ok(Kept { received: rows::received(row)?, cursor: row.get(11)? })
             })?;
             read.collect()
         };
@@ -107,9 +109,11 @@ impl Moving {
         in_transaction(connection, |transaction| {
             let mut statement = transaction.prepare_cached(
                 "INSERT INTO messages
-                     (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                     (id, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at,
+                      class_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?;
+            let mut classes = Classes::default();
             for (id, Kept { received, .. }) in ids.iter().zip(messages) {
                 let message = &received.message;
                 let Timestamp { seconds, nanoseconds } = message.timestamp;
@@ -122,8 +126,14 @@ impl Moving {
                     seconds,
                     nanoseconds,
                     message.text,
-                    received.created_at
+                    received.created_at,
+                    classes.id(transaction, received.source, &received.kind)?
                 ])?;
+                if let Some(original) = &received.original {
+                    transaction
+                        .prepare_cached("INSERT INTO originals (id, stored) VALUES (?1, ?2)")?
+                        .execute((id, original.stored()))?;
+                }
             }
             counts::advance(transaction, layout, *last_id)?;
             if first_id / segments::BLOCK_MESSAGES != last_id / segments::BLOCK_MESSAGES {

@@ -6,6 +6,8 @@ use rusqlite::Row;
 
 use crate::{
     message::Message,
+    metrics::Source,
+    original::Original,
     store::types::{Position, Received},
     timestamp::Timestamp,
 };
@@ -22,9 +24,30 @@ pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
     })
 }
 
-/// Of a row with `created_at` behind the columns of [`message`].
+/// The columns of [`received`], of `messages`. The original is null where it is not asked for.
+pub(super) fn received_columns(has_original: bool) -> String {
+    let original = if has_original {
+        "(SELECT stored FROM originals WHERE originals.id = messages.id)"
+    } else {
+        "NULL"
+    };
+    format!(
+        "message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, created_at,
+         (SELECT source FROM classes WHERE classes.id = class_id),
+         (SELECT kind FROM classes WHERE classes.id = class_id), {original}"
+    )
+}
+
+/// Of a row that begins with [`received_columns`].
 pub(super) fn received(row: &Row<'_>) -> rusqlite::Result<Received> {
-    Ok(Received { message: message(row)?, created_at: text(row, 7)? })
+    let original: Option<Vec<u8>> = row.get(10)?;
+    Ok(Received {
+        message: message(row)?,
+        created_at: text(row, 7)?,
+        source: Source::named(&text(row, 8)?).unwrap_or(Source::Webhook),
+        kind: text(row, 9)?,
+        original: original.map(Original::from_stored),
+    })
 }
 
 /// Of a row that begins with `ts_s, ts_ns, message_id`.

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::connection::{cannot_open, forbid_writing, open, sentence};
 
 /// The version that this program reads and writes.
-pub(super) const VERSION: u32 = 7;
+pub(super) const VERSION: u32 = 8;
 /// The oldest version that is brought up to date (migrate.rs).
 const VERSION_OLDEST: u32 = 5;
 
@@ -17,8 +17,11 @@ pub(super) const TABLES: &str = include_str!("schema/tables.sql");
 pub(super) const DERIVED: &str = include_str!("schema/derived.sql");
 /// `MIGRATIONS[n]` leads from version [`VERSION_OLDEST`] + n to the next one. The one to the newest
 /// version drops what [`DERIVED`] creates.
-pub(super) const MIGRATIONS: [&str; (VERSION - VERSION_OLDEST) as usize] =
-    [include_str!("schema/from_5.sql"), include_str!("schema/from_6.sql")];
+pub(super) const MIGRATIONS: [&str; (VERSION - VERSION_OLDEST) as usize] = [
+    include_str!("schema/from_5.sql"),
+    include_str!("schema/from_6.sql"),
+    include_str!("schema/from_7.sql"),
+];
 
 /// "MSLT": how the file shows that it is mailslot's.
 const APPLICATION_ID: i64 = 0x4d53_4c54;

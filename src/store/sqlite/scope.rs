@@ -1,10 +1,10 @@
-//! The scope of a query: all messages, or those of one sender.
+//! The scope of a query: all messages, those of one sender, or those of one class.
 
 use std::borrow::Cow;
 
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::rows;
+use super::{classes, rows};
 use crate::store::types::Filter;
 
 /// mailslot gives ids from here on.
@@ -19,7 +19,7 @@ pub(super) const IS_COUNTED: &str = "+id BETWEEN 1 AND (SELECT last_id FROM tota
 pub(super) const BEGINS: &str = "from_msisdn >= ?1 AND from_msisdn < ?1 || char(1114111)";
 
 /// The id of a sender none of whose messages is indexed yet. No fence and no segment has it.
-const NOT_INDEXED: i64 = -1;
+const NOT_INDEXED: i64 = i64::MIN;
 
 /// The filter, with the one sender that its prefix means instead of the prefix. It keeps a prefix
 /// that means several. `None` if it means no sender.
@@ -61,45 +61,98 @@ pub(super) fn narrow<'a>(
 pub(super) enum Scope<'a> {
     All,
     Sender { id: i64, msisdn: &'a str },
+    Class { id: i64 },
 }
 
-impl<'a> Scope<'a> {
-    /// Whose messages the filter means, and how many there are up to the watermark.
+/// The candidates of a filter, before its other conditions are looked at.
+#[derive(Debug)]
+pub(super) struct Candidates<'a> {
+    /// No two of them have a message in common.
+    pub(super) scopes: Vec<Scope<'a>>,
+    /// How many messages they have up to the watermark.
+    pub(super) indexed: i64,
+    /// Of which classes a message must be where the scopes do not say it.
+    pub(super) classes: Option<Vec<i64>>,
+}
+
+impl<'a> Candidates<'a> {
     pub(super) fn of(
         transaction: &Transaction<'_>,
         filter: &'a Filter,
-    ) -> rusqlite::Result<(Scope<'a>, i64)> {
-        let Some(msisdn) = &filter.from else {
-            let mut all = transaction.prepare_cached("SELECT messages FROM totals")?;
-            return Ok((Scope::All, all.query_row((), |row| row.get(0))?));
+    ) -> rusqlite::Result<Candidates<'a>> {
+        let classes = classes::of(transaction, filter)?;
+        if classes.as_deref() == Some(&[]) {
+            return Ok(Candidates { scopes: Vec::new(), indexed: 0, classes: None });
+        }
+        let ids = |classes: &[(i64, i64)]| classes.iter().map(|(id, _)| *id).collect();
+        let (scopes, indexed, classes) = match (&filter.from, classes) {
+            (Some(msisdn), classes) => {
+                let known = transaction
+                    .prepare_cached("SELECT id, n FROM senders WHERE msisdn = ?1")?
+                    .query_row([msisdn], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()?;
+                let (id, n) = known.unwrap_or((NOT_INDEXED, 0));
+                (vec![Scope::Sender { id, msisdn }], n, classes.as_deref().map(ids))
+            }
+            (None, Some(classes)) => {
+                let scopes = classes.iter().map(|(id, _)| Scope::Class { id: *id }).collect();
+                (scopes, classes.iter().map(|(_, n)| n).sum(), None)
+            }
+            (None, None) => {
+                let mut all = transaction.prepare_cached("SELECT messages FROM totals")?;
+                (vec![Scope::All], all.query_row((), |row| row.get(0))?, None)
+            }
         };
-        let known = transaction
-            .prepare_cached("SELECT id, n FROM senders WHERE msisdn = ?1")?
-            .query_row([msisdn], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        let (id, n) = known.unwrap_or((NOT_INDEXED, 0));
-        Ok((Scope::Sender { id, msisdn }, n))
+        Ok(Candidates { scopes, indexed, classes })
     }
 
+    /// The value of `?1` in the conditions of the scopes.
+    pub(super) fn msisdn(&self) -> Option<&'a str> {
+        self.scopes.first().and_then(|scope| scope.msisdn())
+    }
+
+    /// What `select` makes of each scope, as one query in the order of positions, which has the
+    /// columns `ts_s, ts_ns, message_id`. Each part is read along an index in this order, so that
+    /// SQLite merges them and sorts nothing.
+    pub(super) fn in_order(&self, select: impl Fn(Scope<'a>) -> String) -> String {
+        let parts: Vec<String> = self.scopes.iter().map(|scope| select(*scope)).collect();
+        format!("{} ORDER BY ts_s, ts_ns, message_id", parts.join(" UNION ALL "))
+    }
+
+    /// The condition on `messages` for [`Candidates::classes`].
+    pub(super) fn class_condition(&self) -> String {
+        self.classes.as_deref().map_or_else(|| "TRUE".to_owned(), class_condition)
+    }
+}
+
+/// The condition on `messages` for those of one of these classes.
+pub(super) fn class_condition(classes: &[i64]) -> String {
+    let ids: Vec<String> = classes.iter().map(i64::to_string).collect();
+    format!("+class_id IN ({})", ids.join(", "))
+}
+
+impl<'a> Scope<'a> {
     /// What `rank_index.sender_id` is.
     pub(super) fn id(self) -> i64 {
         match self {
             Scope::All => 0,
             Scope::Sender { id, .. } => id,
+            Scope::Class { id } => -id,
         }
     }
 
     /// The condition on `messages`, in which `?1` is [`Scope::msisdn`].
-    pub(super) fn condition(self) -> &'static str {
+    pub(super) fn condition(self) -> String {
         match self {
-            Scope::All => "?1 IS NULL",
-            Scope::Sender { .. } => "from_msisdn = ?1",
+            Scope::All => "?1 IS NULL".to_owned(),
+            Scope::Sender { .. } => "from_msisdn = ?1".to_owned(),
+            Scope::Class { id } => format!("?1 IS NULL AND class_id = {id}"),
         }
     }
 
     pub(super) fn msisdn(self) -> Option<&'a str> {
         match self {
-            Scope::All => None,
+            Scope::All | Scope::Class { .. } => None,
             Scope::Sender { msisdn, .. } => Some(msisdn),
         }
     }

@@ -25,7 +25,7 @@ use rusqlite::{Transaction, params, types::ValueRef};
 use super::{
     matches::{Matches, Span, Watermark},
     rows,
-    scope::{FIRST_ID, Scope},
+    scope::{Candidates, FIRST_ID, Scope, class_condition},
     segments::{BLOCK_MESSAGES, Page, SEGMENT_PAGES, candidates, slots},
 };
 use crate::{
@@ -131,7 +131,7 @@ impl Running<'_> {
 pub(super) fn search(
     transaction: &Transaction<'_>,
     filter: &Filter,
-    scope: Scope<'_>,
+    candidates: &Candidates<'_>,
     searches: &Searches,
 ) -> Result<Matches, Error> {
     let now = transaction
@@ -141,15 +141,19 @@ pub(super) fn search(
         Some(matches) => matches,
         None => Matches::none(transaction, now.changes)?,
     };
-    let sender_id = if let Scope::Sender { id, .. } = scope { Some(id) } else { None };
-    let senders = match (&filter.from_prefix, scope) {
-        (Some(prefix), Scope::All) => Some(senders(transaction, prefix)?),
+    let sender_id = match &*candidates.scopes {
+        [Scope::Sender { id, .. }] => Some(*id),
+        _ => None,
+    };
+    let senders = match (&filter.from_prefix, sender_id) {
+        (Some(prefix), None) => Some(senders(transaction, prefix)?),
         _ => None,
     };
     let q = filter.q.as_deref();
     let predicate = Predicate {
         transaction,
-        scope,
+        sender_id,
+        classes: classes(candidates),
         filter,
         senders,
         finder: q.map(Finder::new),
@@ -174,10 +178,23 @@ fn senders(transaction: &Transaction<'_>, prefix: &str) -> rusqlite::Result<Hash
         .collect()
 }
 
+/// Of which classes a message must be.
+pub(super) fn classes(candidates: &Candidates<'_>) -> Option<Vec<i64>> {
+    let ids = candidates.scopes.iter().filter_map(|scope| match scope {
+        Scope::Class { id } => Some(*id),
+        Scope::All | Scope::Sender { .. } => None,
+    });
+    candidates
+        .classes
+        .clone()
+        .or_else(|| Some(ids.collect::<Vec<_>>()).filter(|ids| !ids.is_empty()))
+}
+
 /// What each message is compared with.
 struct Predicate<'a> {
     transaction: &'a Transaction<'a>,
-    scope: Scope<'a>,
+    sender_id: Option<i64>,
+    classes: Option<Vec<i64>>,
     filter: &'a Filter,
     /// The ids of the senders that begin as the filter says.
     senders: Option<HashSet<i64>>,
@@ -271,7 +288,8 @@ impl Predicate<'_> {
         let mut take = |row: usize| -> rusqlite::Result<()> {
             let id = block.number * BLOCK_MESSAGES + page.number(row);
             let is_to = block.receiver.is_none_or(|receiver| receiver == page.receiver(row));
-            if is_to && self.is_from(page.sender_id(row)) && self.is_within(page.ts_s(row), id)? {
+            let is_from = self.is_from(page.sender_id(row));
+            if is_to && is_from && self.is_within(page.ts_s(row), id)? && self.is_of_class(id)? {
                 matches.add(id, page.ts_s(row), span);
             }
             Ok(())
@@ -298,10 +316,18 @@ impl Predicate<'_> {
     }
 
     fn is_from(&self, sender_id: i64) -> bool {
-        match self.scope {
-            Scope::All => self.senders.as_ref().is_none_or(|ids| ids.contains(&sender_id)),
-            Scope::Sender { id, .. } => id == sender_id,
-        }
+        self.sender_id.is_none_or(|id| id == sender_id)
+            && self.senders.as_ref().is_none_or(|ids| ids.contains(&sender_id))
+    }
+
+    /// A page does not have it, so the message itself is read.
+    fn is_of_class(&self, id: i64) -> rusqlite::Result<bool> {
+        let Some(classes) = &self.classes else { return Ok(true) };
+        let class = self
+            .transaction
+            .prepare_cached("SELECT class_id FROM messages WHERE id = ?1")?
+            .query_row([id], |row| row.get(0))?;
+        Ok(classes.contains(&class))
     }
 
     /// A page has seconds, which decide but within the second of a bound: there the message itself
@@ -324,17 +350,20 @@ impl Predicate<'_> {
 
     /// From an id to the end of its block, or to the last id.
     fn read_messages(&self, first: i64, matches: &mut Matches) -> rusqlite::Result<()> {
-        let mut statement = self.transaction.prepare_cached(
+        let classes = self.classes.as_deref().map(class_condition);
+        let sql = format!(
             "SELECT id, ts_s, ts_ns, text FROM messages
              WHERE id BETWEEN ?1 AND ?2
                  AND (?3 IS NULL OR from_msisdn = ?3) AND (?4 IS NULL OR to_msisdn = ?4)
-                 AND (?5 IS NULL OR from_msisdn >= ?5 AND from_msisdn < ?5 || char(1114111))",
-        )?;
+                 AND (?5 IS NULL OR from_msisdn >= ?5 AND from_msisdn < ?5 || char(1114111))
+                 AND {}",
+            classes.as_deref().unwrap_or("TRUE")
+        );
+        let mut statement = self.transaction.prepare_cached(&sql)?;
         let last = self.last.min((first / BLOCK_MESSAGES + 1) * BLOCK_MESSAGES - 1);
         let first = first.max(FIRST_ID);
-        let Filter { to, from_prefix, .. } = self.filter;
-        let mut rows =
-            statement.query(params![first, last, self.scope.msisdn(), to, from_prefix])?;
+        let Filter { from, to, from_prefix, .. } = self.filter;
+        let mut rows = statement.query(params![first, last, from, to, from_prefix])?;
         while let Some(row) = rows.next()? {
             let timestamp = rows::timestamp(row, 1)?;
             if self.filter.covers(timestamp) && is_found(self.finder.as_ref(), row.get_ref(3)?)? {

@@ -90,7 +90,7 @@ mod tests {
             text: None,
             timestamp: day(0),
         };
-        let job = Job::Messages((1..=30).map(message).collect());
+        let job = Job::Messages((1..=30).map(|number| message(number).into()).collect());
         writer.commit([job].iter());
         let days = [1, 2, 4, 7, 8, 11, 14, 30];
         writer

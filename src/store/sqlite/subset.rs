@@ -12,7 +12,7 @@ use super::{
     matches::Matches,
     ranks::Ranks,
     rows,
-    scope::{BEGINS, IS_COUNTED},
+    scope::{BEGINS, IS_COUNTED, class_condition},
     search::{self, Searches},
 };
 use crate::{
@@ -42,12 +42,15 @@ impl<'a> Subset<'a> {
         layout: Layout,
         searches: &Searches,
     ) -> Result<Subset<'a>, Error> {
-        if let Some(message_id) = &filter.message_id {
-            return Ok(Subset::Few(one(transaction, message_id, filter)?));
-        }
         let ranks = Ranks::open(transaction, filter)?;
+        let candidates = &ranks.candidates;
+        let classes = search::classes(candidates);
+        let classes = classes.map_or_else(|| "TRUE".to_owned(), |ids| class_condition(&ids));
         if ranks.total == 0 {
             return Ok(Subset::Few(Vec::new()));
+        }
+        if let Some(message_id) = &filter.message_id {
+            return Ok(Subset::Few(one(transaction, message_id, &classes, filter)?));
         }
         let before = |bound: Option<Timestamp>, otherwise| match bound {
             Some(timestamp) => ranks.rank(&Position::at(timestamp)),
@@ -55,20 +58,27 @@ impl<'a> Subset<'a> {
         };
         let first = before(filter.since, 0)?;
         let total = (before(filter.until, ranks.total)? - first).max(0);
-        if filter.q.is_none() && filter.to.is_none() && filter.from_prefix.is_none() {
+        if filter.q.is_none()
+            && filter.to.is_none()
+            && filter.from_prefix.is_none()
+            && candidates.classes.is_none()
+        {
             return Ok(Subset::Ranked { ranks, first, total });
         }
         if total <= layout.few {
-            let by_time = format!("messages WHERE {}", ranks.scope.condition());
-            return Ok(Subset::Few(scan(transaction, &by_time, ranks.scope.msisdn(), filter)?));
+            let by_time: Vec<String> = (candidates.scopes.iter())
+                .map(|scope| format!("messages WHERE {} AND {classes}", scope.condition()))
+                .collect();
+            return Ok(Subset::Few(scan(transaction, &by_time, candidates.msisdn(), filter)?));
         }
         if let Some(prefix) = &filter.from_prefix
             && has_few(transaction, prefix, layout.few)?
         {
-            let by_sender = format!("messages INDEXED BY messages_by_from WHERE {BEGINS}");
-            return Ok(Subset::Few(scan(transaction, &by_sender, Some(prefix), filter)?));
+            let by_sender =
+                format!("messages INDEXED BY messages_by_from WHERE {BEGINS} AND {classes}");
+            return Ok(Subset::Few(scan(transaction, &[by_sender], Some(prefix), filter)?));
         }
-        Ok(Subset::Many(search::search(transaction, filter, ranks.scope, searches)?))
+        Ok(Subset::Many(search::search(transaction, filter, candidates, searches)?))
     }
 
     pub(super) fn total(&self) -> i64 {
@@ -128,11 +138,12 @@ impl<'a> Subset<'a> {
 fn one(
     transaction: &Transaction<'_>,
     message_id: &str,
+    classes: &str,
     filter: &Filter,
 ) -> rusqlite::Result<Vec<(Position, i64)>> {
     let sql = format!(
         "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, id FROM messages
-         WHERE message_id = ?1 AND {IS_COUNTED}"
+         WHERE message_id = ?1 AND {classes} AND {IS_COUNTED}"
     );
     let mut statement = transaction.prepare_cached(&sql)?;
     let finder = filter.q.as_deref().map(Finder::new);
@@ -162,44 +173,48 @@ fn page(
     offset: i64,
     limit: i64,
 ) -> rusqlite::Result<Vec<Message>> {
-    let sql = format!(
-        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
-         WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)
-         ORDER BY ts_s, ts_ns, message_id LIMIT ?5 OFFSET ?6",
-        ranks.condition
-    );
+    let in_order = ranks.candidates.in_order(|scope| {
+        format!(
+            "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns FROM messages
+             WHERE {} AND (ts_s, ts_ns, message_id) >= (?2, ?3, ?4)",
+            ranks.condition(scope)
+        )
+    });
+    let sql = format!("{in_order} LIMIT ?5 OFFSET ?6");
     let mut statement = transaction.prepare_cached(&sql)?;
     let (seconds, nanoseconds, message_id) = rows::columns(position);
-    let from = (ranks.scope.msisdn(), seconds, nanoseconds, message_id, limit, offset);
+    let from = (ranks.candidates.msisdn(), seconds, nanoseconds, message_id, limit, offset);
     statement.query_map(from, rows::message)?.collect()
 }
 
-/// Reads every message of a source, which has `sender` as its first parameter, and gives those that
-/// match, in order.
+/// Reads every message of some sources, which have `sender` as their first parameter and no message
+/// in common, and gives those that match, in order.
 fn scan(
     transaction: &Transaction<'_>,
-    source: &str,
+    sources: &[String],
     sender: Option<&str>,
     filter: &Filter,
 ) -> rusqlite::Result<Vec<(Position, i64)>> {
-    let sql = format!(
-        "SELECT ts_s, ts_ns, message_id, id, text, to_msisdn, from_msisdn FROM {source}
-             AND (ts_s, ts_ns) >= (?2, ?3) AND (ts_s, ts_ns) < (?4, ?5) AND {IS_COUNTED}"
-    );
     let finder = filter.q.as_deref().map(Finder::new);
     let since = filter.since.unwrap_or(Position::START.timestamp);
     let until = filter.until.unwrap_or(Timestamp { seconds: i64::MAX, nanoseconds: 0 });
-    let mut statement = transaction.prepare_cached(&sql)?;
     let (a, b) = (since, until);
     let within = (sender, a.seconds, a.nanoseconds, b.seconds, b.nanoseconds);
-    let mut rows = statement.query(within)?;
     let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        if filter.is_to(row.get_ref(5)?.as_bytes()?)
-            && filter.is_from_prefix(&rows::text(row, 6)?)
-            && search::is_found(finder.as_ref(), row.get_ref(4)?)?
-        {
-            found.push((rows::position(row)?, row.get(3)?));
+    for source in sources {
+        let sql = format!(
+            "SELECT ts_s, ts_ns, message_id, id, text, to_msisdn, from_msisdn FROM {source}
+                 AND (ts_s, ts_ns) >= (?2, ?3) AND (ts_s, ts_ns) < (?4, ?5) AND {IS_COUNTED}"
+        );
+        let mut statement = transaction.prepare_cached(&sql)?;
+        let mut rows = statement.query(within)?;
+        while let Some(row) = rows.next()? {
+            if filter.is_to(row.get_ref(5)?.as_bytes()?)
+                && filter.is_from_prefix(&rows::text(row, 6)?)
+                && search::is_found(finder.as_ref(), row.get_ref(4)?)?
+            {
+                found.push((rows::position(row)?, row.get(3)?));
+            }
         }
     }
     found.sort_unstable();

@@ -50,7 +50,7 @@ fn compare(senders: Vec<JoinHandle<Vec<u32>>>, taken: &[u32]) {
 #[test]
 fn every_job_is_taken_once_and_in_order_and_the_taking_thread_is_woken_for_it() {
     check(|| {
-        let queue = Arc::new(Queue::new(JOBS, Duration::MAX));
+        let queue = Arc::new(Queue::new(JOBS, usize::MAX, Duration::MAX, |_| 1));
         let senders = start_senders(&queue);
         let mut taken = Vec::new();
         while taken.len() < JOBS {
@@ -63,7 +63,7 @@ fn every_job_is_taken_once_and_in_order_and_the_taking_thread_is_woken_for_it() 
 #[test]
 fn a_job_that_does_not_fit_is_given_back_and_no_other_is_lost() {
     check(|| {
-        let queue = Arc::new(Queue::new(1, Duration::MAX));
+        let queue = Arc::new(Queue::new(1, usize::MAX, Duration::MAX, |_| 1));
         let senders = start_senders(&queue);
         let mut taken = take(&queue).unwrap();
         let closing = Arc::clone(&queue);
@@ -79,7 +79,7 @@ fn a_job_that_does_not_fit_is_given_back_and_no_other_is_lost() {
 #[test]
 fn a_queue_that_is_closed_while_jobs_come_forgets_none_that_it_accepted() {
     check(|| {
-        let queue = Arc::new(Queue::new(JOBS, Duration::MAX));
+        let queue = Arc::new(Queue::new(JOBS, usize::MAX, Duration::MAX, |_| 1));
         let senders = start_senders(&queue);
         let taking = Arc::clone(&queue);
         let taker = thread::spawn(move || {

@@ -35,9 +35,9 @@ CREATE TABLE mailslot.messages (
     text        text COLLATE "C",
     folded      text COLLATE "C", -- the text in folded case; null where that is the text itself
     created_at  timestamptz NOT NULL, -- by the server's clock, which is one for all nodes
-    source      text COLLATE "C", -- reserved
-    kind        text COLLATE "C", -- reserved
-    original    bytea             -- reserved
+    source      text COLLATE "C" NOT NULL DEFAULT 'webhook',
+    kind        text COLLATE "C" NOT NULL DEFAULT 'text',
+    original    bytea             -- what the provider sent of it, compressed (src/original.rs)
 );
 -- For the same reason these have the beginning of an id only.
 CREATE INDEX messages_by_ts ON mailslot.messages (ts_s, ts_ns, left(message_id, 256));

@@ -1,4 +1,4 @@
--- The tables of version 7. Where one changes, the number grows and a migration is added (migrate.rs).
+-- The tables of version 8. Where one changes, the number grows and a migration is added (migrate.rs).
 
 -- The order of messages is by timestamp, and a text does not sort as one ('.' is before 'Z'), so the
 -- timestamp is stored, too: seconds since 1970 and nanoseconds, which holds every ts from the year 0001
@@ -13,10 +13,30 @@ CREATE TABLE messages (
     ts_s        INTEGER NOT NULL,
     ts_ns       INTEGER NOT NULL,
     text        TEXT,
-    created_at  TEXT NOT NULL
+    created_at  TEXT NOT NULL,
+    class_id    INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 CREATE INDEX messages_by_ts ON messages (ts_s, ts_ns, message_id);
 CREATE INDEX messages_by_from ON messages (from_msisdn, ts_s, ts_ns, message_id);
+CREATE INDEX messages_by_class ON messages (class_id, ts_s, ts_ns, message_id);
+
+-- Source and kind of messages. There are few pairs of them, and rows with the id of one are counted as
+-- those of a sender are (classes.rs).
+CREATE TABLE classes (
+    id       INTEGER PRIMARY KEY,
+    source   TEXT NOT NULL,
+    kind     TEXT NOT NULL,
+    n        INTEGER NOT NULL DEFAULT 0, -- messages up to totals.indexed_id
+    is_heavy INTEGER NOT NULL DEFAULT 0, -- has fences of its own
+    UNIQUE (source, kind)
+) STRICT;
+INSERT INTO classes (id, source, kind) VALUES (1, 'webhook', 'text');
+
+-- What providers sent of messages, as src/original.rs writes it.
+CREATE TABLE originals (
+    id     INTEGER PRIMARY KEY, -- of the message
+    stored BLOB NOT NULL
+) STRICT;
 
 -- The messages are the log. What is derived from it follows it up to a watermark, indexed_id, and a
 -- reader adds the messages behind that (counts.rs). What is deleted is taken away by triggers, so that
@@ -45,7 +65,7 @@ CREATE INDEX senders_by_n ON senders (n DESC, msisdn);
 
 -- How many messages there are from one position of the order to the next (rank_index.rs).
 CREATE TABLE rank_index (
-    sender_id  INTEGER NOT NULL, -- 0: all senders
+    sender_id  INTEGER NOT NULL, -- 0: all senders; below: minus the id of a class
     level      INTEGER NOT NULL, -- 1 or 2
     ts_s       INTEGER NOT NULL,
     ts_ns      INTEGER NOT NULL,

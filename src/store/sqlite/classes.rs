@@ -1,0 +1,83 @@
+//! Classes: the pairs of source and kind, by their numbers.
+//!
+//! There are few of them, so a filter by source or by kind means a few classes, and each class is a
+//! scope with counts of its own (scope.rs). A class stays when its last message goes.
+
+use rusqlite::{OptionalExtension, Transaction};
+
+use crate::{
+    message::TEXT_KIND,
+    metrics::{Label, Source},
+    store::types::Filter,
+};
+
+/// Classes of a database. Messages of one more kind get [`OTHER_KIND`] instead of it, so that a
+/// provider with many kinds makes no read slow.
+const CLASSES_MAX: i64 = 128;
+const OTHER_KIND: &str = "other";
+/// What a message of /webhook is, by the schema.
+const WEBHOOK_TEXT: i64 = 1;
+
+/// The numbers of classes that a batch has looked up.
+#[derive(Default)]
+pub(super) struct Classes(Vec<(Source, String, i64)>);
+
+impl Classes {
+    pub(super) fn id(
+        &mut self,
+        transaction: &Transaction<'_>,
+        source: Source,
+        kind: &str,
+    ) -> rusqlite::Result<i64> {
+        if source == Source::Webhook && kind == TEXT_KIND {
+            return Ok(WEBHOOK_TEXT);
+        }
+        let known = self.0.iter().find(|(other, name, _)| *other == source && name == kind);
+        if let Some((_, _, id)) = known {
+            return Ok(*id);
+        }
+        let id = id(transaction, source, kind)?;
+        self.0.push((source, kind.to_owned(), id));
+        Ok(id)
+    }
+}
+
+/// The number of a class, which is entered if it is new.
+fn id(transaction: &Transaction<'_>, source: Source, kind: &str) -> rusqlite::Result<i64> {
+    let known = transaction
+        .prepare_cached("SELECT id FROM classes WHERE source = ?1 AND kind = ?2")?
+        .query_row((source.value(), kind), |row| row.get(0))
+        .optional()?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let count: i64 = transaction
+        .prepare_cached("SELECT count(*) FROM classes")?
+        .query_row((), |row| row.get(0))?;
+    // Each source may still have its class of other kinds.
+    if count >= CLASSES_MAX && kind != OTHER_KIND {
+        return id(transaction, source, OTHER_KIND);
+    }
+    transaction
+        .prepare_cached("INSERT INTO classes (source, kind) VALUES (?1, ?2)")?
+        .execute((source.value(), kind))?;
+    Ok(transaction.last_insert_rowid())
+}
+
+/// The classes that a filter means, each with its number of messages up to the watermark; `None`
+/// where it means all.
+pub(super) fn of(
+    transaction: &Transaction<'_>,
+    filter: &Filter,
+) -> rusqlite::Result<Option<Vec<(i64, i64)>>> {
+    if filter.source.is_none() && filter.kind.is_none() {
+        return Ok(None);
+    }
+    let mut statement = transaction.prepare_cached(
+        "SELECT id, n FROM classes
+         WHERE (?1 IS NULL OR source = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY id",
+    )?;
+    let filter = (filter.source.map(Label::value), &filter.kind);
+    let classes = statement.query_map(filter, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    classes.collect::<rusqlite::Result<_>>().map(Some)
+}
