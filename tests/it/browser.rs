@@ -29,6 +29,35 @@ pub struct Browser {
     pub is_firefox: bool,
 }
 
+/// Starts the driver on a port that is free, and gives the port. ChromeDriver takes one of IPv6 and
+/// then ends if IPv4 does not have it free, too.
+fn start_driver(program: &str, announced: &str, time_zone: &str) -> (Child, String) {
+    let mut said = Vec::new();
+    for _ in 0..10 {
+        let mut driver = Command::new(program)
+            .arg("--port=0")
+            .env("TZ", time_zone)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}; see make test-page"));
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines.find_map(|line| {
+            let port =
+                line.split_once(announced).map(|(_, port)| port.trim_end_matches('.').to_owned());
+            said.push(line);
+            port
+        });
+        if let Some(port) = port {
+            // A driver whose output is not read stops.
+            std::thread::spawn(move || lines.for_each(drop));
+            return (driver, port);
+        }
+        let _ = driver.wait();
+    }
+    panic!("{program} did not start: {said:?}");
+}
+
 impl Browser {
     /// With room for three columns.
     pub fn start() -> Browser {
@@ -42,24 +71,7 @@ impl Browser {
         } else {
             ("chromedriver", "started successfully on port ")
         };
-        let mut driver = Command::new(program)
-            .arg("--port=0")
-            .env("TZ", time_zone)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}; see make test-page"));
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let mut said = Vec::new();
-        let port = lines.find_map(|line| {
-            let port =
-                line.split_once(announced).map(|(_, port)| port.trim_end_matches('.').to_owned());
-            said.push(line);
-            port
-        });
-        let port = port.unwrap_or_else(|| panic!("{program} did not start: {said:?}"));
-        // A driver whose output is not read stops.
-        std::thread::spawn(move || lines.for_each(drop));
+        let (driver, port) = start_driver(program, announced, time_zone);
         let config = ureq::Agent::config_builder().http_status_as_error(false);
         let agent = ureq::Agent::new_with_config(config.timeout_global(Some(WAIT * 3)).build());
         let session = format!("http://127.0.0.1:{port}/session");
