@@ -2,14 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    process::Stdio,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use crate::{
     client::Client,
-    harness::{Inbox, message, server::Server, wait_for},
+    harness::{Inbox, message, server::Server, signal, wait_for},
     load::{Cluster, follow, send, send_all, try_delivery},
 };
 
@@ -119,6 +123,56 @@ fn while_a_session_holds_the_writers_lock_deliveries_are_503_and_reads_go_on() {
     send(&mut [Client::new(node.address)], 0, "during");
     wait_for(|| node.get("/health/ready").status == 200);
     assert_eq!(cluster.rows(), 2);
+}
+
+/// What is in hand is committed or refused, and answered, before the process ends.
+#[test]
+#[ignore = "needs PostgreSQL: make test-postgres"]
+fn a_stop_while_commits_wait_for_the_lock_answers_every_delivery() {
+    for signal in ["-TERM", "-INT"] {
+        let cluster = Cluster::shared();
+        let node = cluster.node();
+        let lock = "BEGIN; SELECT FROM sequencer FOR UPDATE";
+        let answered = AtomicU64::new(0);
+        let session = Mutex::new(Some(cluster.server.session(&cluster.database(), lock)));
+        let statuses = crate::harness::at_once(17, |number| {
+            if number < 16 {
+                let answer = try_delivery(node.address, &format!("m{number}"));
+                answered.fetch_add(1, SeqCst);
+                return answer;
+            }
+            // All are accepted before the signal. A lock is waited for for two seconds.
+            let waiting = || node.metric("mailslot_commit_queue_length");
+            wait_for(|| waiting() + answered.load(SeqCst) >= 16);
+            node.signal(signal);
+            node.wait_for_log(|line| line["msg"] == "stopping");
+            drop(session.lock().unwrap().take());
+            Ok(200)
+        });
+        node.wait_for_log(|line| line["msg"] == "stopped");
+        assert!(statuses.iter().all(|status| [Ok(200), Ok(503)].contains(status)), "{statuses:?}");
+        let acknowledged = statuses.iter().filter(|status| **status == Ok(200)).count() - 1;
+        assert_eq!(cluster.rows(), i64::try_from(acknowledged).unwrap());
+    }
+}
+
+/// The thread that opens the database also gets the signals.
+#[test]
+#[ignore = "needs PostgreSQL: make test-postgres"]
+fn a_stop_while_the_start_waits_for_the_server_is_an_orderly_one() {
+    let cluster = Cluster::shared();
+    let folder = tempfile::tempdir().unwrap();
+    let lock = "SELECT pg_advisory_lock(5570192358041321472)";
+    let session = cluster.server.session(&cluster.database(), lock);
+    let mut command = crate::harness::command(folder.path());
+    let url = cluster.server.url(cluster.folder.path());
+    let mut child = command.env("DATABASE_URL", url).stdout(Stdio::null()).spawn().unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    wait_for(|| cluster.count(waits) > 0);
+    signal(child.id(), "-TERM");
+    thread::sleep(Duration::from_millis(100));
+    drop(session);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

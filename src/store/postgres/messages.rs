@@ -1,6 +1,6 @@
 //! The messages that a server sends, one after the other.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{Header, Message};
@@ -37,7 +37,12 @@ impl Messages {
             if let Some(message) = Message::parse(&mut self.received)? {
                 return Ok(message);
             }
-            match stream.read(&mut self.chunk)? {
+            let read = stream.read(&mut self.chunk);
+            // A signal such as SIGTERM at the start must not look like a lost connection.
+            if read.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
+                continue;
+            }
+            match read? {
                 0 => return Err(Failure::Lost("it closed the connection".to_owned())),
                 length => {
                     self.received.extend_from_slice(self.chunk.get(..length).unwrap_or_default());
