@@ -1,4 +1,5 @@
-//! Writes what the rest of the program logs while a command runs to stderr, as text.
+//! Writes the warnings and errors that the rest of the program logs while a command runs to stderr,
+//! as text.
 
 use std::{
     fmt::Write as _,
@@ -17,7 +18,7 @@ struct Fields(String);
 pub(super) fn start() {
     // Fails only if there is a logger already.
     if log::set_logger(&Stderr).is_ok() {
-        log::set_max_level(LevelFilter::Info);
+        log::set_max_level(LevelFilter::Warn);
     }
 }
 
