@@ -5,6 +5,9 @@
 //! and tries again, longer each time, so a process that releases it and takes it again at once
 //! always wins against the service. Hence this one holds the lock briefly and then leaves it free
 //! for much longer.
+//!
+//! PostgreSQL gives its lock to those who wait in their order, but each delivery would wait for one
+//! full batch of this process.
 
 use std::{
     thread,

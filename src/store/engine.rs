@@ -117,8 +117,7 @@ impl Writer {
     pub(crate) fn others_committed(&mut self) -> bool {
         match self {
             Writer::Sqlite(writer) => writer.others_committed(),
-            // The server gives its lock to all nodes in turn: none need wait for another.
-            Writer::Postgres(_) => false,
+            Writer::Postgres(writer) => writer.others_committed(),
         }
     }
 

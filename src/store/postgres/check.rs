@@ -3,6 +3,7 @@
 use super::{
     connection::Connection,
     failure::Failure,
+    sequencer::last_lock,
     values::{Row, Rows, Statement},
 };
 use crate::{
@@ -254,19 +255,16 @@ pub(crate) struct CommitWatch {
 
 impl CommitWatch {
     pub(crate) fn start(target: &Target) -> Result<CommitWatch, String> {
-        let mut connection = Connection::connect(target).map_err(|failure| failure.to_string())?;
-        let at_start = last_lock(&mut connection)?;
-        Ok(CommitWatch { connection, at_start })
+        let start = || {
+            let mut connection = Connection::connect(target)?;
+            let at_start = last_lock(&mut connection)?;
+            Ok(CommitWatch { connection, at_start })
+        };
+        start().map_err(|failure: Failure| failure.to_string())
     }
 
     pub(crate) fn has_seen_one(&mut self) -> Result<bool, String> {
-        Ok(last_lock(&mut self.connection)? != self.at_start)
+        let last = last_lock(&mut self.connection).map_err(|failure| failure.to_string())?;
+        Ok(last != self.at_start)
     }
-}
-
-fn last_lock(connection: &mut Connection) -> Result<String, String> {
-    let asked = Statement::new("SELECT xmax::text FROM mailslot.sequencer", &[]);
-    let answers = connection.run_in_order(&[asked]).map_err(|failure| failure.to_string())?;
-    let row = answers.first().and_then(|rows| rows.iter().next());
-    row.map_or(Ok(String::new()), |row| row.text(0).map(str::to_owned).map_err(|e| e.to_string()))
 }

@@ -5,6 +5,8 @@
 //! has seen one has seen all lower ones. The lock also writes to the server's log, so a commit of
 //! repeats alone waits for the standby, too: their first copies may have to reach it yet.
 
+use super::{connection::Connection, failure::Failure};
+
 /// Of which history the server is: since when it runs, its timeline, which a standby changes when
 /// it becomes the primary, and the number of a table, which is another one after a restore. Every
 /// restart of the server is another history, since its disk may have been set back meanwhile.
@@ -28,6 +30,16 @@ pub(super) const SETTINGS: &str = "
            set_config('synchronous_commit', CASE current_setting('synchronous_commit')
                WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)";
 
-/// Gives the oldest version whose program may write, and whether the last epoch is of this history.
-pub(super) const LOCK: &str =
-    concat!("SELECT writable_from, history = ", history!(), " FROM mailslot.sequencer FOR UPDATE");
+/// Gives the oldest version whose program may write, whether the last epoch is of this history, and
+/// the number of this transaction.
+pub(super) const LOCK: &str = concat!(
+    "SELECT writable_from, history = ",
+    history!(),
+    ", pg_current_xact_id()::xid::text FROM mailslot.sequencer FOR UPDATE"
+);
+
+/// The number of the transaction that had this lock last, or has it now.
+pub(super) fn last_lock(connection: &mut Connection) -> Result<String, Failure> {
+    let asked = connection.ask("SELECT xmax::text FROM mailslot.sequencer")?;
+    asked.one()?.text(0).map(str::to_owned)
+}

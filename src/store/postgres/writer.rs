@@ -13,7 +13,7 @@ use super::{
     insert::{Hashes, INSERT, KNOWN, with_values},
     migrate::{self, VERSION},
     proofs,
-    sequencer::{LOCK, SETTINGS},
+    sequencer::{LOCK, SETTINGS, last_lock},
     values::{Rows, Statement, Value},
 };
 use crate::{
@@ -47,6 +47,8 @@ struct Session {
     connection: Connection,
     /// Of the keyed hashes of erased ids.
     erasing_key: Vec<u8>,
+    /// The transaction that had the lock of the sequencer when this was last known.
+    last_lock: String,
 }
 
 impl fmt::Debug for Session {
@@ -111,6 +113,18 @@ impl Writer {
             done.map(|()| Vec::new()).map_err(Failure::into_error)
         };
         batch.map(outcome).collect()
+    }
+
+    /// Whether another process has stored messages since this was last asked and since this one's
+    /// last commit, or does so now. What cannot be read has not changed: the next commit says what
+    /// is wrong.
+    pub(crate) fn others_committed(&mut self) -> bool {
+        let asked = self.with_session(|session| {
+            let last = last_lock(&mut session.connection)?;
+            let before = std::mem::replace(&mut session.last_lock, last);
+            Ok(before != session.last_lock)
+        });
+        asked.unwrap_or(false)
     }
 
     /// Stores groups of messages, each of them whole or not at all. Where the data of one may be
@@ -185,12 +199,12 @@ impl Session {
     fn of(mut connection: Connection) -> Result<Session, Failure> {
         let key = connection.ask("SELECT encode(erasing_key, 'hex') FROM mailslot.totals")?;
         let erasing_key = key.one()?.bytes(0)?;
-        Ok(Session { connection, erasing_key })
+        Ok(Session { connection, erasing_key, last_lock: String::new() })
     }
 
     /// One transaction, in one round trip.
     fn store(&mut self, messages: &[&Delivered]) -> Result<Vec<Stored>, Failure> {
-        let Session { connection, erasing_key } = self;
+        let Session { connection, erasing_key, last_lock } = self;
         let hashes = Hashes::of(messages, erasing_key);
         let answers = with_values(messages, &hashes, erasing_key, |values| {
             let insert = Statement::new(INSERT, values);
@@ -206,6 +220,7 @@ impl Session {
             epochs::begin(connection)?;
             return Err(Failure::Lost("the server has another history".to_owned()));
         }
+        lock.one()?.text(2)?.clone_into(last_lock);
         let mut created = hex_texts(inserted)?;
         // Of a batch's own repeats the first is the new one.
         let created: Vec<bool> =
