@@ -772,7 +772,7 @@ fn send_tries_again_what_could_not_be_stored() {
     let mut command = beside(&inbox);
     command.args(["send", "--count", "3", "--connections", "3"]).stdout(Stdio::piped());
     let child = command.spawn().unwrap();
-    thread::sleep(Duration::from_millis(600));
+    inbox.wait_for_log(|line| line["status"] == 503);
     inbox.fault("disk_full", false);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
