@@ -12,6 +12,7 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 # Empty files stand in for every target that Cargo.toml names. The explicit --target keeps
 # RUSTFLAGS away from proc macros, which cannot be static.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN mkdir -p src tests/it tests/bench \
     && echo 'fn main() {}' > src/main.rs \
     && cp src/main.rs tests/it/main.rs \
