@@ -932,11 +932,12 @@ fn post_whatsapp(client: &mut Client, body: &str) -> Result<u16, String> {
 
 #[test]
 fn bodies_of_many_messages_survive_sigkill_whole_or_not_at_all() {
-    const ROUNDS: usize = 20;
     const CLIENTS: usize = 4;
+    // On PostgreSQL the moment of a kill matters less: the server goes on.
+    let rounds = if on_postgres() { 5 } else { 20 };
     let mut folder = tempfile::tempdir().unwrap();
     let (mut acknowledged, mut sent) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let inbox = start_in(folder);
         let is_over = AtomicBool::new(false);
         let bodies = Mutex::new((Vec::new(), Vec::new()));
@@ -1079,13 +1080,13 @@ fn random_post(client: &mut Client, numbers: &mut Numbers) -> (usize, u64) {
 #[test]
 fn after_a_hundred_thousand_random_bodies_what_was_delivered_is_stored_repeated_or_ignored() {
     const CLIENTS: usize = 16;
-    const BODIES: usize = 100_000;
+    let bodies = if on_postgres() { 10_000 } else { 100_000 };
     let inbox = start();
     let sums = at_once(CLIENTS, |number| {
         let mut client = Client::new(inbox.address);
         let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15 + number as u64);
         let mut sums = [0; 3];
-        for _ in 0..BODIES / CLIENTS {
+        for _ in 0..bodies / CLIENTS {
             let (source, count) = random_post(&mut client, &mut numbers);
             sums[source] += count;
         }
@@ -1110,7 +1111,7 @@ fn after_a_hundred_thousand_random_bodies_what_was_delivered_is_stored_repeated_
         let total =
             inbox.get_served(&format!("/messages?source={source}&limit=1")).json["total"].as_u64();
         assert_eq!(total, Some(created), "{source}");
-        assert!(delivered > created && created > 1_000, "{source}: {delivered} {created}");
+        assert!(delivered > created && created > 100, "{source}: {delivered} {created}");
     }
 }
 
