@@ -358,9 +358,9 @@ pub(crate) fn check_ts(text: &str) -> Result<Timestamp, Breach> {
 
 /// Folds case beyond ASCII, so that equal foldings mean "the same but for case".
 ///
-/// Lower, upper, lower gives the classes of Unicode's full case folding with what std has (`ẞ`,
-/// `ß` and `ss` are one, and so are `Σ`, `σ` and `ς`); only the dotless ı, whose capital is the
-/// ASCII I, must be kept from becoming i.
+/// Lowercase, uppercase, then lowercase gives the classes of Unicode's full case folding: `ẞ`, `ß`
+/// and `ss` are equal, and so are `Σ`, `σ` and `ς`. Only the dotless `ı` needs an exception, since
+/// its uppercase is the ASCII `I`.
 pub(crate) fn fold_case(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();

@@ -29,7 +29,7 @@ pub struct Route {
     /// Which requests are refused first where there are more than the workers can serve.
     pub(crate) shedding: Importance,
     pub(crate) rate_limit: RateLimit,
-    /// Its responses are counted by result in webhook_requests_total and logged with it.
+    /// Whether responses are counted in `webhook_requests_total` and logged with their result.
     pub(crate) is_delivery: bool,
     pub parameters: &'static [&'static [Parameter]],
 }
@@ -58,7 +58,7 @@ pub(crate) enum RateLimit {
     Exempt,
 }
 
-/// What a row does not say: most endpoints read messages.
+/// The defaults for rows of [`ROUTES`]: an endpoint that reads messages.
 const READ: Route = Route {
     method: Get,
     path: "",
@@ -72,7 +72,7 @@ const READ: Route = Route {
     parameters: &[],
 };
 
-/// What an endpoint for supervisors and monitoring is.
+/// The defaults for an endpoint for supervisors and monitoring.
 pub(crate) const MONITORING: Route = Route {
     authorization: Authorization::None,
     shedding: Importance::Health,
@@ -83,7 +83,7 @@ pub(crate) const MONITORING: Route = Route {
 /// Its handlers look at the token themselves.
 const SESSION: Route = Route { authorization: Authorization::None, ..READ };
 
-/// What an endpoint for deliveries is.
+/// The defaults for an endpoint for deliveries.
 const DELIVERY: Route = Route {
     method: Post,
     authorization: Authorization::None,

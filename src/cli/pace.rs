@@ -24,9 +24,8 @@ const ALONE_AFTER: Duration = Duration::from_secs(1);
 /// The pause after each commit then, in which the commit of a service that begins to write is
 /// noticed.
 const PAUSE_ALONE: Duration = Duration::from_millis(3);
-/// Until then, a pause lasts until no other process has committed for this long, or for as long as
-/// the commit took, since a process that waited for the lock may sleep as long again before it
-/// tries.
+/// While other processes commit, a pause lasts until none has committed for this long, or for the
+/// duration of our last commit if that is longer: a waiting process may sleep that long.
 const QUIET: Duration = Duration::from_millis(10);
 /// But a pause is not longer than this many times the commit, and not longer than this.
 const PAUSE_FACTOR: u32 = 12;

@@ -21,9 +21,8 @@ use crate::{
     threads::{lock, spawn},
 };
 
-/// While others find no more of the budget, a job must go on moving this much a second. It is
-/// judged by what it has moved since one of the marks, which are set this far apart: in the last
-/// half to whole second.
+/// While other clients are refused budget, a job that moves fewer bytes per second than this is
+/// ended. The rate is measured over the last 500 to 1,000 ms.
 const SHORT_MS_MAX: u64 = 500;
 const SHORT_BYTES_PER_SECOND: u128 = 16 * 1024;
 /// How long a process that is about to end waits for clients.

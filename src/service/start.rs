@@ -245,8 +245,8 @@ impl Server {
             quiet_ticks = if listener.is_busy() { 0 } else { quiet_ticks + 1 };
         }
         listener.stop(self.workers.len());
-        // Workers are not joined, since the process ends anyway. But a running commit is waited
-        // for.
+        // Workers are not joined, since the process ends anyway. The committer gets the rest of the
+        // drain time, but at least DRAIN_URGENT_MS.
         let left = Duration::from_millis(DRAIN_MS_MAX).saturating_sub(started.elapsed());
         let urgent = Duration::from_millis(DRAIN_URGENT_MS);
         let is_urgent = listener.restart.is_urgent();

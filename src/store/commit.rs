@@ -30,7 +30,8 @@ pub(crate) const COMMIT_QUEUE_MAX: usize = 2048;
 /// Their weight, at which no job is added: a message counts for one, and for one more with each KiB
 /// of it.
 pub(crate) const COMMIT_QUEUE_WEIGHT_MAX: usize = 32_768;
-/// How long the first of them may have waited: beyond, the disk hangs, and the answer is 503.
+/// If the oldest job has waited longer than this, the disk is assumed to hang, and new jobs are
+/// answered 503.
 pub(crate) const COMMIT_QUEUE_MS_MAX: u64 = 2_000;
 /// Weight of one commit, so that it stays short. The messages of one job are never divided.
 pub(crate) const BATCH_MAX: usize = 512;

@@ -17,8 +17,8 @@ pub(super) const CHECKPOINT_PAGES: u32 = 4_000;
 /// Prepared statements that a connection keeps.
 pub(super) const STATEMENTS_MAX: usize = 64;
 
-/// A failure of the disk or of another process may be over when the sender tries again: 503. Any
-/// other one is a fault of this program: 500.
+/// Errors that may be gone when the client retries, or once the operator has repaired the database,
+/// become 503. All others are bugs of mailslot and become 500.
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Error {
         log::error!(target: logging::ERRORS, error:% = error; "the database failed");
@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    // Or a statement that might use a partial index is prepared again for every value bound to it.
+    // Without this, SQLite prepares a statement that may use a partial index again for each value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(&format!("PRAGMA busy_timeout = {BUSY_MS_MAX}"))?;
     Ok(connection)

@@ -12,8 +12,8 @@ use crate::store::types::Position;
 /// `totals.last_id`.
 const AHEAD: i64 = 100_000;
 
-/// The highest id that is taken: `last_id`, or that of a row that another program has inserted.
-/// That is not how messages come in, but it must stop nothing: the next commit counts them.
+/// Returns the highest id in use: `last_id`, or a higher one (by at most [`AHEAD`]) if another
+/// program has inserted rows. The next commit counts such rows.
 pub(super) fn highest_id(transaction: &Transaction<'_>, last_id: i64) -> rusqlite::Result<i64> {
     let highest = transaction
         .prepare_cached(

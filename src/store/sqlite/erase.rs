@@ -85,8 +85,8 @@ fn rebuild_file(connection: &Connection) -> Result<(), String> {
     // Temporary tables are in a file, since the whole database is written there once.
     connection.execute_batch("PRAGMA temp_store = FILE; VACUUM").map_err(|error| {
         format!(
-            "they are gone, but traces are left, since the file cannot be rebuilt: {}; run it \
-             again",
+            "the messages are erased, but the file cannot be rebuilt and still has traces of them: \
+             {}; run `mailslot erase` again",
             sentence(error)
         )
     })?;
@@ -150,10 +150,12 @@ fn empty_log(connection: &Connection) -> Result<(), String> {
             return Ok(());
         }
         if started.elapsed() > Duration::from_millis(LOG_MS_MAX) {
-            return Err("they are gone, but the write-ahead log still has them, since another \
+            return Err(
+                "the messages are erased, but the write-ahead log still has them, since another \
                 process, Litestream perhaps, reads the database all the time: stop it and run this \
                 again"
-                .into());
+                    .into(),
+            );
         }
         thread::sleep(10 * PAUSE);
     }

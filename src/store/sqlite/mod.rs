@@ -40,7 +40,7 @@ mod rank_index; // the fences that answer it
 mod erased; // ids of erased messages, as hashes
 mod epochs; // which history a cursor belongs to
 
-// The ground.
+// Files, connections, the schema, and conversions of rows.
 mod wal; // the log, made durable at the start
 mod schema; // tables, versions, whose file it is
 mod connection; // every PRAGMA, every error

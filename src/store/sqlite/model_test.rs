@@ -582,7 +582,7 @@ fn a_long_search_beyond_the_limit_is_refused_and_other_reads_are_not() {
     let found = |inbox: &Inbox, filter| i64::try_from(inbox.naive(filter).len()).unwrap();
     let mut filter = Filter { q: Some("the".to_owned()), ..Filter::default() };
     assert_eq!(inbox.total(&filter).unwrap(), found(&inbox, &filter));
-    inbox.reader = Reader::open(&path, Layout::SMALL, &Searches::without_places().into()).unwrap();
+    inbox.reader = Reader::open(&path, Layout::SMALL, &Searches::without_slots().into()).unwrap();
     let refused = inbox.total(&filter).unwrap_err();
     assert_eq!(refused, Error::Unavailable("too many long searches, try again later"));
     filter.q = None;

@@ -32,8 +32,8 @@ use crate::{
     error::Error, message::fold_case, store::types::Filter, threads::lock, timestamp::Timestamp,
 };
 
-/// A search that takes longer needs one of the places for long ones, of which there are half as
-/// many as workers, so that long ones never hold all workers.
+/// A search that takes longer needs a slot. There are half as many slots as workers, so that long
+/// searches never hold all workers.
 pub(crate) const SHORT_SEARCH_MS_MAX: u64 = 20;
 
 /// Bytes of the results of searches that are cached, all together.
@@ -59,9 +59,9 @@ impl Searches {
         }
     }
 
-    /// Without places, and every search is a long one.
+    /// For tests: every search counts as long, and no slot is free.
     #[cfg(test)]
-    pub(super) fn without_places() -> Searches {
+    pub(super) fn without_slots() -> Searches {
         Searches { free: AtomicUsize::new(0), short: Duration::ZERO, ..Searches::new(0) }
     }
 
@@ -330,8 +330,8 @@ impl Predicate<'_> {
         Ok(classes.contains(&class))
     }
 
-    /// A page has seconds, which decide but within the second of a bound: there the message itself
-    /// does.
+    /// Whether a message is in the filter's range of time. Pages have whole seconds, so nanoseconds
+    /// are read from the table where a bound has a fraction of the same second.
     fn is_within(&self, ts_s: i64, id: i64) -> rusqlite::Result<bool> {
         let Filter { since, until, .. } = self.filter;
         let is_at = |bound: Option<Timestamp>| {
