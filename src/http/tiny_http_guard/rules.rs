@@ -32,8 +32,8 @@ use crate::{
 
 /// How often it is checked how much each connection has received: under pressure, after every scan.
 const RECEPTION_EVERY_MS: u64 = 1_000;
-/// How long tiny_http may take to close a socket after mailslot has shut the connection down and its
-/// last request has left the queue. Later, the connection counts as leaked (H1, H2).
+/// How long tiny_http may take to close a socket after mailslot has shut the connection down and
+/// its last request has left the queue. Later, the connection counts as leaked (H1, H2).
 const CLOSE_MS_MAX: u64 = 2_000;
 /// Connections that tiny_http never closes. With one more, the process restarts in place.
 const LEAKED_MAX: usize = 512;
