@@ -735,7 +735,7 @@ fn send_reports_what_the_database_has() {
     let started = Instant::now();
     let output = run(&mut beside(&inbox), &["send", "--count", "11", "--rate", "20"]);
     assert!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
-    assert!(stdout(&output).starts_with("11 acknowledged in 0."), "{output:?}");
+    assert!(stdout(&output).starts_with("11 acknowledged in "), "{output:?}");
     assert_eq!(inbox.rows(), 311);
 }
 
