@@ -198,11 +198,20 @@ impl Inbox {
         format!("http://{}{path}", self.address)
     }
 
+    /// A read that is shed is asked for again: the machine is slow then, and not the program wrong.
     pub fn get(&self, path: &str) -> Reply {
-        reply(self.agent.get(self.url(path)).call())
+        let end = Instant::now() + WAIT;
+        loop {
+            let answer = reply(self.agent.get(self.url(path)).call());
+            let is_shed = answer.json["detail"] == "overloaded, try again later";
+            if !is_shed || Instant::now() > end {
+                return answer;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
-    /// The answer once the service has time for it: beside other work it may first answer 503.
+    /// The answer once it is no 503, such as while other requests have all places.
     pub fn get_served(&self, path: &str) -> Reply {
         let end = Instant::now() + WAIT;
         loop {
