@@ -62,7 +62,7 @@ fn reads_beyond_what_can_be_answered_are_refused_while_deliveries_and_health_are
             // No search is the same as another, or its result would be known already.
             let nanoseconds = questions.fetch_add(1, SeqCst);
             let path = format!("/messages?q=99+1&since=2025-01-01T00:00:00.{nanoseconds:09}Z");
-            if is_served(&inbox.get(&path)) {
+            if is_served(&inbox.request("GET", &path)) {
                 served.fetch_add(1, SeqCst);
             } else {
                 refused.fetch_add(1, SeqCst);
@@ -98,7 +98,7 @@ fn reads_beyond_what_can_be_answered_are_refused_while_deliveries_and_health_are
                 "{served:?} and {refused:?} reads, {stored:?} deliveries"
             );
             for path in ["/health/live", "/health/ready", "/metrics"] {
-                assert_eq!(inbox.get(path).status, 200, "{path}");
+                assert_eq!(inbox.request("GET", path).status, 200, "{path}");
             }
         }
     });
@@ -113,7 +113,7 @@ fn reads_beyond_what_can_be_answered_are_refused_while_deliveries_and_health_are
     assert!(inbox.metric("mailslot_requests_shed_total") >= shed as u64);
     // Over when the load is.
     let calm = Instant::now() + PATIENCE;
-    while !(0..10).all(|_| inbox.get("/messages?limit=1").status == 200) {
+    while !(0..10).all(|_| inbox.request("GET", "/messages?limit=1").status == 200) {
         assert!(Instant::now() < calm, "reads are still refused although the load is over");
     }
 }
