@@ -183,21 +183,7 @@ pub fn settings(data: &[u8]) {
 }
 
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
-    let settings = [
-        ("WEBHOOK_SECRET", "secret"),
-        ("WHATSAPP_APP_SECRET", "app secret"),
-        ("WHATSAPP_VERIFY_TOKEN", "token"),
-        ("TWILIO_AUTH_TOKEN", "12345"),
-        ("PUBLIC_URL", "https://example.com"),
-        ("STANDARD_WEBHOOKS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
-    ];
-    let value = |name: &str| settings.iter().find(|(key, _)| *key == name);
-    let source = Source {
-        variable: &|name| Ok(value(name).map(|(_, value)| (*value).to_owned())),
-        credential: &|_| Ok(None),
-        file: &|_| Err("is not there".to_owned()),
-    };
-    Config::read(&source).unwrap_or_else(|error| panic!("{error}"))
+    Config::read_variables(Config::EVERY_ROUTE).unwrap_or_else(|error| panic!("{error}"))
 });
 /// When the requests are received.
 const RECEIVED_S: i64 = 1_700_000_000;

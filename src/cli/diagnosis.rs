@@ -25,11 +25,11 @@ use crate::{
     providers::{
         standard::{self, TIMESTAMP_AGE_S_MAX},
         twilio,
+        whatsapp::PREFIX,
     },
     signature::Keyring,
 };
 
-const PREFIX: &str = "sha256=";
 const SECRET_PREFIX: &[u8] = b"whsec_";
 const DIGITS: usize = 64;
 

@@ -391,8 +391,18 @@ impl Config {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Config {
+    /// The settings with which every route is there.
+    pub(crate) const EVERY_ROUTE: &[(&str, &str)] = &[
+        ("WEBHOOK_SECRET", "secret"),
+        ("WHATSAPP_APP_SECRET", "app secret"),
+        ("WHATSAPP_VERIFY_TOKEN", "token"),
+        ("TWILIO_AUTH_TOKEN", "12345"),
+        ("PUBLIC_URL", "https://example.com"),
+        ("STANDARD_WEBHOOKS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ];
+
     /// These settings and no others.
     pub(crate) fn read_variables(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::read(&Source {

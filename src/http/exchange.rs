@@ -44,6 +44,14 @@ pub(crate) trait Headers {
     fn values(&self, name: &'static str) -> Vec<&str>;
 }
 
+/// The value of a header, if there is exactly one with this name.
+fn only<'a>(headers: &'a dyn Headers, name: &'static str) -> Option<&'a str> {
+    match *headers.values(name) {
+        [value] => Some(value),
+        _ => None,
+    }
+}
+
 /// For requests that are not received from a client.
 impl Headers for &[(&str, &str)] {
     fn values(&self, name: &'static str) -> Vec<&str> {
@@ -71,10 +79,7 @@ impl<'a> Request<'a> {
 
     /// The value of a header, if there is exactly one with this name.
     pub(crate) fn header(&self, name: &'static str) -> Option<&'a str> {
-        match *self.headers.values(name) {
-            [value] => Some(value),
-            _ => None,
-        }
+        only(self.headers, name)
     }
 
     /// Path and query as one text.
@@ -131,7 +136,7 @@ impl Exchange {
 
     /// The value of `Authorization`, if there is exactly one.
     pub(crate) fn authorization(&self) -> Option<&str> {
-        self.only_header("Authorization")
+        only(self, "Authorization")
     }
 
     /// The values of the cookies with this name: a browser that has several for the path sends them
@@ -170,11 +175,6 @@ impl Exchange {
     /// Whether a page's own script sent the request: a browser sends this header in no other case.
     pub(crate) fn is_script(&self) -> bool {
         self.request.headers("X-Requested-With").next().is_some()
-    }
-
-    fn only_header(&self, name: &'static str) -> Option<&str> {
-        let mut values = self.request.headers(name);
-        values.next().filter(|_| values.next().is_none())
     }
 
     fn is_http_1_0(&self) -> bool {

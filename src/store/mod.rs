@@ -13,6 +13,7 @@ mod commands; // what commands do with a database beside the service
 mod engine; // which engine, and the functions that each one has
 mod postgres; // PostgreSQL: one server for several mailslots
 mod sqlite; // SQLite: one connection that writes, and one that reads for each thread
+mod search_slots; // how many searches may take long at once
 mod types; // what every engine is given and gives back
 
 pub(crate) use commands::{

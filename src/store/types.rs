@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use memchr::memmem::Finder;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
     error::Error,
-    message::{Delivered, Message},
+    message::{Delivered, Message, fold_case},
     metrics::Source,
     original::{Content, Original},
     timestamp::Timestamp,
@@ -112,8 +113,7 @@ impl Filter {
             && self.until.is_none_or(|until| timestamp < until)
     }
 
-    /// Whether a message with this id matches.
-    pub(super) fn is_id(&self, message_id: &str) -> bool {
+    fn is_id(&self, message_id: &str) -> bool {
         self.message_id.as_ref().is_none_or(|wanted| wanted == message_id)
     }
 
@@ -122,10 +122,28 @@ impl Filter {
         self.from_prefix.as_ref().is_none_or(|prefix| msisdn.starts_with(prefix))
     }
 
+    /// Whether a message matches, as far as its sender and its time do not decide. `finder`
+    /// searches for `q`.
+    pub(super) fn is_match(&self, received: &Received, finder: Option<&Finder<'_>>) -> bool {
+        let Received { message, source, kind, .. } = received;
+        let text = message.text.as_deref();
+        self.is_id(&message.message_id)
+            && self.is_from_prefix(&message.from)
+            && self.is_to(message.to.as_bytes())
+            && self.source.is_none_or(|wanted| wanted == *source)
+            && self.kind.as_ref().is_none_or(|wanted| wanted == kind)
+            && finder.is_none_or(|finder| text.is_some_and(|text| is_found(finder, text)))
+    }
+
     /// Whether a message to this receiver matches.
     pub(super) fn is_to(&self, msisdn: &[u8]) -> bool {
         self.to.as_ref().is_none_or(|to| to.as_bytes() == msisdn)
     }
+}
+
+/// Whether a text has a case-folded substring.
+pub(super) fn is_found(finder: &Finder<'_>, text: &str) -> bool {
+    finder.find(fold_case(text).as_bytes()).is_some()
 }
 
 /// Which part of the messages, and in which direction.

@@ -596,7 +596,7 @@ fn everything_that_can_be_touched_is_large_enough_for_a_finger() {
     deliver_many(&inbox, 60);
     let browser = Browser::start();
     if browser.is_firefox {
-        return; // It cannot be told that it has a touch screen.
+        return; // geckodriver cannot emulate a touch screen.
     }
     let metrics = json!({ "width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": true });
     browser.devtools("Emulation.setDeviceMetricsOverride", &metrics);

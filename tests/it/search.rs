@@ -154,8 +154,11 @@ fn an_import_does_not_change_the_schema_under_an_older_service() {
     other.execute_batch("PRAGMA user_version = 6").unwrap();
     let refused = import(&inbox, &message("m1").to_string());
     assert_eq!(refused.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(told.contains("version 6") && told.contains("start the service with this"), "{told}");
+    let problem = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        problem.contains("version 6") && problem.contains("start the service with this"),
+        "{problem}"
+    );
     assert_eq!(count(inbox.folder.path(), "PRAGMA user_version"), 6);
     assert_eq!(inbox.rows(), 0);
 }

@@ -4,6 +4,7 @@ use super::{
     connection::Connection,
     failure::Failure,
     sequencer::last_lock,
+    snapshot::BEGIN,
     values::{Row, Rows, Statement},
 };
 use crate::{
@@ -181,8 +182,7 @@ pub(crate) fn check_structure(target: &Target, is_full: bool) -> Result<Vec<Stri
 }
 
 fn ask_slowly(connection: &mut Connection, statements: &[&str]) -> Result<Vec<Rows>, Failure> {
-    let begin = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"];
-    let all = begin.iter().chain(statements).chain(&["COMMIT"]);
+    let all = [BEGIN].iter().chain(statements).chain(&["COMMIT"]);
     let all: Vec<_> = all.map(|sql| Statement::new(sql, &[])).collect();
     let mut answers = connection.run_slowly(&all)?;
     answers.pop();

@@ -27,13 +27,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 const SLOW_TIMEOUT: Duration = Duration::from_hours(4);
 
-const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-/// Compiling a statement and starting processes for it takes many times as long as our statements
-/// do. A scan that takes longer than this is given up.
-const READING: &str = "
-    SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
-           set_config('statement_timeout', '10s', true)";
-
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: Stream,
@@ -109,16 +102,6 @@ impl Connection {
     pub(super) fn run(&mut self, statements: &[Statement<'_>]) -> Result<Vec<Rows>, Failure> {
         self.set_timeout(WRITE_TIMEOUT)?;
         self.round_trip(statements, Order::BoundFirst)
-    }
-
-    /// Reads everything of one moment, in a transaction that writes nothing, in one round trip.
-    pub(super) fn read(&mut self, statements: &[Statement<'_>]) -> Result<Vec<Rows>, Failure> {
-        let mut all = vec![Statement::plain(BEGIN_READING), Statement::plain(READING)];
-        all.extend(statements);
-        all.push(Statement::plain("COMMIT"));
-        let mut answers = self.run_in_order(&all)?;
-        answers.pop();
-        Ok(answers.split_off(2.min(answers.len())))
     }
 
     /// Runs statements one after the other in one round trip. They are one transaction, unless

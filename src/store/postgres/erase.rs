@@ -11,11 +11,10 @@ use hmac::Hmac;
 use sha2::Sha256;
 
 use super::{
-    connection::Connection,
     failure::Failure,
     ranks::optional,
     rows,
-    snapshot::Session,
+    snapshot::{READ_TIMEOUT, Session},
     values::{Statement, Value},
     writer::Writer,
 };
@@ -60,13 +59,12 @@ impl Writer {
         let mut session = Session::new(target.clone());
         let mut gone = 0;
         let mut erase = || -> Result<i64, Failure> {
-            let connection = session.connect()?;
-            while let Some(erased) = erase_some(connection, selection)? {
+            while let Some(erased) = erase_some(&mut session, selection)? {
                 gone += erased;
                 progress(gone);
             }
             // Otherwise their bytes would stay in the table until autovacuum comes.
-            connection.run_script("VACUUM mailslot.messages", VACUUM_TIMEOUT)?;
+            session.connect()?.run_script("VACUUM mailslot.messages", VACUUM_TIMEOUT)?;
             Ok(gone)
         };
         erase().map_err(|failure| {
@@ -76,14 +74,15 @@ impl Writer {
 }
 
 /// Erases some messages, and gives how many; `None` where there are none.
-fn erase_some(connection: &mut Connection, selection: &Selection) -> Result<Option<i64>, Failure> {
+fn erase_some(session: &mut Session, selection: &Selection) -> Result<Option<i64>, Failure> {
     let find = format!(
         "SELECT ts_s, ts_ns, message_id, id FROM mailslot.messages WHERE {IS_SELECTED}
          ORDER BY ts_s, ts_ns LIMIT {ERASED_AT_ONCE}"
     );
     let key = "SELECT encode(erasing_key, 'hex') FROM mailslot.totals";
     let selected = selected(selection);
-    let answers = connection.read(&[Statement::new(key, &[]), Statement::new(&find, &selected)])?;
+    let statements = [Statement::plain(key), Statement::new(&find, &selected)];
+    let answers = session.read(READ_TIMEOUT, |snapshot| snapshot.run_last(&statements))?;
     let [key, found] = &answers[..] else { return Err(Failure::unexpected("no result")) };
     if found.len() == 0 {
         return Ok(None);
@@ -97,7 +96,7 @@ fn erase_some(connection: &mut Connection, selection: &Selection) -> Result<Opti
     }
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
     let (ids, hashes) = ([Value::Integers(&ids)], [Value::Byteas(&hashes)]);
-    let answers = connection.run(&[
+    let answers = session.connect()?.run(&[
         Statement::new("SELECT set_config('lock_timeout', '10s', true)", &[]),
         Statement::new("SELECT one FROM mailslot.sequencer FOR UPDATE", &[]),
         Statement::new("SELECT one FROM mailslot.totals FOR UPDATE", &[]),

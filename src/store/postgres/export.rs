@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::fold_case,
     store::types::{Filter, Position, Received},
     timestamp::Timestamp,
 };
@@ -83,19 +82,8 @@ impl Export {
             self.position = last.position();
         }
         let finder = self.filter.q.as_deref().map(Finder::new);
-        let is_found = |text: Option<&str>| match (&finder, text) {
-            (None, _) => true,
-            (Some(finder), Some(text)) => finder.find(fold_case(text).as_bytes()).is_some(),
-            (Some(_), None) => false,
-        };
         let found = portion.into_iter().filter(|(id, received)| {
-            *id <= self.last_id
-                && self.filter.source.is_none_or(|source| source == received.source)
-                && self.filter.kind.as_ref().is_none_or(|kind| *kind == received.kind)
-                && self.filter.is_id(&received.message.message_id)
-                && self.filter.is_from_prefix(&received.message.from)
-                && self.filter.is_to(received.message.to.as_bytes())
-                && is_found(received.message.text.as_deref())
+            *id <= self.last_id && self.filter.is_match(received, finder.as_ref())
         });
         Ok(Some(found.map(|(_, received)| received).collect()))
     }

@@ -3,10 +3,10 @@
 use sha2::{Digest, Sha256};
 
 use super::{
-    connection::Connection,
     counts,
     failure::Failure,
     rows::{self, received_columns},
+    snapshot::{READ_TIMEOUT, Session},
     text::encode,
     values::{Rows, Statement, Value},
     writer::Writer,
@@ -21,14 +21,14 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Moving {
     target: Target,
-    connection: Connection,
+    session: Session,
 }
 
 impl Moving {
     pub(crate) fn source(target: &Target) -> Result<Moving, String> {
-        let connection = Connection::connect(target);
-        let connection = connection.map_err(|failure| format!("database {target}: {failure}"))?;
-        Ok(Moving { target: target.clone(), connection })
+        let mut session = Session::new(target.clone());
+        session.connect().map_err(|failure| format!("database {target}: {failure}"))?;
+        Ok(Moving { target: target.clone(), session })
     }
 
     /// Creates the tables where there are none.
@@ -42,8 +42,13 @@ impl Moving {
     }
 
     fn read(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Rows, Failure> {
-        let answers = self.connection.read(&[Statement::new(sql, values)])?;
+        let statements = [Statement::new(sql, values)];
+        let answers = self.session.read(READ_TIMEOUT, |snapshot| snapshot.run_last(&statements))?;
         answers.into_iter().next().ok_or_else(|| Failure::unexpected("no result"))
+    }
+
+    fn write(&mut self, statements: &[Statement<'_>]) -> Result<(), Failure> {
+        self.session.connect()?.run(statements).map(drop)
     }
 
     pub(crate) fn history(&mut self) -> Result<History, String> {
@@ -109,7 +114,7 @@ impl Moving {
     pub(crate) fn adopt(&mut self, history: &History) -> Result<(), String> {
         let key = [Value::Bytes(&history.erasing_key)];
         let sql = "UPDATE mailslot.totals SET erasing_key = $1";
-        let written = self.connection.run(&[Statement::new(sql, &key)]).map(drop);
+        let written = self.write(&[Statement::new(sql, &key)]);
         self.named(written)
     }
 
@@ -178,14 +183,14 @@ impl Moving {
                 created_at, source, kind, original)";
         let lock = "SELECT one FROM mailslot.sequencer FOR UPDATE";
         let statements = [Statement::plain(lock), Statement::new(insert, &values)];
-        self.connection.run(&statements).map(drop)
+        self.write(&statements)
     }
 
     pub(crate) fn store_tombstones(&mut self, hashes: &[Vec<u8>]) -> Result<(), String> {
         let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
         let sql = "INSERT INTO mailslot.erased (hash) SELECT unnest($1) ON CONFLICT DO NOTHING";
         let values = [Value::Byteas(&hashes)];
-        let stored = self.connection.run(&[Statement::new(sql, &values)]).map(drop);
+        let stored = self.write(&[Statement::new(sql, &values)]);
         self.named(stored)
     }
 
@@ -193,7 +198,7 @@ impl Moving {
     /// derived from the messages is brought up to date.
     pub(crate) fn finish(&mut self, history: &History) -> Result<(), String> {
         let finished =
-            self.begin_epoch(history).and_then(|()| counts::count_tail(&mut self.connection));
+            self.begin_epoch(history).and_then(|()| counts::count_tail(self.session.connect()?));
         self.named(finished)
     }
 
@@ -205,7 +210,7 @@ impl Moving {
         let epochs = [Value::Integers(&firsts), Value::Integers(&before)];
         let last = [Value::Integer(history.last_cursor())];
         let totals = [Value::Integer(history.last_cursor()), Value::Integer(history.erased)];
-        self.connection.run_in_order(&[
+        self.session.connect()?.run_in_order(&[
             Statement::new("SELECT one FROM mailslot.sequencer FOR UPDATE", &[]),
             Statement::new("DELETE FROM mailslot.epochs", &[]),
             Statement::new(

@@ -9,8 +9,8 @@ use super::{
     migrate::VERSION,
     ranks::{Ranks, position_values},
     rows::{self, MESSAGE},
-    search::{self, LongSearches},
-    snapshot::{READ_MS_MAX, Session, Snapshot},
+    search,
+    snapshot::{READ_TIMEOUT, Session, Snapshot},
     text::encode,
     values::{Rows, Statement, Value},
 };
@@ -18,7 +18,10 @@ use crate::{
     config::Target,
     error::Error,
     message::Message,
-    store::types::{Filter, Listing, Order, Paging, Position},
+    store::{
+        search_slots::{SHORT_SEARCH_MS_MAX, SearchSlots},
+        types::{Filter, Listing, Order, Paging, Position},
+    },
     timestamp::Timestamp,
 };
 
@@ -35,18 +38,18 @@ const NEAR: i64 = 256;
 #[derive(Debug)]
 pub(crate) struct Reader {
     session: Session,
-    searches: Arc<LongSearches>,
+    slots: Arc<SearchSlots>,
 }
 
 impl Reader {
-    /// Readers share `searches`.
-    pub(super) fn new(target: &Target, searches: &Arc<LongSearches>) -> Reader {
-        Reader { session: Session::new(target.clone()), searches: Arc::clone(searches) }
+    /// Readers share `slots`.
+    pub(super) fn new(target: &Target, slots: &Arc<SearchSlots>) -> Reader {
+        Reader { session: Session::new(target.clone()), slots: Arc::clone(slots) }
     }
 
     /// For a process beside the service.
     pub(crate) fn open_read_only(target: &Target) -> Result<Reader, String> {
-        let mut reader = Reader::new(target, &Arc::new(LongSearches::new(1)));
+        let mut reader = Reader::new(target, &Arc::new(SearchSlots::new(1)));
         let connected = reader.session.connect().map(drop);
         connected.map_err(|failure| format!("database {target}: {failure}"))?;
         Ok(reader)
@@ -71,7 +74,7 @@ impl Reader {
         &mut self,
         read: impl Fn(&mut Snapshot<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.session.read(Duration::from_millis(READ_MS_MAX), read)
+        self.session.read(READ_TIMEOUT, read)
     }
 
     pub(crate) fn list(&mut self, filter: &Filter, paging: &Paging) -> Result<Listing, Error> {
@@ -85,10 +88,10 @@ impl Reader {
         read: impl Fn(&mut Snapshot<'_>) -> Result<T, Failure>,
     ) -> Result<T, Error> {
         let is_search = filter.is_search();
-        let slot = is_search.then(|| self.searches.take()).flatten();
+        let slot = is_search.then(|| self.slots.take()).flatten();
         let has_time = !is_search || slot.is_some();
-        let timeout = if has_time { READ_MS_MAX } else { search::SHORT_SEARCH_MS_MAX };
-        let answer = self.session.read(Duration::from_millis(timeout), read);
+        let short = Duration::from_millis(SHORT_SEARCH_MS_MAX);
+        let answer = self.session.read(if has_time { READ_TIMEOUT } else { short }, read);
         answer.map_err(|failure| {
             if is_search && failure.code() == search::CANCELED {
                 Error::Unavailable(if has_time {
@@ -176,72 +179,52 @@ impl Asked<'_> {
         if limit <= 0 {
             return Ok(Vec::new());
         }
-        let at_second = |second| Position::at(Timestamp::from(second));
+        let mut walk = |from: &Position, is_forward, offset| {
+            self.walk(snapshot, from, is_forward, [limit, offset])
+        };
         match &self.edge {
-            Some(edge) if self.is_forward => self.ascending(snapshot, edge.max(start), limit, 0),
-            Some(edge) => self.descending(snapshot, edge.min(end), limit, 0),
-            None if window.start <= NEAR => self.ascending(snapshot, start, limit, window.start),
-            None if total - window.end <= NEAR => {
-                self.descending(snapshot, end, limit, total - window.end)
-            }
+            Some(edge) if self.is_forward => walk(edge.max(start), true, 0),
+            Some(edge) => walk(edge.min(end), false, 0),
+            None if window.start <= NEAR => walk(start, true, window.start),
+            None if total - window.end <= NEAR => walk(end, false, total - window.end),
             None => match self.ranks.seek(snapshot, first + window.start)? {
-                Some((second, rest)) => self.ascending(snapshot, &at_second(second), limit, rest),
-                None => self.ascending(snapshot, start, limit, window.start),
+                Some((second, rest)) => {
+                    let from = Position::at(Timestamp::from(second));
+                    self.walk(snapshot, &from, true, [limit, rest])
+                }
+                None => self.walk(snapshot, start, true, [limit, window.start]),
             },
         }
     }
 
-    fn ascending(
+    /// The messages from a position on, or those right before it, without the first few.
+    fn walk(
         &self,
         snapshot: &mut Snapshot<'_>,
-        start: &Position,
-        limit: i64,
-        offset: i64,
-    ) -> Result<Vec<Message>, Failure> {
-        let sql = format!(
-            "SELECT {MESSAGE} FROM mailslot.messages
-             WHERE ($1::text IS NULL OR from_msisdn = $1)
-                 AND (ts_s, ts_ns, left(message_id, 256), message_id)
-                     >= ($2, $3, left($4, 256), $4)
-             ORDER BY ts_s, ts_ns, left(message_id, 256), message_id LIMIT $5 OFFSET $6"
-        );
-        self.messages(snapshot, &sql, start, [limit, offset])
-    }
-
-    /// What comes right before a position.
-    fn descending(
-        &self,
-        snapshot: &mut Snapshot<'_>,
-        end: &Position,
-        limit: i64,
-        offset: i64,
-    ) -> Result<Vec<Message>, Failure> {
-        let sql = format!(
-            "SELECT {MESSAGE} FROM mailslot.messages
-             WHERE ($1::text IS NULL OR from_msisdn = $1)
-                 AND (ts_s, ts_ns, left(message_id, 256), message_id)
-                     < ($2, $3, left($4, 256), $4)
-             ORDER BY ts_s DESC, ts_ns DESC, left(message_id, 256) DESC, message_id DESC
-             LIMIT $5 OFFSET $6"
-        );
-        let mut messages = self.messages(snapshot, &sql, end, [limit, offset])?;
-        messages.reverse();
-        Ok(messages)
-    }
-
-    fn messages(
-        &self,
-        snapshot: &mut Snapshot<'_>,
-        sql: &str,
         from: &Position,
+        is_forward: bool,
         [limit, offset]: [i64; 2],
     ) -> Result<Vec<Message>, Failure> {
+        let (side, order) = if is_forward { (">=", "") } else { ("<", "DESC") };
+        let sql = format!(
+            "SELECT {MESSAGE} FROM mailslot.messages
+             WHERE ($1::text IS NULL OR from_msisdn = $1)
+                 AND (ts_s, ts_ns, left(message_id, 256), message_id)
+                     {side} ($2, $3, left($4, 256), $4)
+             ORDER BY ts_s {order}, ts_ns {order}, left(message_id, 256) {order},
+                 message_id {order} LIMIT $5 OFFSET $6"
+        );
         let id = encode(&from.message_id);
         let [seconds, nanoseconds, id] = position_values(from, &id);
         let (limit, offset) = (Value::Integer(limit), Value::Integer(offset));
         let values = [self.ranks.msisdn(), seconds, nanoseconds, id, limit, offset];
-        let rows = snapshot.run_last(&[Statement::new(sql, &values)])?;
+        let rows = snapshot.run_last(&[Statement::new(&sql, &values)])?;
         let [rows, ..] = &rows[..] else { return Err(Failure::unexpected("no result")) };
-        rows.iter().map(|row| rows::message(row, 0)).collect()
+        let mut messages =
+            rows.iter().map(|row| rows::message(row, 0)).collect::<Result<Vec<_>, _>>()?;
+        if !is_forward {
+            messages.reverse();
+        }
+        Ok(messages)
     }
 }

@@ -4,11 +4,7 @@
 //! where it is folded already). An index of trigrams makes it faster where the operator wants one
 //! and the server has the extension; it decides nothing, since each text that it finds is compared.
 
-use std::{
-    borrow::Cow,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{borrow::Cow, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -29,37 +25,10 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// As in the other engine: a search that takes longer needs a place.
-pub(super) const SHORT_SEARCH_MS_MAX: u64 = 20;
 /// SQLSTATE of a statement that took too long.
 pub(super) const CANCELED: &str = "57014";
 /// How long creating the index may take.
 const INDEX_TIMEOUT: Duration = Duration::from_hours(24);
-
-/// Places for long searches, of which there are half as many as workers, so that long ones never
-/// hold all workers.
-#[derive(Debug)]
-pub(super) struct LongSearches(AtomicUsize);
-
-impl LongSearches {
-    pub(super) fn new(workers: usize) -> LongSearches {
-        LongSearches(AtomicUsize::new(workers.div_ceil(2)))
-    }
-
-    pub(super) fn take(&self) -> Option<LongSearch<'_>> {
-        let taken = self.0.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(1));
-        taken.is_ok().then(|| LongSearch(self))
-    }
-}
-
-/// A place, given back when it is dropped.
-pub(super) struct LongSearch<'a>(&'a LongSearches);
-
-impl Drop for LongSearch<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_add(1, Relaxed);
-    }
-}
 
 /// What a search has found.
 pub(super) struct Found {
@@ -281,14 +250,5 @@ mod tests {
     fn a_pattern_means_what_is_searched_for_and_nothing_else() {
         assert_eq!(pattern("a%_\\b"), "%a\\%\\_\\\\b%");
         assert_eq!(pattern("\0"), "%\x01\x02\x02%");
-    }
-
-    #[test]
-    fn long_searches_hold_half_of_the_workers_at_most() {
-        let searches = LongSearches::new(3);
-        let taken = [searches.take(), searches.take()];
-        assert!(taken.iter().all(Option::is_some) && searches.take().is_none());
-        drop(taken);
-        assert!(searches.take().is_some(), "given back");
     }
 }

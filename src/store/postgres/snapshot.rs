@@ -12,6 +12,7 @@ use crate::config::Target;
 
 /// How long a statement of a read may take. A connection waits longer for an answer.
 pub(super) const READ_MS_MAX: u64 = 10_000;
+pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(READ_MS_MAX);
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -139,7 +140,8 @@ impl Snapshot<'_> {
     }
 }
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// Begins a transaction of one moment, which writes nothing.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// Of this transaction alone, since a pooler may give the connection to another client afterwards.
 /// What is read is small, or found by an index: without these settings the server compiles a
 /// statement or starts processes for it, which takes many times as long, or scans a table whose

@@ -3,17 +3,16 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use super::{
-    connection::Connection,
-    counts,
-    failure::Failure,
-    reader::Reader,
-    search::{LongSearches, SearchIndex},
+    connection::Connection, counts, failure::Failure, reader::Reader, search::SearchIndex,
     writer::Writer,
 };
 use crate::{
     config::Target,
     logging,
-    store::types::{Job, Outcome, Unopened},
+    store::{
+        search_slots::SearchSlots,
+        types::{Job, Outcome, Unopened},
+    },
     threads::spawn,
 };
 
@@ -24,7 +23,7 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     target: Target,
-    searches: Arc<LongSearches>,
+    slots: Arc<SearchSlots>,
     index: SearchIndex,
 }
 
@@ -39,13 +38,13 @@ impl Store {
             sentence: format!("database {target}: {failure}"),
         };
         let writer = Writer::open_for_service(target).map_err(named)?;
-        let searches = Arc::new(LongSearches::new(workers));
+        let slots = Arc::new(SearchSlots::new(workers));
         let index = if has_index { SearchIndex::On } else { SearchIndex::Off };
-        Ok((Store { target: target.clone(), searches, index }, writer))
+        Ok((Store { target: target.clone(), slots, index }, writer))
     }
 
     pub(crate) fn reader(&self) -> Reader {
-        Reader::new(&self.target, &self.searches)
+        Reader::new(&self.target, &self.slots)
     }
 
     pub(crate) fn start_indexing(

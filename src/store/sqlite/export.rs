@@ -11,7 +11,6 @@ use super::{
     reader::Reader,
     rows,
     scope::{Candidates, FIRST_ID},
-    search::is_found,
 };
 use crate::{
     error::Error,
@@ -53,10 +52,9 @@ impl Export {
             return Ok(None);
         }
         let columns = rows::received_columns(self.has_originals);
-        let is_of_class = candidates.class_condition();
         let in_order = candidates.in_order(|scope| {
             format!(
-                "SELECT {columns}, id, {is_of_class} FROM messages
+                "SELECT {columns}, id FROM messages
                  WHERE {} AND (ts_s, ts_ns, message_id) > (?2, ?3, ?4)
                      AND (ts_s, ts_ns) < (?5, ?6)",
                 scope.condition()
@@ -75,11 +73,7 @@ impl Export {
             let received = rows::received(row)?;
             position = Some(received.position());
             if (FIRST_ID..=self.last_id).contains(&row.get(11)?)
-                && row.get(12)?
-                && self.filter.is_id(&received.message.message_id)
-                && self.filter.is_from_prefix(&received.message.from)
-                && self.filter.is_to(received.message.to.as_bytes())
-                && is_found(finder.as_ref(), row.get_ref(4)?)?
+                && self.filter.is_match(&received, finder.as_ref())
             {
                 found.push(received);
             }

@@ -118,11 +118,6 @@ impl<'a> Candidates<'a> {
         let parts: Vec<String> = self.scopes.iter().map(|scope| select(*scope)).collect();
         format!("{} ORDER BY ts_s, ts_ns, message_id", parts.join(" UNION ALL "))
     }
-
-    /// The condition on `messages` for [`Candidates::classes`].
-    pub(super) fn class_condition(&self) -> String {
-        self.classes.as_deref().map_or_else(|| "TRUE".to_owned(), class_condition)
-    }
 }
 
 /// The condition on `messages` for those of one of these classes.

@@ -12,10 +12,7 @@
 use std::{
     borrow::Cow,
     collections::{HashSet, VecDeque},
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -29,21 +26,23 @@ use super::{
     segments::{BLOCK_MESSAGES, Page, SEGMENT_PAGES, candidates, slots},
 };
 use crate::{
-    error::Error, message::fold_case, store::types::Filter, threads::lock, timestamp::Timestamp,
+    error::Error,
+    store::{
+        search_slots::{SHORT_SEARCH_MS_MAX, SearchSlot, SearchSlots},
+        types::{self, Filter},
+    },
+    threads::lock,
+    timestamp::Timestamp,
 };
-
-/// A search that takes longer needs a slot. There are half as many slots as workers, so that long
-/// searches never hold all workers.
-pub(crate) const SHORT_SEARCH_MS_MAX: u64 = 20;
 
 /// Bytes of the results of searches that are cached, all together.
 pub(crate) const SEARCH_CACHE_BYTES_MAX: usize = 4_194_304;
 
-/// What the readers share: places for long searches, and the results of recent ones, so that paging
+/// What the readers share: slots for long searches, and the results of recent ones, so that paging
 /// through a search reads each message once.
 #[derive(Debug)]
 pub(super) struct Searches {
-    free: AtomicUsize,
+    slots: SearchSlots,
     /// A search that takes no longer needs no slot.
     short: Duration,
     /// The newest last.
@@ -53,7 +52,7 @@ pub(super) struct Searches {
 impl Searches {
     pub(super) fn new(workers: usize) -> Searches {
         Searches {
-            free: AtomicUsize::new(workers.div_ceil(2)),
+            slots: SearchSlots::new(workers),
             short: Duration::from_millis(SHORT_SEARCH_MS_MAX),
             cache: Mutex::default(),
         }
@@ -62,14 +61,7 @@ impl Searches {
     /// For tests: every search counts as long, and no slot is free.
     #[cfg(test)]
     pub(super) fn without_slots() -> Searches {
-        Searches { free: AtomicUsize::new(0), short: Duration::ZERO, ..Searches::new(0) }
-    }
-
-    fn take_slot(&self) -> Option<SearchSlot<'_>> {
-        self.free
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1))
-            .is_ok()
-            .then(|| SearchSlot(self))
+        Searches { short: Duration::ZERO, ..Searches::new(0) }
     }
 
     /// What was found before, if no message was deleted or changed since and not many were stored.
@@ -97,15 +89,6 @@ impl Searches {
     }
 }
 
-/// A slot for a long search, given back when it is dropped.
-struct SearchSlot<'a>(&'a Searches);
-
-impl Drop for SearchSlot<'_> {
-    fn drop(&mut self) {
-        self.0.free.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// A search under way, and its slot if it takes long.
 struct Running<'a> {
     searches: &'a Searches,
@@ -118,7 +101,7 @@ impl Running<'_> {
     /// [`Error::Unavailable`] where the search takes long and no slot is free.
     fn go_on(&mut self) -> Result<(), Error> {
         if self.slot.is_none() && self.started.elapsed() >= self.searches.short {
-            self.slot = self.searches.take_slot();
+            self.slot = self.searches.slots.take();
             if self.slot.is_none() {
                 return Err(Error::Unavailable("too many long searches, try again later"));
             }
@@ -378,19 +361,5 @@ impl Predicate<'_> {
 pub(super) fn is_found(finder: Option<&Finder<'_>>, text: ValueRef<'_>) -> rusqlite::Result<bool> {
     let Some(finder) = finder else { return Ok(true) };
     let Some(bytes) = text.as_bytes_or_null()? else { return Ok(false) };
-    Ok(finder.find(fold_case(&String::from_utf8_lossy(bytes)).as_bytes()).is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_searches_hold_half_of_the_workers_at_most() {
-        let searches = Searches::new(4);
-        let taken = [searches.take_slot(), searches.take_slot()];
-        assert!(taken.iter().all(Option::is_some) && searches.take_slot().is_none());
-        drop(taken);
-        assert!(searches.take_slot().is_some(), "given back");
-    }
+    Ok(types::is_found(finder, &String::from_utf8_lossy(bytes)))
 }

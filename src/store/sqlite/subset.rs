@@ -42,15 +42,15 @@ impl<'a> Subset<'a> {
         layout: Layout,
         searches: &Searches,
     ) -> Result<Subset<'a>, Error> {
+        if let Some(message_id) = &filter.message_id {
+            return Ok(Subset::Few(one(transaction, message_id, filter)?));
+        }
         let ranks = Ranks::open(transaction, filter)?;
         let candidates = &ranks.candidates;
         let classes = search::classes(candidates);
         let classes = classes.map_or_else(|| "TRUE".to_owned(), |ids| class_condition(&ids));
         if ranks.total == 0 {
             return Ok(Subset::Few(Vec::new()));
-        }
-        if let Some(message_id) = &filter.message_id {
-            return Ok(Subset::Few(one(transaction, message_id, &classes, filter)?));
         }
         let before = |bound: Option<Timestamp>, otherwise| match bound {
             Some(timestamp) => ranks.rank(&Position::at(timestamp)),
@@ -138,23 +138,21 @@ impl<'a> Subset<'a> {
 fn one(
     transaction: &Transaction<'_>,
     message_id: &str,
-    classes: &str,
     filter: &Filter,
 ) -> rusqlite::Result<Vec<(Position, i64)>> {
     let sql = format!(
-        "SELECT message_id, from_msisdn, to_msisdn, ts, text, ts_s, ts_ns, id FROM messages
-         WHERE message_id = ?1 AND {classes} AND {IS_COUNTED}"
+        "SELECT {}, id FROM messages WHERE message_id = ?1 AND {IS_COUNTED}",
+        rows::received_columns(false)
     );
     let mut statement = transaction.prepare_cached(&sql)?;
     let finder = filter.q.as_deref().map(Finder::new);
     let found = statement.query_row([message_id], |row| {
-        let Message { from, to, timestamp, message_id, .. } = rows::message(row)?;
-        let is_match = filter.from.as_ref().is_none_or(|wanted| *wanted == from)
-            && filter.is_from_prefix(&from)
-            && filter.is_to(to.as_bytes())
-            && filter.covers(timestamp)
-            && search::is_found(finder.as_ref(), row.get_ref(4)?)?;
-        Ok(is_match.then_some((Position { timestamp, message_id }, row.get(7)?)))
+        let received = rows::received(row)?;
+        let Message { from, timestamp, .. } = &received.message;
+        let is_match = filter.from.as_ref().is_none_or(|wanted| wanted == from)
+            && filter.covers(*timestamp)
+            && filter.is_match(&received, finder.as_ref());
+        Ok(is_match.then_some((received.position(), row.get(11)?)))
     });
     Ok(found.optional()?.flatten().into_iter().collect())
 }
