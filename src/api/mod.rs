@@ -20,4 +20,4 @@ pub use query::Parameter;
 #[cfg(test)]
 pub(crate) use routes::MONITORING;
 pub use routes::{Authorization, ROUTES, Route};
-pub(crate) use routes::{RateLimit, body_bytes_max, find, is_delivery, route_path};
+pub(crate) use routes::{RateLimit, body_bytes_max, find, has_providers, is_delivery, route_path};

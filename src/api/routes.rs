@@ -175,6 +175,12 @@ pub(crate) fn find(method: &Method, path: &str, keys: &Keys) -> Result<&'static 
     }
 }
 
+/// Whether a provider's secret is set, so that messages may come by another route than /webhook.
+pub(crate) fn has_providers(keys: &Keys) -> bool {
+    let others = ROUTES.iter().filter(|route| route.is_delivery && route.path != "/webhook");
+    others.into_iter().any(|route| (route.is_there)(keys))
+}
+
 /// The routes at a path, whatever the settings are.
 fn at(path: &str) -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().filter(move |route| match route.path.split_once('{') {
@@ -331,7 +337,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mailslot.db");
         let config = Config::read_variables(Config::EVERY_ROUTE).unwrap();
-        let (store, mut writer) = Store::open(&Database::File(path), 1, true).unwrap();
+        let (store, mut writer) = Store::open(&Database::File(path), 1, true, false).unwrap();
         let mut context = Context {
             keys: Keys::of(&config),
             reader: store.reader().unwrap(),

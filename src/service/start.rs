@@ -125,7 +125,13 @@ impl Server {
 
     fn start_with(config: &Config, find: Find) -> Result<Server, Failure> {
         let started = Instant::now();
-        let opened = Store::open(&config.database, config.workers, config.search_index);
+        let keys = Keys::of(config);
+        let opened = Store::open(
+            &config.database,
+            config.workers,
+            config.search_index,
+            api::has_providers(&keys),
+        );
         let (opened, socket) = match (opened, socket(config)) {
             (Ok(opened), Ok(socket)) => (opened, socket),
             (opened, socket) => {
@@ -140,7 +146,7 @@ impl Server {
                 });
             }
         };
-        let server = Server::start_threads(config, find, opened, socket);
+        let server = Server::start_threads(config, find, &keys, opened, socket);
         let server = server.map_err(|problem| Failure::Failed(vec![problem]))?;
         announce(config, server.shared.listener.address(), started.elapsed());
         Ok(server)
@@ -150,6 +156,7 @@ impl Server {
     fn start_threads(
         config: &Config,
         find: Find,
+        keys: &Arc<Keys>,
         (store, writer): (Store, Writer),
         socket: TcpListener,
     ) -> Result<Server, String> {
@@ -158,13 +165,12 @@ impl Server {
         let limits = within_descriptors(config.limits(), config.workers);
         let paths = ROUTES.iter().map(|route| route.path).collect();
         let metrics = Arc::new(Metrics::new(paths, config.inherited.restarts));
-        let keys = Keys::of(config);
 
         let database = &config.database;
         let not_read = |_| format!("database {database}: it cannot be opened once more");
         let reader = || store.reader().map_err(not_read);
         let context = || {
-            let (keys, metrics) = (Arc::clone(&keys), Arc::clone(&metrics));
+            let (keys, metrics) = (Arc::clone(keys), Arc::clone(&metrics));
             Ok(Context { keys, reader: reader()?, metrics })
         };
         let contexts =
@@ -190,7 +196,7 @@ impl Server {
         }
 
         let exports = Exports::new(store, Arc::clone(&metrics));
-        let (keys, limiter) = (Mutex::new(Arc::clone(&keys)), Limiter::new(config.rates()));
+        let (keys, limiter) = (Mutex::new(Arc::clone(keys)), Limiter::new(config.rates()));
         let shared = Shared { find, keys, limiter, listener, feed, exports, commits, metrics };
         let shared = Arc::new(shared);
         let worker = |(number, context)| {

@@ -25,7 +25,8 @@ pub(crate) enum Store {
 impl Store {
     /// Opens the database, or creates it, brings its schema up to date, and gives its one writer
     /// away. `workers` bounds how many searches may take long at once; `search_index` says whether
-    /// a server has an index for them.
+    /// a server has an index for them, and `has_providers` whether messages may come that have
+    /// another source than /webhook.
     ///
     /// # Errors
     /// A sentence for the operator, and whether the settings are wrong.
@@ -33,10 +34,11 @@ impl Store {
         database: &Database,
         workers: usize,
         search_index: bool,
+        has_providers: bool,
     ) -> Result<(Store, Writer), Unopened> {
         match database {
             Database::File(path) => {
-                let (store, writer) = sqlite::Store::open(path, workers)?;
+                let (store, writer) = sqlite::Store::open(path, workers, has_providers)?;
                 Ok((Store::Sqlite(store), Writer::Sqlite(writer)))
             }
             Database::Server(target) => {

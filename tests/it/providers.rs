@@ -717,6 +717,54 @@ fn senders_that_are_no_numbers_filter_count_export_and_erase_like_numbers() {
     assert_eq!(inbox.deliver(&message_with("m2", &json!({ "from": "12345" }))).status, 422);
 }
 
+fn export(folder: &TempDir) -> String {
+    let output = command(folder.path()).args(["export", "--originals"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn import(folder: &TempDir, lines: &str) {
+    let mut import =
+        command(folder.path()).args(["import", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    import.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert!(import.wait().unwrap().success());
+}
+
+fn totals(inbox: &Inbox, queries: &[&str]) -> Vec<Value> {
+    let total = |query| inbox.get(&format!("/messages?{query}")).json["total"].clone();
+    queries.iter().map(|query| total(*query)).collect()
+}
+
+/// SQLite has an index by source and kind only then, since it costs each delivery.
+#[test]
+fn a_filter_by_source_or_kind_answers_the_same_before_and_after_the_first_provider_is_set_up() {
+    let filters = ["source=webhook", "kind=text", "source=webhook&q=hello", "source=twilio"];
+    let has_index = |inbox: &Inbox| {
+        inbox.count("SELECT count(*) FROM sqlite_schema WHERE name = 'messages_by_class'") == 1
+    };
+    let inbox = Inbox::start();
+    for number in 0..5 {
+        inbox.deliver(&message(&format!("m{number}")));
+    }
+    assert_eq!(totals(&inbox, &filters), [5, 5, 5, 0]);
+    assert!(on_postgres() || !has_index(&inbox));
+
+    let inbox = start_in(inbox.stop());
+    assert!(on_postgres() || has_index(&inbox));
+    assert_eq!(totals(&inbox, &filters), [5, 5, 5, 0]);
+    let parameters = [("MessageSid", "SM1"), ("From", "12345"), ("To", "+1"), ("Body", "x")];
+    assert_eq!(twilio(&inbox, &parameters).status, 200);
+    assert_eq!(totals(&inbox, &filters), [5, 6, 5, 1]);
+
+    // An inbox that has taken no message of a provider itself, but has imported some.
+    let folder = tempfile::tempdir().unwrap();
+    import(&folder, &export(&inbox.folder));
+    let imported = Inbox::start_in(folder);
+    assert_eq!(totals(&imported, &filters), [5, 6, 5, 1]);
+    assert_eq!(totals(&imported, &["source=twilio&limit=1", "kind=text&from=12345"]), [1, 1]);
+    assert!(on_postgres() || !has_index(&imported));
+}
+
 #[test]
 fn source_and_kind_filter_alone_and_with_all_other_filters() {
     let inbox = start();
@@ -788,21 +836,13 @@ fn originals_are_exported_imported_turned_off_and_go_with_their_messages() {
     assert_eq!(inbox.deliver(&slash).status, 200);
     assert_eq!(found(&inbox, "a/b %?é")["message_id"], "a/b %?é");
 
-    let export = |folder: &TempDir| {
-        let output = command(folder.path()).args(["export", "--originals"]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
     let lines = export(&inbox.folder);
     assert_eq!(lines.matches("\"original\":").count(), 2);
     assert!(lines.contains("\"original_too_large_bytes\":70"), "{lines}");
     assert!(!inbox.get("/export").text.contains("original"), "only where it is asked for");
 
     let second = tempfile::tempdir().unwrap();
-    let mut import =
-        command(second.path()).args(["import", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    import.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    assert!(import.wait().unwrap().success());
+    import(&second, &lines);
     let fields = |lines: &str| -> Vec<Value> {
         let parse = |line: &str| {
             let mut line: Value = serde_json::from_str(line).unwrap();

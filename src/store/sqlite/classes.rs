@@ -2,9 +2,15 @@
 //!
 //! There are few of them, so a filter by source or by kind means a few classes, and each class is a
 //! scope with counts of its own (scope.rs). A class stays when its last message goes.
+//!
+//! Messages have an index by class only once a provider's secret has been set: it costs deliveries
+//! up to 17 % of their rate (docs/PERFORMANCE.md), and where every message came by /webhook, a
+//! filter means all of them or none. Where a database without the index has several classes, by an
+//! import for instance, a filter looks at each message, as a search does.
 
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
+use super::rows;
 use crate::{
     message::TEXT_KIND,
     metrics::{Label, Source},
@@ -64,8 +70,15 @@ fn id(transaction: &Transaction<'_>, source: Source, kind: &str) -> rusqlite::Re
     Ok(transaction.last_insert_rowid())
 }
 
+/// Whether messages have an index by class.
+pub(super) fn has_index(connection: &Connection) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = 'messages_by_class'")?
+        .exists(())
+}
+
 /// The classes that a filter means, each with its number of messages up to the watermark; `None`
-/// where it means all.
+/// where it means all that there are.
 pub(super) fn of(
     transaction: &Transaction<'_>,
     filter: &Filter,
@@ -79,5 +92,9 @@ pub(super) fn of(
     )?;
     let filter = (filter.source.map(Label::value), &filter.kind);
     let classes = statement.query_map(filter, |row| Ok((row.get(0)?, row.get(1)?)))?;
-    classes.collect::<rusqlite::Result<_>>().map(Some)
+    let classes: Vec<(i64, i64)> = classes.collect::<rusqlite::Result<_>>()?;
+    let all: i64 = transaction
+        .prepare_cached("SELECT count(*) FROM classes")?
+        .query_row((), |row| row.get(0))?;
+    Ok((rows::length(&classes) < all).then_some(classes))
 }

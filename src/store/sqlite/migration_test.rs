@@ -37,11 +37,11 @@ fn schema_of(path: &Path) -> Vec<String> {
 fn stored_databases_of_every_version_are_brought_to_the_newest_schema_with_every_message() {
     let folder = tempfile::tempdir().unwrap();
     let new = folder.path().join("new.db");
-    Store::open(&new, 1).unwrap();
+    Store::open(&new, 1, false).unwrap();
     for (number, (sql, messages)) in STORED.iter().enumerate() {
         let path = folder.path().join(format!("{number}.db"));
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-        let (store, mut writer) = Store::open(&path, 1).unwrap();
+        let (store, mut writer) = Store::open(&path, 1, false).unwrap();
         assert_eq!(schema_of(&path), schema_of(&new));
         let mut reader = store.reader().unwrap();
         assert_eq!(reader.stats().unwrap().total_messages, *messages);
@@ -73,7 +73,7 @@ fn an_older_database_is_refused_with_what_to_do_and_is_left_as_it_is() {
     let old = Connection::open(&path).unwrap();
     let sql = "PRAGMA user_version = 4; PRAGMA application_id = 1297304660";
     old.execute_batch(&format!("CREATE TABLE messages (id INTEGER); {sql}")).unwrap();
-    let refused = Store::open(&path, 1).unwrap_err();
+    let refused = Store::open(&path, 1, false).unwrap_err();
     assert!(refused.contains("version 4") && refused.contains("export it"), "{refused}");
     let version: u32 = old.query_row("PRAGMA user_version", (), |row| row.get(0)).unwrap();
     assert_eq!(version, 4);

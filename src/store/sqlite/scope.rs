@@ -94,13 +94,14 @@ impl<'a> Candidates<'a> {
                 let (id, n) = known.unwrap_or((NOT_INDEXED, 0));
                 (vec![Scope::Sender { id, msisdn }], n, classes.as_deref().map(ids))
             }
-            (None, Some(classes)) => {
+            (None, Some(classes)) if classes::has_index(transaction)? => {
                 let scopes = classes.iter().map(|(id, _)| Scope::Class { id: *id }).collect();
                 (scopes, classes.iter().map(|(_, n)| n).sum(), None)
             }
-            (None, None) => {
+            (None, classes) => {
                 let mut all = transaction.prepare_cached("SELECT messages FROM totals")?;
-                (vec![Scope::All], all.query_row((), |row| row.get(0))?, None)
+                let n = all.query_row((), |row| row.get(0))?;
+                (vec![Scope::All], n, classes.as_deref().map(ids))
             }
         };
         Ok(Candidates { scopes, indexed, classes })

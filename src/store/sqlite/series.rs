@@ -78,7 +78,7 @@ mod tests {
     fn the_messages_around_a_moment_are_found_by_when_they_were_stored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mailslot.db");
-        let (store, mut writer) = Store::open(&path, 1).unwrap();
+        let (store, mut writer) = Store::open(&path, 1, false).unwrap();
         let mut reader = store.reader().unwrap();
         let day = |day: i64| Timestamp::from(day * 86_400);
         assert_eq!(reader.stored_around(day(5)), Ok((None, None)));

@@ -24,8 +24,16 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn open(path: &Path, workers: usize) -> Result<(Store, Writer), String> {
-        Store::open_with(path, workers, Layout::SHIPPED)
+    pub(crate) fn open(
+        path: &Path,
+        workers: usize,
+        has_providers: bool,
+    ) -> Result<(Store, Writer), String> {
+        let (store, mut writer) = Store::open_with(path, workers, Layout::SHIPPED)?;
+        if has_providers {
+            writer.index_by_class();
+        }
+        Ok((store, writer))
     }
 
     pub(super) fn open_with(

@@ -11,8 +11,10 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior, ffi};
 
 use super::{
     batch,
-    connection::{CHECKPOINT_PAGES, READ_ONLY, cannot_open, configure, is_on_read_only, open},
-    epochs,
+    connection::{
+        CHECKPOINT_PAGES, READ_ONLY, cannot_open, configure, is_on_read_only, open, sentence,
+    },
+    counts, epochs,
     files::{Identity, LOG_END, beside, create_folder, folder_of},
     layout::Layout,
     migrate, schema,
@@ -145,6 +147,20 @@ impl Writer {
         // SQLite finds the disk full only once the log is on disk, so a checkpoint does no harm.
         if is_full {
             self.free_log();
+        }
+    }
+
+    /// Gives messages an index by source and kind where they have none. Without it a filter by
+    /// these is slower, so a start is not refused where it cannot be made.
+    pub(super) fn index_by_class(&mut self) {
+        if self.not_ready().is_some() {
+            return;
+        }
+        if let Err(error) = counts::index_by_class(&mut self.connection, &self.layout) {
+            log::warn!(
+                error:% = sentence(error);
+                "messages got no index by source and kind: the next start tries it again"
+            );
         }
     }
 

@@ -8,7 +8,6 @@ DROP INDEX IF EXISTS rank_index_empty;
 DROP INDEX IF EXISTS segments_missing;
 
 ALTER TABLE messages ADD COLUMN class_id INTEGER NOT NULL DEFAULT 1;
-CREATE INDEX messages_by_class ON messages (class_id, ts_s, ts_ns, message_id);
 CREATE TABLE classes (
     id       INTEGER PRIMARY KEY,
     source   TEXT NOT NULL,
@@ -22,7 +21,4 @@ CREATE TABLE originals (
     stored BLOB NOT NULL
 ) STRICT;
 
--- All messages are of the one class, so its fences are those of all messages.
-INSERT INTO classes SELECT 1, 'webhook', 'text', messages, 1 FROM totals;
-INSERT INTO rank_index
-SELECT -1, level, ts_s, ts_ns, message_id, n FROM rank_index WHERE sender_id = 0;
+INSERT INTO classes SELECT 1, 'webhook', 'text', messages, 0 FROM totals;

@@ -18,10 +18,10 @@ CREATE TABLE messages (
 ) STRICT;
 CREATE INDEX messages_by_ts ON messages (ts_s, ts_ns, message_id);
 CREATE INDEX messages_by_from ON messages (from_msisdn, ts_s, ts_ns, message_id);
-CREATE INDEX messages_by_class ON messages (class_id, ts_s, ts_ns, message_id);
 
 -- Source and kind of messages. There are few pairs of them, and rows with the id of one are counted as
--- those of a sender are (classes.rs).
+-- those of a sender are. The index messages_by_class, and fences of a class, are there once a provider's
+-- secret has been set (classes.rs).
 CREATE TABLE classes (
     id       INTEGER PRIMARY KEY,
     source   TEXT NOT NULL,
