@@ -245,6 +245,8 @@ function firstMessage() {
   ];
 }
 
+const PROVIDERS = { whatsapp: 'WhatsApp', twilio: 'Twilio', standard: 'Standard Webhooks' };
+
 // A provider's path answers 404 unless the operator has switched it on.
 async function showProviders(place) {
   const { body } = await ask(address('/openapi.json')).catch(() => ({ body: { paths: {} } }));
@@ -255,11 +257,12 @@ async function showProviders(place) {
     );
     if (!response || response.status === 404) continue;
     const url = address(path).href;
+    const name = path.slice('/webhook/'.length);
     place.append(
       make(
         'p',
         { class: 'copy' },
-        `${path.slice(9)}: `,
+        `${PROVIDERS[name] ?? name}: `,
         make('code', { class: 'code' }, url),
         copyButton('Copy', () => url),
       ),
