@@ -256,15 +256,17 @@ async function follow() {
 async function askFeed(parameters, seconds) {
   waiting = new AbortController();
   const { signal } = waiting;
-  const url = address('/feed', { ...parameters, limit: FEED_LIMIT });
+  const url = address('/feed', { limit: FEED_LIMIT, ...parameters });
   const { body } = await ask(url, { signal, seconds });
   return body;
 }
 
-// What came since this browser was here last time is unread.
+// What came since this browser was here last time is unread. On its first visit only the cursor is
+// needed: a full answer has 64 KB, for which the list would wait.
 async function begin() {
   const last = stored('cursor');
-  const { data, next } = await askFeed({ before: 'latest' }, 5);
+  const limit = last === null ? 1 : FEED_LIMIT;
+  const { data, next } = await askFeed({ before: 'latest', limit }, 5);
   cursor = next;
   fullAnswers = 0;
   showLastStored(data.at(-1)?.created_at);
