@@ -29,6 +29,10 @@ pub(crate) const KIND_CHARS_MAX: usize = 64;
 
 /// The kind of a message that says nothing else.
 pub(crate) const TEXT_KIND: &str = "text";
+/// Classes of a database, which are pairs of source and kind. A message of one more has
+/// [`OTHER_KIND`] instead of its own, so that a provider with many kinds makes no read slow.
+pub(crate) const CLASSES_MAX: i64 = 128;
+pub(crate) const OTHER_KIND: &str = "other";
 
 const MSISDN_PATTERN: &str = r"^\+[0-9]+$";
 const TS_PATTERN: &str = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z$";

@@ -100,13 +100,6 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Whether more than the sender and the time decides which messages match.
-    pub(super) fn is_search(&self) -> bool {
-        let Filter { message_id, from_prefix, to, q, source, kind, .. } = self;
-        let texts = [message_id, from_prefix, to, q, kind];
-        source.is_some() || texts.into_iter().any(Option::is_some)
-    }
-
     /// Whether a moment is in the range of time.
     pub(super) fn covers(&self, timestamp: Timestamp) -> bool {
         self.since.is_none_or(|since| timestamp >= since)

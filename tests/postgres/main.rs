@@ -7,6 +7,7 @@
 mod checks;
 mod differential;
 mod moves;
+mod retention;
 mod plans;
 mod nodes;
 mod crashes;

@@ -219,14 +219,19 @@ fn count(target: &Target) -> Result<Recount, Failure> {
             SELECT FROM generate_series(1, 5) AS wanted
             LEFT JOIN by_time ON by_time.level = wanted AND sender_id = senders.id
             WHERE by_time.n IS DISTINCT FROM counted.n)";
-    let answers = ask_slowly(&mut connection, &[counters, levels, senders])?;
-    let [counters, levels, senders] = &answers[..] else {
+    let answers = ask_slowly(&mut connection, &[counters, levels, senders, CLASSES])?;
+    let [counters, levels, senders, classes] = &answers[..] else {
         return Err(Failure::unexpected("no result"));
     };
-    let row = counters.one()?;
+    let (row, classes) = (counters.one()?, classes.one()?);
     let mut counts = vec![
         Count { of: "messages", counted: row.integer(2)?, kept: row.integer(0)? },
         Count { of: "senders", counted: row.integer(3)?, kept: row.integer(1)? },
+        Count {
+            of: "kinds with a right count",
+            counted: classes.integer(0)?,
+            kept: classes.integer(1)?,
+        },
     ];
     let names = [
         "messages in the counts of seconds",
@@ -244,6 +249,20 @@ fn count(target: &Target) -> Result<Recount, Failure> {
         last_created_at: row.optional_text(5)?.map(str::to_owned),
     })
 }
+
+/// How many classes there are, and of how many the counts are right.
+const CLASSES: &str = "
+    WITH counted AS (
+        SELECT source, kind, count(*) AS n FROM mailslot.messages
+        WHERE id <= (SELECT counted_id FROM mailslot.totals) GROUP BY source, kind
+    ), by_time AS (
+        SELECT -sender_id AS id, level, sum(n)::bigint AS n FROM mailslot.counts
+        WHERE sender_id < 0 GROUP BY 1, 2)
+    SELECT count(*), count(*) FILTER (WHERE classes.n = coalesce(counted.n, 0) AND NOT EXISTS (
+        SELECT FROM generate_series(1, 5) AS wanted
+        LEFT JOIN by_time ON by_time.level = wanted AND by_time.id = classes.id
+        WHERE coalesce(by_time.n, 0) <> classes.n))
+    FROM mailslot.classes FULL JOIN counted USING (source, kind)";
 
 /// Notices commits of any mailslot: each locks the row of `sequencer`, which leaves its number
 /// there.

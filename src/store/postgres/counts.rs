@@ -4,7 +4,7 @@
 //! (schema/tables.sql).
 //!
 //! Counts by time are sums of each second, minute, hour, day and 64 days since the year 1, of all
-//! messages and of each sender with many.
+//! messages, of each sender with many, and of each class.
 
 use super::{
     connection::Connection,
@@ -56,6 +56,7 @@ fn count_some(connection: &mut Connection) -> Result<bool, Failure> {
     let heavy = [Value::Integer(to), Value::Integer(HEAVY)];
     connection.run_in_order(&[
         Statement::new(SENDERS, &range),
+        Statement::new(CLASSES, &range),
         Statement::new(COUNTS, &range),
         Statement::new(TOTALS, &range),
         Statement::new(MAKE_HEAVY, &heavy),
@@ -78,6 +79,11 @@ const SENDERS: &str = "
         ON CONFLICT (msisdn) DO UPDATE SET n = stored.n + excluded.n
         RETURNING xmax = 0 AS is_new)
     UPDATE mailslot.totals SET senders = senders + (SELECT count(*) FROM added WHERE is_new)";
+const CLASSES: &str = "
+    INSERT INTO mailslot.classes AS stored (source, kind, n)
+    SELECT source, kind, count(*) FROM mailslot.messages WHERE id > $1 AND id <= $2
+    GROUP BY source, kind ORDER BY source, kind
+    ON CONFLICT (source, kind) DO UPDATE SET n = stored.n + excluded.n";
 const COUNTS: &str = "
     INSERT INTO mailslot.counts AS stored (sender_id, level, bucket, n)
     SELECT sender_id, level, (ts_s + 62135596800) / seconds, count(*)
@@ -86,6 +92,10 @@ const COUNTS: &str = "
         UNION ALL
         SELECT senders.id, ts_s FROM mailslot.messages
         JOIN mailslot.senders ON msisdn = from_msisdn AND is_heavy
+        WHERE messages.id > $1 AND messages.id <= $2
+        UNION ALL
+        SELECT -classes.id, ts_s FROM mailslot.messages
+        JOIN mailslot.classes USING (source, kind)
         WHERE messages.id > $1 AND messages.id <= $2
     ) AS tail CROSS JOIN (
         VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)

@@ -1,5 +1,7 @@
 //! The statement that stores messages, and what is bound to it.
 
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 
 use super::{migrate::VERSION, sequencer::history, text::encode, values::Value};
@@ -61,10 +63,11 @@ impl Hashes {
     }
 }
 
-/// Calls `run` with the values of [`INSERT`].
+/// Calls `run` with the values of [`INSERT`]. `kinds` are those with which messages are stored.
 pub(super) fn with_values<T>(
     deliveries: &[&Delivered],
     hashes: &[Hashes],
+    kinds: &[Cow<'_, str>],
     erasing_key: &[u8],
     run: impl FnOnce(&[Value<'_>]) -> T,
 ) -> T {
@@ -85,7 +88,6 @@ pub(super) fn with_values<T>(
     let nanoseconds: Vec<i64> =
         messages.iter().map(|message| i64::from(message.timestamp.nanoseconds)).collect();
     let sources = deliveries.iter().map(|delivered| Some(delivered.source.value()));
-    let kinds: Vec<_> = deliveries.iter().map(|delivered| encode(&delivered.kind)).collect();
     let original =
         |delivered: &&Delivered| delivered.original.as_ref().map(|sent| hex::encode(sent.stored()));
     let originals: Vec<_> = deliveries.iter().map(original).collect();

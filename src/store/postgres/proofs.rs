@@ -1,6 +1,8 @@
 //! What a server has to do for mailslot, proved at the start: its version does not tell, since
 //! other products speak the same protocol.
 
+use std::borrow::Cow;
+
 use super::{
     connection::Connection,
     failure::{Failure, LOCK_TIMEOUT},
@@ -10,7 +12,7 @@ use super::{
 };
 use crate::{
     config::Target,
-    message::{Delivered, Message},
+    message::{Delivered, Message, TEXT_KIND},
     timestamp::Timestamp,
 };
 
@@ -75,7 +77,8 @@ pub(super) fn check_storing(
     let (one, other) = (message("mailslot proof 1"), message("mailslot proof 2"));
     let mut insert = |messages: &[&Delivered]| -> Result<usize, Failure> {
         let hashes = Hashes::of(messages, erasing_key);
-        let answers = with_values(messages, &hashes, erasing_key, |values| {
+        let kinds = vec![Cow::Borrowed(TEXT_KIND); messages.len()];
+        let answers = with_values(messages, &hashes, &kinds, erasing_key, |values| {
             first.run_in_order(&[Statement::new(INSERT, values)])
         })?;
         Ok(answers.iter().map(Rows::len).sum())

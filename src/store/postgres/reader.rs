@@ -5,9 +5,10 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use sha2::{Digest, Sha256};
 
 use super::{
+    classes::Meant,
     failure::Failure,
     migrate::VERSION,
-    ranks::{Ranks, position_values},
+    ranks::{Ranks, is_search, position_values},
     rows::{self, MESSAGE},
     search,
     snapshot::{READ_TIMEOUT, Session, Snapshot},
@@ -87,7 +88,7 @@ impl Reader {
         filter: &Filter,
         read: impl Fn(&mut Snapshot<'_>) -> Result<T, Failure>,
     ) -> Result<T, Error> {
-        let is_search = filter.is_search();
+        let is_search = is_search(filter);
         let slot = is_search.then(|| self.slots.take()).flatten();
         let has_time = !is_search || slot.is_some();
         let short = Duration::from_millis(SHORT_SEARCH_MS_MAX);
@@ -135,7 +136,7 @@ fn list(snapshot: &mut Snapshot<'_>, filter: &Filter, paging: &Paging) -> Result
     let candidates = (before(&until, ranks.total) - first).max(0);
     let rank = (before(&edge, 0) - first).clamp(0, candidates);
     let range = (since.unwrap_or(Position::START), until.unwrap_or(END));
-    let (total, rank, mut messages) = if filter.is_search() {
+    let (total, rank, mut messages) = if is_search(filter) {
         let found = search::search(snapshot, filter, paging, candidates <= FEW)?;
         (found.total, found.before, Some(found.messages))
     } else {
@@ -205,21 +206,21 @@ impl Asked<'_> {
         is_forward: bool,
         [limit, offset]: [i64; 2],
     ) -> Result<Vec<Message>, Failure> {
-        let (side, order) = if is_forward { (">=", "") } else { ("<", "DESC") };
-        let sql = format!(
-            "SELECT {MESSAGE} FROM mailslot.messages
-             WHERE ($1::text IS NULL OR from_msisdn = $1)
-                 AND (ts_s, ts_ns, left(message_id, 256), message_id)
-                     {side} ($2, $3, left($4, 256), $4)
-             ORDER BY ts_s {order}, ts_ns {order}, left(message_id, 256) {order},
-                 message_id {order} LIMIT $5 OFFSET $6"
-        );
+        let classes = self.ranks.classes();
+        let sql = if classes.is_some() { by_class(is_forward) } else { by_sender(is_forward) };
         let id = encode(&from.message_id);
         let [seconds, nanoseconds, id] = position_values(from, &id);
         let (limit, offset) = (Value::Integer(limit), Value::Integer(offset));
-        let values = [self.ranks.msisdn(), seconds, nanoseconds, id, limit, offset];
-        let rows = snapshot.run_last(&[Statement::new(&sql, &values)])?;
-        let [rows, ..] = &rows[..] else { return Err(Failure::unexpected("no result")) };
+        let [sender, ..] = self.ranks.meant();
+        let names = classes.map(Meant::columns);
+        let whose = match &names {
+            Some([sources, kinds]) => vec![Value::Texts(sources), Value::Texts(kinds)],
+            None => vec![sender],
+        };
+        let values = [&[seconds, nanoseconds, id, limit, offset], &whose[..]].concat();
+        let statements = [Statement::plain(IN_ORDER), Statement::new(&sql, &values)];
+        let rows = snapshot.run_last(&statements)?;
+        let [_, rows, ..] = &rows[..] else { return Err(Failure::unexpected("no result")) };
         let mut messages =
             rows.iter().map(|row| rows::message(row, 0)).collect::<Result<Vec<_>, _>>()?;
         if !is_forward {
@@ -227,4 +228,42 @@ impl Asked<'_> {
         }
         Ok(messages)
     }
+}
+
+/// A bitmap has no order: the server would read all that are on that side, and sort them.
+const IN_ORDER: &str = "SELECT set_config('enable_bitmapscan', 'off', true)";
+
+/// The messages of a sender `$6`, or all, on one side of the position `$1` to `$3`: `$4` of them,
+/// without the first `$5`.
+fn by_sender(is_forward: bool) -> String {
+    let (side, order) = if is_forward { (">=", "") } else { ("<", "DESC") };
+    format!(
+        "SELECT {MESSAGE} FROM mailslot.messages
+         WHERE ($6::text IS NULL OR from_msisdn = $6)
+             AND (ts_s, ts_ns, left(message_id, 256), message_id) {side} ($1, $2, left($3, 256), $3)
+         ORDER BY ts_s {order}, ts_ns {order}, left(message_id, 256) {order}, message_id {order}
+         LIMIT $4 OFFSET $5"
+    )
+}
+
+/// The same for the classes whose sources are `$6`, and whose kinds are `$7`. Each class is a range
+/// of the index by class, and of no other index.
+fn by_class(is_forward: bool) -> String {
+    let (side, end, order) = if is_forward { (">=", "<=", "") } else { ("<", ">=", "DESC") };
+    format!(
+        "SELECT {MESSAGE} FROM (
+             SELECT found.id FROM unnest($6::text[], $7::text[]) AS class (source, kind)
+             CROSS JOIN LATERAL (
+                 SELECT id, ts_s, ts_ns, message_id FROM mailslot.messages
+                 WHERE (source, kind, ts_s, ts_ns, left(message_id, 256), message_id)
+                         {side} (class.source, class.kind, $1, $2, left($3, 256), $3)
+                     AND (source, kind) {end} (class.source, class.kind)
+                 ORDER BY source {order}, kind {order}, ts_s {order}, ts_ns {order},
+                     left(message_id, 256) {order}, message_id {order}
+                 LIMIT $4::bigint + $5::bigint
+             ) AS found
+             ORDER BY ts_s {order}, ts_ns {order}, message_id {order} LIMIT $4 OFFSET $5
+         ) AS page JOIN mailslot.messages USING (id)
+         ORDER BY ts_s {order}, ts_ns {order}, message_id {order}"
+    )
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{
     counts::YEAR_ONE,
     failure::Failure,
-    ranks::Ranks,
+    ranks::{Ranks, is_meant, is_search},
     reader::{FEW, Reader},
     rows,
     search::Conditions,
@@ -70,8 +70,8 @@ impl Reader {
         self.answer(filter, |snapshot| {
             let ranks = Ranks::open(snapshot, filter)?;
             match ranks.counts_of() {
-                Some(counts_of) if !filter.is_search() => {
-                    counted(snapshot, &ranks, counts_of, bounds)
+                Some(counts_of) if !is_search(filter) => {
+                    counted(snapshot, &ranks, &counts_of, bounds)
                 }
                 _ => read(snapshot, filter, ranks.total <= FEW, bounds),
             }
@@ -120,7 +120,7 @@ fn read(
 fn counted(
     snapshot: &mut Snapshot<'_>,
     ranks: &Ranks<'_>,
-    counts_of: i64,
+    counts_of: &Value<'_>,
     bounds: &[Timestamp],
 ) -> Result<Vec<i64>, Failure> {
     let positions: Vec<_> = bounds.iter().copied().map(Position::at).collect();
@@ -135,16 +135,21 @@ fn counted(
     let bucket = |at: &Timestamp| (at.seconds + YEAR_ONE) / seconds;
     let (from, to) = (bucket(&inner[0]), bucket(&inner[inner.len() - 1]));
     let sql = "
-        SELECT bucket, n FROM mailslot.counts
-        WHERE sender_id = $4 AND level = $1 AND bucket >= $2 AND bucket < $3";
-    let tail = "
-        SELECT (ts_s + 62135596800) / $1 AS bucket, count(*) FROM mailslot.messages
-        WHERE id > (SELECT counted_id FROM mailslot.totals)
-            AND ($4::text IS NULL OR from_msisdn || '' = $4)
-            AND ts_s >= $2 * $1 - 62135596800 AND ts_s < $3 * $1 - 62135596800 GROUP BY 1";
+        SELECT bucket, sum(n)::bigint FROM mailslot.counts
+        WHERE sender_id = ANY ($4) AND level = $1 AND bucket >= $2 AND bucket < $3
+        GROUP BY bucket";
+    // The tail must not be found by its time, which leads to all messages of the range.
+    let tail = concat!(
+        "SELECT (ts_s + 62135596800) / $4 AS bucket, count(*) FROM mailslot.messages
+         WHERE id > $7 AND ts_s + 62135596800 >= $5 * $4 AND ts_s + 62135596800 < $6 * $4 AND ",
+        is_meant!(),
+        " GROUP BY 1"
+    );
     let range = [Value::Integer(from), Value::Integer(to)];
-    let counted = [Value::Integer(level), range[0], range[1], Value::Integer(counts_of)];
-    let behind = [Value::Integer(seconds), range[0], range[1], ranks.msisdn()];
+    let counted = [Value::Integer(level), range[0], range[1], *counts_of];
+    let [sender, source, kind] = ranks.meant();
+    let seconds = Value::Integer(seconds);
+    let behind = [sender, source, kind, seconds, range[0], range[1], ranks.watermark()];
     let rows =
         snapshot.run_last(&[Statement::new(sql, &counted), Statement::new(tail, &behind)])?;
     let mut counts: HashMap<i64, i64> = HashMap::new();

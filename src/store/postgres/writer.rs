@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    classes::Classes,
     connection::Connection,
     counts, epochs,
     failure::{Failure, LOCK_TIMEOUT},
@@ -47,6 +48,7 @@ struct Session {
     connection: Connection,
     /// Of the keyed hashes of erased ids.
     erasing_key: Vec<u8>,
+    classes: Classes,
     /// The transaction that had the lock of the sequencer when this was last known.
     last_lock: String,
 }
@@ -199,14 +201,16 @@ impl Session {
     fn of(mut connection: Connection) -> Result<Session, Failure> {
         let key = connection.ask("SELECT encode(erasing_key, 'hex') FROM mailslot.totals")?;
         let erasing_key = key.one()?.bytes(0)?;
-        Ok(Session { connection, erasing_key, last_lock: String::new() })
+        let (classes, last_lock) = (Classes::default(), String::new());
+        Ok(Session { connection, erasing_key, classes, last_lock })
     }
 
     /// One transaction, in one round trip.
     fn store(&mut self, messages: &[&Delivered]) -> Result<Vec<Stored>, Failure> {
-        let Session { connection, erasing_key, last_lock } = self;
+        let Session { connection, erasing_key, classes, last_lock } = self;
         let hashes = Hashes::of(messages, erasing_key);
-        let answers = with_values(messages, &hashes, erasing_key, |values| {
+        let kinds = classes.kinds(connection, messages)?;
+        let answers = with_values(messages, &hashes, &kinds, erasing_key, |values| {
             let insert = Statement::new(INSERT, values);
             connection.run(&[Statement::plain(SETTINGS), Statement::plain(LOCK), insert])
         })?;

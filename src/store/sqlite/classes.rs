@@ -12,15 +12,11 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::rows;
 use crate::{
-    message::TEXT_KIND,
+    message::{CLASSES_MAX, OTHER_KIND, TEXT_KIND},
     metrics::{Label, Source},
     store::types::Filter,
 };
 
-/// Classes of a database. Messages of one more kind get [`OTHER_KIND`] instead of it, so that a
-/// provider with many kinds makes no read slow.
-const CLASSES_MAX: i64 = 128;
-const OTHER_KIND: &str = "other";
 /// What a message of /webhook is, by the schema.
 const WEBHOOK_TEXT: i64 = 1;
 

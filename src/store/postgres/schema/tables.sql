@@ -43,6 +43,8 @@ CREATE TABLE mailslot.messages (
 CREATE INDEX messages_by_ts ON mailslot.messages (ts_s, ts_ns, left(message_id, 256));
 CREATE INDEX messages_by_from
     ON mailslot.messages (from_msisdn, ts_s, ts_ns, left(message_id, 256));
+CREATE INDEX messages_by_class
+    ON mailslot.messages (source, kind, ts_s, ts_ns, left(message_id, 256));
 
 -- A repeated delivery of an erased message is known by a keyed hash of its id.
 CREATE TABLE mailslot.erased (hash bytea PRIMARY KEY);
@@ -70,10 +72,20 @@ CREATE TABLE mailslot.senders (
 CREATE INDEX senders_by_n ON mailslot.senders (n DESC, msisdn);
 CREATE INDEX senders_heavy ON mailslot.senders (msisdn) WHERE is_heavy;
 
+-- The pairs of source and kind. One is entered before its first message is stored, and stays (classes.rs).
+CREATE TABLE mailslot.classes (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    source text COLLATE "C" NOT NULL,
+    kind   text COLLATE "C" NOT NULL,
+    n      bigint NOT NULL DEFAULT 0,
+    UNIQUE (source, kind)
+) WITH (fillfactor = 10);
+INSERT INTO mailslot.classes (source, kind) VALUES ('webhook', 'text');
+
 -- How many messages there are in each second (level 1), minute, hour, day and 64 days (level 5) since
 -- the year 1.
 CREATE TABLE mailslot.counts (
-    sender_id bigint NOT NULL, -- 0: all senders
+    sender_id bigint NOT NULL, -- 0: all messages, below 0: those of a class
     level     smallint NOT NULL,
     bucket    bigint NOT NULL, -- (ts_s + 62135596800) / the seconds of the level
     n         bigint NOT NULL,
@@ -94,6 +106,9 @@ BEGIN
             UNION ALL
             SELECT senders.id, ts_s FROM deleted JOIN senders ON msisdn = from_msisdn AND is_heavy
             WHERE deleted.id <= up_to
+            UNION ALL
+            SELECT -classes.id, ts_s FROM deleted JOIN classes USING (source, kind)
+            WHERE deleted.id <= up_to
         ) AS counted CROSS JOIN (
             VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)
         ) AS levels (level, seconds)
@@ -106,6 +121,11 @@ BEGIN
         SELECT from_msisdn, count(*) AS n FROM deleted WHERE deleted.id <= up_to GROUP BY 1
     ) AS less
     WHERE msisdn = from_msisdn;
+    UPDATE classes SET n = classes.n - less.n
+    FROM (
+        SELECT source, kind, count(*) AS n FROM deleted WHERE deleted.id <= up_to GROUP BY 1, 2
+    ) AS less
+    WHERE (classes.source, classes.kind) = (less.source, less.kind);
     WITH gone AS (DELETE FROM senders WHERE n = 0 RETURNING id),
         their_counts AS (DELETE FROM counts WHERE sender_id IN (SELECT id FROM gone))
     UPDATE totals SET senders = senders - (SELECT count(*) FROM gone), changes = changes + 1,

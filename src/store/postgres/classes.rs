@@ -1,0 +1,142 @@
+//! Classes: the pairs of source and kind.
+//!
+//! There are few of them, so a filter by source or by kind means a few classes. Messages have an
+//! index by class, and each class has counts by time, as a sender with many messages has
+//! (counts.rs). A class is entered before its first message is stored, and stays when its last one
+//! goes.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use super::{
+    connection::Connection,
+    failure::Failure,
+    sequencer::{LOCK, SETTINGS},
+    snapshot::Snapshot,
+    text::encode,
+    values::{Rows, Statement, Value},
+};
+use crate::{
+    message::{CLASSES_MAX, Delivered, OTHER_KIND},
+    metrics::Label,
+    store::types::Filter,
+};
+
+/// How many answers of the database a connection remembers.
+const REMEMBERED: usize = 512;
+
+/// The kinds that this connection has found in the database, of each source; and for those that are
+/// too many, the other one.
+#[derive(Default)]
+pub(super) struct Classes(HashMap<(&'static str, String), String>);
+
+impl Classes {
+    /// The kind with which each message is stored, encoded for the database. New classes are
+    /// entered.
+    pub(super) fn kinds<'a>(
+        &mut self,
+        connection: &mut Connection,
+        messages: &[&'a Delivered],
+    ) -> Result<Vec<Cow<'a, str>>, Failure> {
+        let mut kinds = Vec::with_capacity(messages.len());
+        for message in messages {
+            let kind = encode(&message.kind);
+            let class = (message.source.value(), kind.clone().into_owned());
+            let stored = if let Some(stored) = self.0.get(&class) {
+                stored.clone()
+            } else {
+                let stored = enter(connection, class.0, &class.1)?;
+                if self.0.len() >= REMEMBERED {
+                    self.0.clear();
+                }
+                self.0.insert(class, stored.clone());
+                stored
+            };
+            kinds.push(if stored == kind { kind } else { Cow::Owned(stored) });
+        }
+        Ok(kinds)
+    }
+}
+
+/// The kind of a class, which is entered if it is new. Each source may still have its class of
+/// other kinds where there are too many.
+fn enter(connection: &mut Connection, source: &str, kind: &str) -> Result<String, Failure> {
+    let class = [Value::Text(source), Value::Text(kind), Value::Text(OTHER_KIND)];
+    let find = "SELECT kind FROM mailslot.classes WHERE source = $1 AND kind = $2";
+    let known = connection.run_in_order(&[Statement::new(find, &class[..2])])?;
+    if known.iter().any(|rows| rows.len() > 0) {
+        return Ok(kind.to_owned());
+    }
+    let add = "
+        INSERT INTO mailslot.classes (source, kind)
+        SELECT $1, CASE WHEN count(*) < $4 THEN $2 ELSE $3 END FROM mailslot.classes
+        ON CONFLICT DO NOTHING";
+    let find = "
+        SELECT kind FROM mailslot.classes WHERE source = $1 AND kind IN ($2, $3)
+        ORDER BY kind = $2 DESC LIMIT 1";
+    let limited = [class[0], class[1], class[2], Value::Integer(CLASSES_MAX)];
+    let answers = connection.run_in_order(&[
+        Statement::plain(SETTINGS),
+        Statement::plain(LOCK),
+        Statement::new(add, &limited),
+        Statement::new(find, &class),
+    ])?;
+    let stored = answers.last().ok_or_else(|| Failure::unexpected("no result"))?;
+    Ok(stored.one()?.text(0)?.to_owned())
+}
+
+/// Some classes, as the database has them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Meant {
+    /// `counts.sender_id` of each class that is counted.
+    pub(super) counts_of: Vec<i64>,
+    /// Source and kind.
+    names: Vec<(String, String)>,
+}
+
+impl Meant {
+    /// The sources, and the kind of each.
+    pub(super) fn columns(&self) -> [Vec<Option<&str>>; 2] {
+        let sources = self.names.iter().map(|(source, _)| Some(source.as_str()));
+        [sources.collect(), self.names.iter().map(|(_, kind)| Some(kind.as_str())).collect()]
+    }
+}
+
+/// What a filter by source and kind means at the moment of a snapshot.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The watermark.
+    pub(super) counted_id: i64,
+    /// How many messages there are of them.
+    pub(super) total: i64,
+    /// `None` where that is all classes that there are.
+    pub(super) classes: Option<Meant>,
+}
+
+pub(super) fn find(snapshot: &mut Snapshot<'_>, filter: &Filter) -> Result<Found, Failure> {
+    // Another program may have stored a message of a class that nobody has entered.
+    let sql = "
+        WITH tail AS MATERIALIZED (
+            SELECT source || '' AS source, kind || '' AS kind, count(*) AS n
+            FROM mailslot.messages WHERE id > (SELECT counted_id FROM mailslot.totals)
+            GROUP BY 1, 2)
+        SELECT (SELECT counted_id FROM mailslot.totals), sum(n)::bigint, max(id), source, kind,
+            ($1::text IS NULL OR source = $1) AND ($2::text IS NULL OR kind = $2)
+        FROM (SELECT source, kind, n, id FROM mailslot.classes
+              UNION ALL SELECT source, kind, n, NULL FROM tail) AS summands
+        GROUP BY source, kind";
+    let kind = filter.kind.as_deref().map(encode);
+    let values = [filter.source.map(Label::value), kind.as_deref()]
+        .map(|text| text.map_or(Value::Null, Value::Text));
+    let rows: Rows = snapshot.ask(sql, &values)?;
+    let mut found = Found { counted_id: rows.one()?.integer(0)?, total: 0, classes: None };
+    let mut meant = Meant::default();
+    for row in rows.iter() {
+        if row.boolean(5)? {
+            found.total += row.integer(1)?;
+            meant.counts_of.extend(row.optional_integer(2)?.map(|id| -id));
+            meant.names.push((row.text(3)?.to_owned(), row.text(4)?.to_owned()));
+        }
+    }
+    found.classes = (meant.names.len() < rows.len()).then_some(meant);
+    Ok(found)
+}
