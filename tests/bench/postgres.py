@@ -27,6 +27,7 @@ from urllib.parse import quote, urlencode
 
 sys.dont_write_bytecode = True
 
+import fill
 import machine
 import servers
 from messages import signed_lines
@@ -201,25 +202,43 @@ def questions():
             ("from a quiet sender", {"from": LIGHT}), ("from nobody", {"from": "+999"}),
             ("since two days", {"since": RECENT}), ("since half a year", {"since": HALF}),
             ("from a busy sender, since half a year", {"from": HEAVY, "since": HALF}),
+            ("of a source", {"source": "whatsapp"}), ("of a kind", {"kind": "text"}),
+            ("of a source and a kind", {"source": "whatsapp", "kind": "image"}),
+            ("of a source, in the middle", {"source": "whatsapp", "offset": ROWS // 20}),
+            ("of a kind, in the middle", {"kind": "text", "offset": ROWS // 2}),
+            ("of a source and a kind, in the middle",
+             {"source": "whatsapp", "kind": "image", "offset": ROWS // 40}),
+            ("of a source, since half a year, descending", {"source": "whatsapp", "since": HALF, "order": "desc"}),
             ("q in ten messages", {"q": "quokka"}), ("q in none", {"q": "zyzzyva"}),
             ("q in most", {"q": "the"}), ("q of two letters", {"q": "to"}),
             ("q in most, from a busy sender", {"q": "the", "from": HEAVY})):
         yield f"/messages, {name}", "/messages?" + urlencode(parameters, quote_via=quote)
     yield "/stats", "/stats"
-    yield "/stats/series, the hours of a week", "/stats/series?" + urlencode(
-        {"interval": "hour", "since": "2025-06-01T00:00:00Z", "until": "2025-06-08T00:00:00Z"}, quote_via=quote)
+    for name, parameters in (("", {}), (", of a source", {"source": "whatsapp"})):
+        yield f"/stats/series, the hours of a week{name}", "/stats/series?" + urlencode(
+            {"bucket": "hour", "since": "2025-06-01T00:00:00Z", "until": "2025-06-08T00:00:00Z", **parameters},
+            quote_via=quote)
     yield "/feed, 100 of the first", "/feed?after=0&limit=100"
     yield "/feed, nothing new", "/feed?after=latest"
+
+
+def of_several_classes(count):
+    """The lines of fill.py, a tenth of them of another source, and half of these of another kind."""
+    for number, line in enumerate(fill.lines(count)):
+        kind = {0: "text", 10: "image"}.get(number % 20)
+        yield json.dumps({**json.loads(line), "source": "whatsapp", "kind": kind}) + "\n" if kind else line
 
 
 def reads(postgres, folder):
     with postgres.database() as database:
         url = f"postgres://{database}?sslmode=disable"
-        lines = subprocess.Popen([sys.executable, servers.HERE / "fill.py", str(ROWS)], stdout=subprocess.PIPE)
         say(f"importing {ROWS:,} messages")
         began = time.monotonic()
-        subprocess.run([servers.MAILSLOT, "import", "-"], stdin=lines.stdout, env={"DATABASE_URL": url},
-                       stderr=subprocess.DEVNULL, check=True)
+        with subprocess.Popen([servers.MAILSLOT, "import", "-"], stdin=subprocess.PIPE, text=True,
+                              stderr=subprocess.DEVNULL, env={"DATABASE_URL": url}) as importing:
+            importing.stdin.writelines(of_several_classes(ROWS))
+        if importing.returncode:
+            raise servers.BenchError("the import failed")
         rate = ROWS / (time.monotonic() - began)
         with servers.mailslot(own(folder, "s"), DATABASE_URL=url) as server:
             wait_until_counted(postgres, database.rpartition("/")[2])

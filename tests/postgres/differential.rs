@@ -299,10 +299,10 @@ impl Both<'_> {
     fn series(&mut self) {
         let mut query = Serializer::new(String::new());
         query.append_pair("bucket", self.numbers.pick(&["hour", "day"]));
-        if self.numbers.one_in(2) {
-            self.filters(&mut query);
-        } else if self.numbers.one_in(2) {
-            self.class(&mut query);
+        match self.numbers.below(4) {
+            0 | 1 => self.filters(&mut query),
+            2 => self.class(&mut query),
+            _ => {}
         }
         if self.numbers.one_in(3) {
             query.append_pair("since", &self.ts());

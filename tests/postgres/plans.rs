@@ -130,7 +130,7 @@ fn check_what_is_read(cluster: &Cluster<'_>, node: &Inbox, log: &Path) {
                 format!("/stats/series?bucket=hour&until=2025-01-17T00:00:00Z&{filter}"),
                 format!("/stats/series?bucket=day&until=2025-01-17T12:30:00Z&{filter}"),
             ];
-            let paths = paths.each_ref().map(|path| path.as_str());
+            let paths = paths.each_ref().map(String::as_str);
             ask(node, &paths);
         }
         let plans = fs::read_to_string(log).unwrap().split_off(begin);

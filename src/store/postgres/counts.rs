@@ -84,6 +84,7 @@ const CLASSES: &str = "
     SELECT source, kind, count(*) FROM mailslot.messages WHERE id > $1 AND id <= $2
     GROUP BY source, kind ORDER BY source, kind
     ON CONFLICT (source, kind) DO UPDATE SET n = stored.n + excluded.n";
+/// The messages must be found by their ids: by sender or by class, an index leads to all of them.
 const COUNTS: &str = "
     INSERT INTO mailslot.counts AS stored (sender_id, level, bucket, n)
     SELECT sender_id, level, (ts_s + 62135596800) / seconds, count(*)
@@ -91,11 +92,12 @@ const COUNTS: &str = "
         SELECT 0::bigint AS sender_id, ts_s FROM mailslot.messages WHERE id > $1 AND id <= $2
         UNION ALL
         SELECT senders.id, ts_s FROM mailslot.messages
-        JOIN mailslot.senders ON msisdn = from_msisdn AND is_heavy
+        JOIN mailslot.senders ON msisdn = from_msisdn || '' AND is_heavy
         WHERE messages.id > $1 AND messages.id <= $2
         UNION ALL
         SELECT -classes.id, ts_s FROM mailslot.messages
-        JOIN mailslot.classes USING (source, kind)
+        JOIN mailslot.classes
+            ON (classes.source, classes.kind) = (messages.source || '', messages.kind || '')
         WHERE messages.id > $1 AND messages.id <= $2
     ) AS tail CROSS JOIN (
         VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)
