@@ -261,7 +261,7 @@ const CLASSES: &str = "
     SELECT count(*), count(*) FILTER (WHERE classes.n = coalesce(counted.n, 0) AND NOT EXISTS (
         SELECT FROM generate_series(1, 5) AS wanted
         LEFT JOIN by_time ON by_time.level = wanted AND by_time.id = classes.id
-        WHERE coalesce(by_time.n, 0) <> classes.n))
+        WHERE classes.id > 1 AND coalesce(by_time.n, 0) <> classes.n))
     FROM mailslot.classes FULL JOIN counted USING (source, kind)";
 
 /// Notices commits of any mailslot: each locks the row of `sequencer`, which leaves its number

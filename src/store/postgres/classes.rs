@@ -1,7 +1,7 @@
 //! Classes: the pairs of source and kind.
 //!
 //! There are few of them, so a filter by source or by kind means a few classes. Messages have an
-//! index by class, and each class has counts by time, as a sender with many messages has
+//! index by class, and each class but one has counts by time, as a sender with many messages has
 //! (counts.rs). A class is entered before its first message is stored, and stays when its last one
 //! goes.
 
@@ -21,6 +21,9 @@ use crate::{
     store::types::Filter,
 };
 
+/// What a message of /webhook is, by the schema. It has no counts by time, so that they cost an
+/// inbox nothing that takes no other messages: those of all messages without the other classes.
+const WEBHOOK_TEXT: i64 = 1;
 /// How many answers of the database a connection remembers.
 const REMEMBERED: usize = 512;
 
@@ -87,7 +90,8 @@ fn enter(connection: &mut Connection, source: &str, kind: &str) -> Result<String
 /// Some classes, as the database has them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Meant {
-    /// `counts.sender_id` of each class that is counted.
+    /// `counts.sender_id` of the classes that are counted; or that of all messages, and of each
+    /// class that is not meant, which is to be subtracted.
     pub(super) counts_of: Vec<i64>,
     /// Source and kind.
     names: Vec<(String, String)>,
@@ -129,13 +133,18 @@ pub(super) fn find(snapshot: &mut Snapshot<'_>, filter: &Filter) -> Result<Found
         .map(|text| text.map_or(Value::Null, Value::Text));
     let rows: Rows = snapshot.ask(sql, &values)?;
     let mut found = Found { counted_id: rows.one()?.integer(0)?, total: 0, classes: None };
-    let mut meant = Meant::default();
+    let (mut meant, mut others) = (Meant::default(), vec![0]);
     for row in rows.iter() {
-        if row.boolean(5)? {
+        let (id, is_meant) = (row.optional_integer(2)?, row.boolean(5)?);
+        let ids = if is_meant { &mut meant.counts_of } else { &mut others };
+        ids.extend(id.map(|id| -id));
+        if is_meant {
             found.total += row.integer(1)?;
-            meant.counts_of.extend(row.optional_integer(2)?.map(|id| -id));
             meant.names.push((row.text(3)?.to_owned(), row.text(4)?.to_owned()));
         }
+    }
+    if meant.counts_of.contains(&-WEBHOOK_TEXT) {
+        meant.counts_of = others;
     }
     found.classes = (meant.names.len() < rows.len()).then_some(meant);
     Ok(found)

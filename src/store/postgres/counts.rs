@@ -4,7 +4,7 @@
 //! (schema/tables.sql).
 //!
 //! Counts by time are sums of each second, minute, hour, day and 64 days since the year 1, of all
-//! messages, of each sender with many, and of each class.
+//! messages, of each sender with many, and of each class but that of /webhook.
 
 use super::{
     connection::Connection,
@@ -98,6 +98,7 @@ const COUNTS: &str = "
         SELECT -classes.id, ts_s FROM mailslot.messages
         JOIN mailslot.classes
             ON (classes.source, classes.kind) = (messages.source || '', messages.kind || '')
+                AND classes.id > 1
         WHERE messages.id > $1 AND messages.id <= $2
     ) AS tail CROSS JOIN (
         VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)

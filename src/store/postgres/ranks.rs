@@ -27,6 +27,15 @@ macro_rules! is_meant {
 }
 pub(super) use is_meant;
 
+/// What a row of counts adds to those that are asked for: where all messages are among them, the
+/// others are classes that are left out.
+macro_rules! summand {
+    ($ids:literal) => {
+        concat!("CASE WHEN 0 = ANY (", $ids, ") AND sender_id <> 0 THEN -n ELSE n END")
+    };
+}
+pub(super) use summand;
+
 /// The messages of a filter's sender, of its classes, or all messages, at the moment of a snapshot.
 #[derive(Debug)]
 pub(super) struct Ranks<'a> {
@@ -153,10 +162,14 @@ impl<'a> Ranks<'a> {
                         (sum(n) OVER (ORDER BY bucket) - n)::bigint AS before
                     FROM (
                         SELECT bucket, sum(n)::bigint AS n FROM (
-                            SELECT bucket, n FROM mailslot.counts
+                            SELECT bucket, ",
+            summand!("$5"),
+            " AS n FROM mailslot.counts
                             WHERE sender_id = ANY ($5) AND counts.level = levels.level AND parts = 0
                             UNION ALL
-                            SELECT bucket, n FROM mailslot.counts
+                            SELECT bucket, ",
+            summand!("$5"),
+            " FROM mailslot.counts
                             WHERE sender_id = ANY ($5) AND counts.level = levels.level AND parts > 0
                                 AND bucket >= walk.bucket * parts
                                 AND bucket < (walk.bucket + 1) * parts
@@ -182,7 +195,9 @@ impl<'a> Ranks<'a> {
 /// the year 1. Where there are counts: `$8` says whose, `$7` up to which id.
 const COUNTED: &str = concat!(
     "SELECT (
-        SELECT coalesce(sum(n), 0)::bigint FROM mailslot.counts WHERE sender_id = ANY ($8) AND (
+        SELECT coalesce(sum(",
+    summand!("$8"),
+    "), 0)::bigint FROM mailslot.counts WHERE sender_id = ANY ($8) AND (
             level = 5 AND bucket < $9 / 5529600
             OR level = 4 AND bucket >= $9 / 5529600 * 64 AND bucket < $9 / 86400
             OR level = 3 AND bucket >= $9 / 86400 * 24 AND bucket < $9 / 3600

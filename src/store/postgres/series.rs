@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{
     counts::YEAR_ONE,
     failure::Failure,
-    ranks::{Ranks, is_meant, is_search},
+    ranks::{Ranks, is_meant, is_search, summand},
     reader::{FEW, Reader},
     rows,
     search::Conditions,
@@ -134,10 +134,13 @@ fn counted(
     let ends = ranks.before(snapshot, &[first, second, before_last, last])?;
     let bucket = |at: &Timestamp| (at.seconds + YEAR_ONE) / seconds;
     let (from, to) = (bucket(&inner[0]), bucket(&inner[inner.len() - 1]));
-    let sql = "
-        SELECT bucket, sum(n)::bigint FROM mailslot.counts
-        WHERE sender_id = ANY ($4) AND level = $1 AND bucket >= $2 AND bucket < $3
-        GROUP BY bucket";
+    let sql = concat!(
+        "SELECT bucket, sum(",
+        summand!("$4"),
+        ")::bigint FROM mailslot.counts
+         WHERE sender_id = ANY ($4) AND level = $1 AND bucket >= $2 AND bucket < $3
+         GROUP BY bucket"
+    );
     // The tail must not be found by its time, which leads to all messages of the range.
     let tail = concat!(
         "SELECT (ts_s + 62135596800) / $4 AS bucket, count(*) FROM mailslot.messages

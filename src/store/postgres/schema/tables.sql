@@ -73,6 +73,7 @@ CREATE INDEX senders_by_n ON mailslot.senders (n DESC, msisdn);
 CREATE INDEX senders_heavy ON mailslot.senders (msisdn) WHERE is_heavy;
 
 -- The pairs of source and kind. One is entered before its first message is stored, and stays (classes.rs).
+-- The first one has no counts by time: they are those of all messages without those of the other classes.
 CREATE TABLE mailslot.classes (
     id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     source text COLLATE "C" NOT NULL,
@@ -108,7 +109,7 @@ BEGIN
             WHERE deleted.id <= up_to
             UNION ALL
             SELECT -classes.id, ts_s FROM deleted JOIN classes USING (source, kind)
-            WHERE deleted.id <= up_to
+            WHERE deleted.id <= up_to AND classes.id > 1
         ) AS counted CROSS JOIN (
             VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)
         ) AS levels (level, seconds)
