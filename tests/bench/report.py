@@ -12,7 +12,7 @@ IMPORT_RATE_RATIO_MIN = 0.7
 IMPORT_P99_RATIO_MAX = 2
 MEMORY_MB_MAX = 40
 READY_MS_MAX = 50
-STATIC_BYTES_MAX = 5_000_000
+STATIC_BYTES_MAX = 6_500_000
 
 NOT_RUN = "not run (BASELINE=1 runs it)"
 
@@ -104,7 +104,7 @@ def targets(result):
                lambda megabytes: megabytes <= MEMORY_MB_MAX),
         target(f"start to ready at most {READY_MS_MAX} ms", ready, "{:.1f} ms",
                lambda milliseconds: milliseconds <= READY_MS_MAX),
-        target(f"static binary at most {STATIC_BYTES_MAX // 10**6} MB", size and size / 1e6,
+        target(f"static binary at most {STATIC_BYTES_MAX / 1e6} MB", size and size / 1e6,
                "{:.2f} MB", lambda megabytes: megabytes * 1e6 <= STATIC_BYTES_MAX, "not built"),
     ]
 
