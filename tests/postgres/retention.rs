@@ -11,8 +11,8 @@ const OLD: i64 = 6_000;
 const NEW: i64 = 100;
 
 /// A database with messages of which most have expired. It records which connection deletes which
-/// messages, from when to when, and deleting takes its time.
-fn with_old_messages(cluster: &Cluster<'_>) {
+/// messages, from when to when, and deleting 500 of them takes so many seconds.
+fn with_old_messages(cluster: &Cluster<'_>, pause_s: f64) {
     drop(cluster.node().stop());
     cluster.sql(&format!(
         "INSERT INTO messages (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
@@ -24,7 +24,7 @@ fn with_old_messages(cluster: &Cluster<'_>) {
          GRANT ALL ON public.deleted TO mailslot;
          CREATE FUNCTION public.record() RETURNS trigger LANGUAGE plpgsql AS
              'DECLARE begun timestamptz := clock_timestamp(); BEGIN
-                 IF EXISTS (SELECT FROM gone) THEN PERFORM pg_sleep(0.05); END IF;
+                 IF EXISTS (SELECT FROM gone) THEN PERFORM pg_sleep({pause_s}); END IF;
                  INSERT INTO public.deleted
                  SELECT id, pg_backend_pid(), begun, clock_timestamp() FROM gone;
                  RETURN NULL; END';
@@ -59,7 +59,7 @@ fn check(cluster: &Cluster<'_>) {
 #[ignore = "needs PostgreSQL: make test-postgres"]
 fn of_two_nodes_with_a_retention_one_at_a_time_deletes_and_each_message_expires_once() {
     let cluster = Cluster::shared();
-    with_old_messages(&cluster);
+    with_old_messages(&cluster, 0.05);
     let nodes = [node(&cluster), node(&cluster)];
     wait_for(|| cluster.rows() == NEW);
     for node in &nodes {
@@ -72,7 +72,8 @@ fn of_two_nodes_with_a_retention_one_at_a_time_deletes_and_each_message_expires_
 #[ignore = "needs PostgreSQL: make test-postgres"]
 fn where_the_node_that_deletes_is_killed_another_one_goes_on() {
     let cluster = Cluster::shared();
-    with_old_messages(&cluster);
+    // Long enough for the start of the other node, also on a busy machine.
+    with_old_messages(&cluster, 0.7);
     let killed = node(&cluster);
     let deleting = "SELECT count(DISTINCT connection) FROM public.deleted";
     wait_for(|| cluster.count(deleting) == 1);
