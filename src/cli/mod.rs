@@ -59,8 +59,8 @@ const SERVE: Command = Command {
     summary: "serve until SIGTERM or SIGINT; the default",
     description: "\
 Serves until SIGTERM or SIGINT. SIGUSR2 restarts it in place, on the same socket. SIGHUP reads the
-secrets, the tokens, HOSTS and LOG_LEVEL again. Settings come from the environment; mailslot --help
-lists them. The log goes to stdout, one JSON object per line.
+secrets, the tokens, HOSTS, PUBLIC_URL, KEEP_ORIGINALS and LOG_LEVEL again. Settings come from the
+environment; mailslot --help lists them. The log goes to stdout, one JSON object per line.
 ",
     options: &[],
     operand: Operand::None,

@@ -92,7 +92,7 @@ fields {
     webhook_secrets: Vec<Secret> = keys(key_lines(SECRETS_MAX)), Setting {
         name: "WEBHOOK_SECRET",
         default: Default::Required("the secret that the provider signs with, not empty"),
-        help: "HMAC key of the provider's signatures; or the systemd credential webhook_secret",
+        help: "HMAC key of POST /webhook; or the systemd credential webhook_secret",
         is_reloadable: true,
         secret: Some(SecretSources {
             file_setting: "WEBHOOK_SECRET_FILE",
@@ -243,7 +243,7 @@ fields {
     }), Setting {
         name: "IDLE_MS",
         default: Default::Value("30000"),
-        help: "time that a client may take for a request's head, 1000 to 600000",
+        help: "milliseconds that a client may take for a request's head, 1000 to 600000",
         ..ROW
     };
 }

@@ -31,7 +31,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/OPERATIONS.md", "sed -i 2d", "needs systemd; tests/systemd/inside.sh does the same"),
     ("docs/OPERATIONS.md", "litestream", "needs Litestream, from the network"),
     ("docs/SCALE.md", "CREATE ROLE", "needs PostgreSQL; tests/postgres does the same"),
-    ("docs/SCALE.md", "10.0.0.1", "needs PostgreSQL; tests/postgres does the same"),
+    ("docs/SCALE.md", "mailslot move -", "needs PostgreSQL and systemd; tests/postgres does the same"),
 ];
 
 /// Shell blocks that show a command which fails.

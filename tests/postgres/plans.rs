@@ -119,6 +119,7 @@ fn check_what_is_read(cluster: &Cluster<'_>, node: &Inbox, log: &Path) {
             "source=whatsapp&kind=text",
             "source=whatsapp&kind=image",
             "source=standard",
+            "from=%2B101&source=webhook&kind=text",
         ] {
             let times = "since=2025-01-15T11:00:00Z&until=2025-01-16T11:00:00.5Z";
             let paths = [

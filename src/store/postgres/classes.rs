@@ -64,10 +64,15 @@ impl Classes {
 /// other kinds where there are too many.
 fn enter(connection: &mut Connection, source: &str, kind: &str) -> Result<String, Failure> {
     let class = [Value::Text(source), Value::Text(kind), Value::Text(OTHER_KIND)];
-    let find = "SELECT kind FROM mailslot.classes WHERE source = $1 AND kind = $2";
-    let known = connection.run_in_order(&[Statement::new(find, &class[..2])])?;
-    if known.iter().any(|rows| rows.len() > 0) {
-        return Ok(kind.to_owned());
+    let limited = [class[0], class[1], class[2], Value::Integer(CLASSES_MAX)];
+    // Classes do not go, so that one more than there may be needs no lock.
+    let find = "
+        SELECT kind FROM mailslot.classes WHERE source = $1 AND (kind = $2
+            OR kind = $3 AND (SELECT count(*) FROM mailslot.classes) >= $4)
+        ORDER BY kind = $2 DESC LIMIT 1";
+    let known = connection.run_in_order(&[Statement::new(find, &limited)])?;
+    if let Some(row) = known.last().and_then(|rows| rows.iter().next()) {
+        return Ok(row.text(0)?.to_owned());
     }
     let add = "
         INSERT INTO mailslot.classes (source, kind)
@@ -76,7 +81,6 @@ fn enter(connection: &mut Connection, source: &str, kind: &str) -> Result<String
     let find = "
         SELECT kind FROM mailslot.classes WHERE source = $1 AND kind IN ($2, $3)
         ORDER BY kind = $2 DESC LIMIT 1";
-    let limited = [class[0], class[1], class[2], Value::Integer(CLASSES_MAX)];
     let answers = connection.run_in_order(&[
         Statement::plain(SETTINGS),
         Statement::plain(LOCK),

@@ -57,14 +57,16 @@ impl Conditions {
         // The index of trigrams is no way to find a text without one, nor to few messages.
         let is_indexed = !is_few && filter.q.as_deref().is_some_and(has_trigram);
         let text = if is_indexed { "coalesce(folded, text)" } else { "coalesce(folded, text, '')" };
-        // No text has a character behind the last one of Unicode.
+        // No text has a character behind the last one of Unicode. The index by class leads to all
+        // messages of a class, and the server may take it where it has no statistics yet.
         let sql = format!(
             "($1::text IS NULL OR from_msisdn = $1) AND ($2::text IS NULL OR to_msisdn = $2)
              AND ($3::bigint IS NULL OR (ts_s, ts_ns) >= ($3, $4))
              AND ($5::bigint IS NULL OR (ts_s, ts_ns) < ($5, $6))
              AND ($7::text IS NULL OR {text} LIKE $7) AND ($8::bytea IS NULL OR hash = $8)
              AND ($9::text IS NULL OR from_msisdn >= $9 AND from_msisdn < $9 || chr(1114111))
-             AND ($10::text IS NULL OR source = $10) AND ($11::text IS NULL OR kind = $11)"
+             AND ($10::text IS NULL OR source || '' = $10)
+             AND ($11::text IS NULL OR kind || '' = $11)"
         );
         Conditions {
             sql,

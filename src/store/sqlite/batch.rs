@@ -42,7 +42,7 @@ pub(super) fn run<'a>(
         erased: if erased > 0 { Some(Erased::open(transaction)?) } else { None },
         now: logging::now(),
         next_id: counts::highest_id(transaction, last_id)? + 1,
-        classes: Classes::default(),
+        classes: Classes::limited(),
     };
     let (mut outcomes, mut is_indexing) = (Vec::new(), false);
     for job in jobs {
@@ -115,7 +115,7 @@ impl Inserts<'_> {
                     self.transaction.execute_batch("ROLLBACK TO job; RELEASE job")?;
                     self.next_id = next_id;
                     // New ones are undone, too.
-                    self.classes = Classes::default();
+                    self.classes = Classes::limited();
                     return Ok(Err(error));
                 }
             }

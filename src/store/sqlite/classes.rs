@@ -21,10 +21,22 @@ use crate::{
 const WEBHOOK_TEXT: i64 = 1;
 
 /// The numbers of classes that a batch has looked up.
-#[derive(Default)]
-pub(super) struct Classes(Vec<(Source, String, i64)>);
+pub(super) struct Classes {
+    known: Vec<(Source, String, i64)>,
+    /// How many there may be in the database.
+    max: i64,
+}
 
 impl Classes {
+    pub(super) fn limited() -> Classes {
+        Classes { known: Vec::new(), max: CLASSES_MAX }
+    }
+
+    /// For messages that come from another database, each with the kind that it was given there.
+    pub(super) fn unlimited() -> Classes {
+        Classes { known: Vec::new(), max: i64::MAX }
+    }
+
     pub(super) fn id(
         &mut self,
         transaction: &Transaction<'_>,
@@ -34,18 +46,23 @@ impl Classes {
         if source == Source::Webhook && kind == TEXT_KIND {
             return Ok(WEBHOOK_TEXT);
         }
-        let known = self.0.iter().find(|(other, name, _)| *other == source && name == kind);
+        let known = self.known.iter().find(|(other, name, _)| *other == source && name == kind);
         if let Some((_, _, id)) = known {
             return Ok(*id);
         }
-        let id = id(transaction, source, kind)?;
-        self.0.push((source, kind.to_owned(), id));
+        let id = id(transaction, source, kind, self.max)?;
+        self.known.push((source, kind.to_owned(), id));
         Ok(id)
     }
 }
 
 /// The number of a class, which is entered if it is new.
-fn id(transaction: &Transaction<'_>, source: Source, kind: &str) -> rusqlite::Result<i64> {
+fn id(
+    transaction: &Transaction<'_>,
+    source: Source,
+    kind: &str,
+    max: i64,
+) -> rusqlite::Result<i64> {
     let known = transaction
         .prepare_cached("SELECT id FROM classes WHERE source = ?1 AND kind = ?2")?
         .query_row((source.value(), kind), |row| row.get(0))
@@ -57,8 +74,8 @@ fn id(transaction: &Transaction<'_>, source: Source, kind: &str) -> rusqlite::Re
         .prepare_cached("SELECT count(*) FROM classes")?
         .query_row((), |row| row.get(0))?;
     // Each source may still have its class of other kinds.
-    if count >= CLASSES_MAX && kind != OTHER_KIND {
-        return id(transaction, source, OTHER_KIND);
+    if count >= max && kind != OTHER_KIND {
+        return id(transaction, source, OTHER_KIND, max);
     }
     transaction
         .prepare_cached("INSERT INTO classes (source, kind) VALUES (?1, ?2)")?

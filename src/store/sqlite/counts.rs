@@ -211,8 +211,11 @@ pub(super) fn index_by_class(connection: &mut Connection, layout: &Layout) -> ru
 fn sort_by_class(connection: &mut Connection, layout: &Layout) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     index_tail(&transaction, layout)?;
+    // Another process may have made it meanwhile. Fences are there if an operator has dropped it.
     transaction.execute_batch(
-        "CREATE INDEX messages_by_class ON messages (class_id, ts_s, ts_ns, message_id)",
+        "CREATE INDEX IF NOT EXISTS messages_by_class
+             ON messages (class_id, ts_s, ts_ns, message_id);
+         DELETE FROM rank_index WHERE sender_id < 0",
     )?;
     transaction.execute("UPDATE classes SET is_heavy = n >= ?1", [layout.heavy])?;
     build_by_class(&transaction, layout)?;

@@ -113,7 +113,7 @@ impl Moving {
                       class_id)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?;
-            let mut classes = Classes::default();
+            let mut classes = Classes::unlimited();
             for (id, Kept { received, .. }) in ids.iter().zip(messages) {
                 let message = &received.message;
                 let Timestamp { seconds, nanoseconds } = message.timestamp;

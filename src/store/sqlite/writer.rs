@@ -156,12 +156,16 @@ impl Writer {
         if self.not_ready().is_some() {
             return;
         }
-        if let Err(error) = counts::index_by_class(&mut self.connection, &self.layout) {
-            log::warn!(
-                error:% = sentence(error);
-                "messages got no index by source and kind: the next start tries it again"
-            );
+        let made = counts::index_by_class(&mut self.connection, &self.layout);
+        let Err(error) = made else { return };
+        // The log has grown into the space that there was.
+        if is_disk_full(&error) {
+            self.free_log();
         }
+        log::warn!(
+            error:% = sentence(error);
+            "messages got no index by source and kind: the next start tries it again"
+        );
     }
 
     /// Makes this writer wait longer for the lock of the database, and try more often, for commands
