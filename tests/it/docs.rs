@@ -29,6 +29,8 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
     ("docs/OPERATIONS.md", "systemctl stop", "needs systemd; tests/systemd/inside.sh does the same"),
     ("docs/OPERATIONS.md", "\nsystemctl restart", "needs systemd; tests/systemd/inside.sh does the same"),
     ("docs/OPERATIONS.md", "sed -i 2d", "needs systemd; tests/systemd/inside.sh does the same"),
+    ("docs/OPERATIONS.md", "nginx -t", "needs root; tests/it/packaging.rs runs both proxies with the examples"),
+    ("docs/OPERATIONS.md", "/^ *allow /d", "needs root; tests/it/packaging.rs runs both proxies with the examples"),
     ("docs/OPERATIONS.md", "litestream", "needs Litestream, from the network"),
     ("docs/SCALE.md", "CREATE ROLE", "needs PostgreSQL; tests/postgres does the same"),
     ("docs/SCALE.md", "mailslot move -", "needs PostgreSQL and systemd; tests/postgres does the same"),
