@@ -50,6 +50,7 @@ fn check(cluster: &Cluster<'_>) {
         SELECT count(*) FROM portions AS one JOIN portions AS other
             ON one.connection <> other.connection AND one.begun < other.ended AND other.begun < one.ended";
     assert_eq!(cluster.count(at_once), 0);
+    assert_eq!(cluster.count("SELECT count(*) FROM counts WHERE n = 0"), 0);
     let folder = tempfile::tempdir().unwrap();
     let (_, said) = run(&cluster.url(), folder.path(), &["check"]);
     assert!(said.contains(&format!("right for {NEW} messages")), "{said}");

@@ -99,8 +99,8 @@ DECLARE
     up_to bigint;
 BEGIN
     SELECT counted_id INTO up_to FROM totals FOR UPDATE;
-    UPDATE counts SET n = counts.n - less.n
-    FROM (
+    -- A count that would be zero goes: there is one for each second in which a message was sent.
+    WITH less AS MATERIALIZED (
         SELECT sender_id, level, (ts_s + 62135596800) / seconds AS bucket, count(*) AS n
         FROM (
             SELECT 0::bigint AS sender_id, ts_s FROM deleted WHERE deleted.id <= up_to
@@ -114,9 +114,13 @@ BEGIN
             VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)
         ) AS levels (level, seconds)
         GROUP BY 1, 2, 3
-    ) AS less
+    ), gone AS (
+        DELETE FROM counts USING less
+        WHERE (counts.sender_id, counts.level, counts.bucket)
+                = (less.sender_id, less.level, less.bucket) AND counts.n = less.n)
+    UPDATE counts SET n = counts.n - less.n FROM less
     WHERE (counts.sender_id, counts.level, counts.bucket)
-        = (less.sender_id, less.level, less.bucket);
+        = (less.sender_id, less.level, less.bucket) AND counts.n <> less.n;
     UPDATE senders SET n = senders.n - less.n
     FROM (
         SELECT from_msisdn, count(*) AS n FROM deleted WHERE deleted.id <= up_to GROUP BY 1
