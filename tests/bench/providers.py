@@ -25,7 +25,7 @@ ROUNDS = int(os.environ.get("ROUNDS") or 5)
 CONNECTIONS = int(os.environ.get("CONNECTIONS") or 64)
 APP_SECRET = "0123456789abcdef0123456789abcdef"
 # Messages of a body, and how many bodies are more than any server here takes in a second.
-LOADS = {"/webhook": (1, 30_000), "whatsapp, 1": (1, 30_000), "whatsapp, 100": (100, 600)}
+LOADS = {"/webhook": (1, 30_000), "whatsapp, 1": (1, 30_000), "whatsapp, 100": (100, 1_500)}
 SETTINGS = {"WHATSAPP_APP_SECRET": APP_SECRET, "WHATSAPP_VERIFY_TOKEN": "a token of the bench"}
 
 
