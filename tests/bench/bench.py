@@ -236,7 +236,7 @@ class Bench:
                 with self.new_folder() as folder, \
                         servers.mailslot(folder, MAX_CONNECTIONS="4096") as server:
                     watch = stranded.Watch(server.port, FOLLOWED_CONNECTIONS)
-                    following = self.follow(server, readers, self.seconds + 3)
+                    following = self.start_readers(server, readers, self.seconds + 3)
                     figures = self.wrk(server.url, "/webhook", FOLLOWED_CONNECTIONS, watch)
                     found.append(figures["rps"])
                     loaded += [json.loads(following.communicate()[0])] if readers else []
@@ -253,7 +253,7 @@ class Bench:
         """What a thousand readers get of so many messages per second."""
         with self.new_folder() as folder, servers.mailslot(folder, MAX_CONNECTIONS="4096") as server:
             say(f"{messages} messages, {rate} a second, {FOLLOWING} following")
-            following = self.follow(server, FOLLOWING, 5 + messages // rate)
+            following = self.start_readers(server, FOLLOWING, 5 + messages // rate)
             begin = time.monotonic()
             lines = signed_lines(messages, servers.SECRET, prefix="follow")
             for number, line in enumerate(lines):
@@ -325,7 +325,7 @@ class Bench:
         return subprocess.Popen([servers.MAILSLOT, *arguments], env=environment,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def follow(self, server, readers, seconds):
+    def start_readers(self, server, readers, seconds):
         """Waiting readers, in a process of their own."""
         command = [servers.READERS, f"127.0.0.1:{server.port}", str(readers), str(seconds)]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
