@@ -121,7 +121,7 @@ pub(super) struct Found {
 }
 
 pub(super) fn find(snapshot: &mut Snapshot<'_>, filter: &Filter) -> Result<Found, Failure> {
-    // Another program may have stored a message of a class that nobody has entered.
+    // Another program may have stored a message whose class is not in the table.
     let sql = "
         WITH tail AS MATERIALIZED (
             SELECT source || '' AS source, kind || '' AS kind, count(*) AS n

@@ -182,10 +182,7 @@ pub(super) fn rebuild_rank_index(
 }
 
 /// Sets the fences of classes that shall have some.
-pub(super) fn build_by_class(
-    transaction: &Transaction<'_>,
-    layout: &Layout,
-) -> rusqlite::Result<()> {
+fn build_by_class(transaction: &Transaction<'_>, layout: &Layout) -> rusqlite::Result<()> {
     let mut heavy = transaction.prepare("SELECT id FROM classes WHERE is_heavy")?;
     let mut classes = heavy.query(())?;
     while let Some(row) = classes.next()? {
