@@ -63,14 +63,14 @@ impl Classes {
 /// The kind of a class, which is entered if it is new. Each source may still have its class of
 /// other kinds where there are too many.
 fn enter(connection: &mut Connection, source: &str, kind: &str) -> Result<String, Failure> {
-    let class = [Value::Text(source), Value::Text(kind), Value::Text(OTHER_KIND)];
-    let limited = [class[0], class[1], class[2], Value::Integer(CLASSES_MAX)];
+    let texts = [source, kind, OTHER_KIND].map(Value::Text);
+    let class = [texts[0], texts[1], texts[2], Value::Integer(CLASSES_MAX)];
     // Classes do not go, so that one more than there may be needs no lock.
     let find = "
         SELECT kind FROM mailslot.classes WHERE source = $1 AND (kind = $2
             OR kind = $3 AND (SELECT count(*) FROM mailslot.classes) >= $4)
         ORDER BY kind = $2 DESC LIMIT 1";
-    let known = connection.run_in_order(&[Statement::new(find, &limited)])?;
+    let known = connection.run_in_order(&[Statement::new(find, &class)])?;
     if let Some(row) = known.last().and_then(|rows| rows.iter().next()) {
         return Ok(row.text(0)?.to_owned());
     }
@@ -78,13 +78,10 @@ fn enter(connection: &mut Connection, source: &str, kind: &str) -> Result<String
         INSERT INTO mailslot.classes (source, kind)
         SELECT $1, CASE WHEN count(*) < $4 THEN $2 ELSE $3 END FROM mailslot.classes
         ON CONFLICT DO NOTHING";
-    let find = "
-        SELECT kind FROM mailslot.classes WHERE source = $1 AND kind IN ($2, $3)
-        ORDER BY kind = $2 DESC LIMIT 1";
     let answers = connection.run_in_order(&[
         Statement::plain(SETTINGS),
         Statement::plain(LOCK),
-        Statement::new(add, &limited),
+        Statement::new(add, &class),
         Statement::new(find, &class),
     ])?;
     let stored = answers.last().ok_or_else(|| Failure::unexpected("no result"))?;
