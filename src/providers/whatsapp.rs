@@ -1,13 +1,12 @@
 //! WhatsApp Cloud API of Meta, also as its partners pass it on.
 
-use std::collections::HashMap;
-
 use hmac::Hmac;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json, value::RawValue};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::{provider::Provider, reading::Reading};
+use super::{part::Part, provider::Provider, reading::Reading};
 use crate::{
     config::{Config, Secret},
     error::{Error, Problem},
@@ -106,14 +105,14 @@ impl Provider for Whatsapp {
     }
 
     fn read(signed: &Signed<'_>, reading: &mut Reading) {
-        let Ok(body) = serde_json::from_slice::<&RawValue>(signed.0) else {
-            return reading.skip_invalid("the body is not JSON");
+        let Ok(body) = serde_json::from_slice::<Part<Body<'_>, IgnoredAny>>(signed.0) else {
+            return reading.skip_invalid("the body is not JSON, or names a member twice");
         };
-        let Some(entries) = items(members(body).get("entry")) else {
+        let Part::Object(Body { entry: Part::List(entries) }) = body else {
             return reading.skip_invalid("the body has no list of entries");
         };
         for entry in entries {
-            let Some(changes) = items(members(entry).get("changes")) else {
+            let Part::Object(Entry { changes: Part::List(changes) }) = entry else {
                 reading.skip_invalid("an entry has no list of changes");
                 continue;
             };
@@ -128,48 +127,54 @@ impl Provider for Whatsapp {
     }
 }
 
-fn read_change(change: &RawValue, reading: &mut Reading) {
-    let change = members(change);
-    if change.get("field").is_none_or(|field| value(field) != "messages") {
+fn read_change(change: Part<Change<'_>, IgnoredAny>, reading: &mut Reading) {
+    let Part::Object(Change { field: Some(field), value: Part::Object(about) }) = change else {
+        return reading.skip(Item::Other);
+    };
+    if value(field) != "messages" || about.is_of_something_else() {
         return reading.skip(Item::Other);
     }
-    let parts = change.get("value").map(|value| members(value)).unwrap_or_default();
-    let (messages, statuses) = (parts.get("messages"), parts.get("statuses"));
-    if messages.is_none() && statuses.is_none() {
-        return reading.skip(Item::Other);
-    }
+    let About { metadata, contacts, messages, statuses } = about;
     for status in list(statuses, reading) {
         let word = &value(status)["status"];
         reading.skip(Item::of_status(word.as_str().unwrap_or_default()));
     }
-    let about = |name: &str| parts.get(name).map(|part| value(part)).unwrap_or_default();
-    let receiver = receiver(&about("metadata"));
-    let user_id = &about("contacts")[0]["user_id"];
+    let receiver = receiver(&metadata.map(value).unwrap_or_default());
+    let user_id = || contacts.map(value).unwrap_or_default()[0]["user_id"].clone();
     for message in list(messages, reading) {
         read_message(message, &receiver, user_id, reading);
     }
 }
 
-/// The members of a list that may be missing. One that is no list counts as one part.
-fn list<'a>(list: Option<&&'a RawValue>, reading: &mut Reading) -> Vec<&'a RawValue> {
-    let found = items(list);
-    if found.is_none() && list.is_some() {
-        reading.skip_invalid("the messages or the statuses are no list");
+/// The items of a list that may be missing. One that is no list counts as one part.
+fn list<'a>(list: Part<IgnoredAny, &'a RawValue>, reading: &mut Reading) -> Vec<&'a RawValue> {
+    match list {
+        Part::List(items) => items,
+        Part::Missing => Vec::new(),
+        Part::Object(_) | Part::Other => {
+            reading.skip_invalid("the messages or the statuses are no list");
+            Vec::new()
+        }
     }
-    found.unwrap_or_default()
 }
 
-fn read_message(json: &RawValue, receiver: &str, user_id: &Value, reading: &mut Reading) {
+fn read_message(
+    json: &RawValue,
+    receiver: &str,
+    user_id: impl FnOnce() -> Value,
+    reading: &mut Reading,
+) {
     let message = value(json);
     let Some(timestamp) = timestamp(&message["timestamp"]) else {
         return reading.skip_invalid("a message has no timestamp in seconds");
     };
-    let sender = [&message["from"], &message["from_user_id"], user_id];
-    let sender = sender.into_iter().filter_map(Value::as_str).find(|sender| !sender.is_empty());
+    let named = |value: &Value| value.as_str().filter(|sender| !sender.is_empty()).map(address);
+    let sender = named(&message["from"]).or_else(|| named(&message["from_user_id"]));
+    let sender = sender.or_else(|| named(&user_id()));
     let kind = message["type"].as_str().unwrap_or("unknown");
     let fields = Fields {
         message_id: message["id"].as_str().unwrap_or_default().to_owned(),
-        from: sender.map(address).unwrap_or_default(),
+        from: sender.unwrap_or_default(),
         to: receiver.to_owned(),
         timestamp,
         text: text(&message, kind),
@@ -238,14 +243,42 @@ fn value(json: &RawValue) -> Value {
     serde_json::from_str(json.get()).unwrap_or_default()
 }
 
-/// The members of an object; none of anything else.
-fn members(json: &RawValue) -> HashMap<String, &RawValue> {
-    serde_json::from_str(json.get()).unwrap_or_default()
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow, default)]
+    entry: Part<IgnoredAny, Part<Entry<'a>, IgnoredAny>>,
 }
 
-/// The items of a list; `None` for anything else.
-fn items<'a>(json: Option<&&'a RawValue>) -> Option<Vec<&'a RawValue>> {
-    serde_json::from_str(json?.get()).ok()
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow, default)]
+    changes: Part<IgnoredAny, Part<Change<'a>, IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+struct Change<'a> {
+    #[serde(borrow)]
+    field: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    value: Part<About<'a>, IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct About<'a> {
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow)]
+    contacts: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    messages: Part<IgnoredAny, &'a RawValue>,
+    #[serde(borrow, default)]
+    statuses: Part<IgnoredAny, &'a RawValue>,
+}
+
+impl About<'_> {
+    fn is_of_something_else(&self) -> bool {
+        matches!((&self.messages, &self.statuses), (Part::Missing, Part::Missing))
+    }
 }
 
 #[cfg(test)]

@@ -582,6 +582,7 @@ fn what_is_signed_and_not_understood_is_acknowledged_and_counted() {
         (json!({ "object": "page", "entry": [{ "changes": [{}] }] }), "other", 1),
         (json!(null), "invalid", 1),
         (json!([]), "invalid", 1),
+        (json!([[{ "changes": [] }]]), "invalid", 1),
         (json!({}), "invalid", 1),
         (json!({ "entry": {} }), "invalid", 1),
         (json!({ "entry": [1, {}, { "changes": 1 }] }), "invalid", 3),
@@ -609,25 +610,34 @@ fn what_is_signed_and_not_understood_is_acknowledged_and_counted() {
         (envelope(&[text(&"x".repeat(8_193))]), "invalid", 1),
         (envelope(&[with("from", json!("x".repeat(161)))]), "invalid", 1),
     ];
+    let of_contacts = |contacts: Value| {
+        let mut message = text("wamid.no-sender");
+        message.as_object_mut().unwrap().retain(|name, _| !name.starts_with("from"));
+        let value = json!({ "contacts": contacts, "metadata": 7, "messages": [message] });
+        (change("messages", &value), "invalid", 1)
+    };
+    let contacts = [json!({}), json!(7), json!(null), json!([]), json!([1]), json!([{}])];
     let counted = |result: &str| -> u64 {
         let text = inbox.get("/metrics").text;
         let prefix = format!("mailslot_items_total{{source=\"whatsapp\",result=\"{result}");
         let lines = text.lines().filter(|line| line.starts_with(&prefix));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     };
-    for (body, result, count) in bodies {
+    for (body, result, count) in bodies.into_iter().chain(contacts.map(of_contacts)) {
         let before = counted(result);
         let reply = whatsapp(&inbox, &body);
         assert_eq!(reply.status, 200, "{body}");
         assert_eq!(counted(result), before + count, "{body}");
     }
-    for raw in [&b""[..], b"{", b"\xff\xfe", b"NaN", &b"[".repeat(100_000), b"{}{}"] {
+    let doubled = br#"{ "entry": [], "entry": [] }"#;
+    let nested = b"[".repeat(100_000);
+    for raw in [&b""[..], b"{", b"\xff\xfe", b"NaN", &nested, b"{}{}", doubled] {
         let before = counted("invalid");
         assert_eq!(whatsapp_raw(&inbox, raw).status, 200);
         assert_eq!(counted("invalid"), before + 1);
     }
     assert_eq!(inbox.rows(), 0);
-    assert_eq!(inbox.metric("webhook_requests_total{result=\"ignored\"}"), 24);
+    assert_eq!(inbox.metric("webhook_requests_total{result=\"ignored\"}"), 32);
 
     // One odd message does not keep the others out; what there is of an odd one is enough.
     let hidden = json!({ "id": "wamid.hidden", "timestamp": "0", "type": "text" });
