@@ -41,6 +41,8 @@ MESSAGES_PER_SECOND = 30_000
 SERVER = servers.HERE.parent / "postgres" / "server.sh"
 SAMPLES, SAMPLE_SECONDS, SAMPLES_LEAST = 200, 1.0, 5
 HEAVY, LIGHT = "+919800000001", "+919800009000"
+# Receivers of two thirds of the messages, of a third, and of a thousandth.
+MAIN, SECOND, QUIET = "+14155550100", "+14155550101", "+14155550102"
 RECENT, HALF = "2025-12-30T00:00:00Z", "2025-07-02T12:00:00Z"
 
 
@@ -202,6 +204,13 @@ def questions():
             ("from a quiet sender", {"from": LIGHT}), ("from nobody", {"from": "+999"}),
             ("since two days", {"since": RECENT}), ("since half a year", {"since": HALF}),
             ("from a busy sender, since half a year", {"from": HEAVY, "since": HALF}),
+            ("to the busiest receiver", {"to": MAIN}), ("to a second receiver", {"to": SECOND}),
+            ("to a quiet receiver", {"to": QUIET}), ("to nobody", {"to": "+999"}),
+            ("to the busiest receiver, descending", {"to": MAIN, "order": "desc"}),
+            ("to a second receiver, since half a year", {"to": SECOND, "since": HALF}),
+            ("to the busiest receiver, in the middle", {"to": MAIN, "offset": ROWS // 3}),
+            ("to a second receiver, in the middle", {"to": SECOND, "offset": ROWS // 6}),
+            ("to a quiet receiver, in the middle", {"to": QUIET, "offset": ROWS // 2000}),
             ("of a source", {"source": "whatsapp"}), ("of a kind", {"kind": "text"}),
             ("of a source and a kind", {"source": "whatsapp", "kind": "image"}),
             ("of a source, in the middle", {"source": "whatsapp", "offset": ROWS // 20}),
@@ -214,7 +223,8 @@ def questions():
             ("q in most, from a busy sender", {"q": "the", "from": HEAVY})):
         yield f"/messages, {name}", "/messages?" + urlencode(parameters, quote_via=quote)
     yield "/stats", "/stats"
-    for name, parameters in (("", {}), (", of a source", {"source": "whatsapp"})):
+    for name, parameters in (("", {}), (", of a source", {"source": "whatsapp"}),
+                             (", to a second receiver", {"to": SECOND})):
         yield f"/stats/series, the hours of a week{name}", "/stats/series?" + urlencode(
             {"bucket": "hour", "since": "2025-06-01T00:00:00Z", "until": "2025-06-08T00:00:00Z", **parameters},
             quote_via=quote)
@@ -222,9 +232,12 @@ def questions():
     yield "/feed, nothing new", "/feed?after=latest"
 
 
-def of_several_classes(count):
-    """The lines of fill.py, a tenth of them of another source, and half of these of another kind."""
+def of_several_groups(count):
+    """The lines of fill.py, a tenth of them of another source, and half of these of another kind; and to
+    several receivers."""
     for number, line in enumerate(fill.lines(count)):
+        receiver = QUIET if number % 1000 == 0 else SECOND if number % 3 == 0 else MAIN
+        line = line.replace(MAIN, receiver)
         kind = {0: "text", 10: "image"}.get(number % 20)
         yield json.dumps({**json.loads(line), "source": "whatsapp", "kind": kind}) + "\n" if kind else line
 
@@ -236,7 +249,7 @@ def reads(postgres, folder):
         began = time.monotonic()
         with subprocess.Popen([servers.MAILSLOT, "import", "-"], stdin=subprocess.PIPE, text=True,
                               stderr=subprocess.DEVNULL, env={"DATABASE_URL": url}) as importing:
-            importing.stdin.writelines(of_several_classes(ROWS))
+            importing.stdin.writelines(of_several_groups(ROWS))
         if importing.returncode:
             raise servers.BenchError("the import failed")
         rate = ROWS / (time.monotonic() - began)

@@ -36,11 +36,13 @@ fn a_check_names_what_is_wrong_with_the_server_and_with_the_counters() {
     }
     wait_for(|| cluster.count("SELECT messages FROM totals") == 50);
     cluster.sql(
-        "UPDATE totals SET messages = 51; UPDATE classes SET n = 51;
+        "UPDATE totals SET messages = 51; UPDATE classes SET n = 51; UPDATE parties SET n = n + 1;
          UPDATE counts SET n = n + 1 WHERE level = 3",
     );
     let (_, said) = check();
     assert!(said.contains("51 messages, but there are 50"), "{said}");
+    assert!(said.contains("wrong for 1 senders"), "{said}");
+    assert!(said.contains("0 receivers with a right count, but there are 1"), "{said}");
     assert!(said.contains("0 kinds with a right count, but there are 1"), "{said}");
     assert!(said.contains("51 messages in the counts of hours, but there are 50"), "{said}");
     cluster.sql("REVOKE DELETE ON messages FROM mailslot");

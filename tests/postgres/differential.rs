@@ -6,7 +6,7 @@ use form_urlencoded::Serializer;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Inbox, Reply, message, sign_with},
+    harness::{Inbox, Reply, message, sign_with, wait_for},
     load::{Cluster, run},
     numbers::Numbers,
 };
@@ -61,13 +61,15 @@ fn both_engines_give_the_same_bytes_after_any_operations() {
         with_provider(command);
     });
     let mut both = Both { cluster: &cluster, postgres, sqlite, numbers, ids: Vec::new() };
+    both.import();
     for number in 0..operations() {
         match both.numbers.below(1_000) {
             0..420 => both.deliver(),
             420..620 => both.deliver_of_provider(),
             620..680 => both.repeat(),
             680..840 => both.list(Both::filters),
-            840..900 => both.list(Both::classes),
+            840..870 => both.list(Both::receivers),
+            870..900 => both.list(Both::classes),
             900..930 => both.compare("/stats"),
             930..960 => both.series(),
             960..980 => both.export(),
@@ -139,20 +141,39 @@ impl Both<'_> {
         format!("+{}", 10 + number)
     }
 
+    /// The same of receivers.
+    fn receiver(&mut self) -> String {
+        let number = if self.numbers.one_in(2) { 1 } else { 2 + self.numbers.below(40) };
+        format!("+{number}")
+    }
+
     fn text(&mut self) -> String {
         let words: Vec<_> = (0..self.numbers.below(8)).map(|_| self.numbers.pick(WORDS)).collect();
         words.join(" ")
     }
 
     fn message(&mut self, id: &str) -> Value {
-        let (from, ts, text) = (self.sender(), self.ts(), self.text());
-        let to = format!("+{}", 1 + self.numbers.below(4));
+        let (from, to, ts, text) = (self.sender(), self.receiver(), self.ts(), self.text());
         let mut message =
             json!({ "message_id": id, "from": from, "to": to, "ts": ts, "text": text });
         if self.numbers.one_in(10) {
             message.as_object_mut().unwrap().remove("text");
         }
         message
+    }
+
+    /// Enough for a sender and a receiver with counts of their own.
+    fn import(&mut self) {
+        let ids: Vec<_> = (0..5_000).map(|number| format!("import-{number}")).collect();
+        let lines = ids.iter().map(|id| format!("{}\n", self.message(id)));
+        let lines: String = lines.collect();
+        std::fs::write(self.sqlite.folder.path().join("lines"), lines).unwrap();
+        for (status, said) in self.commands(&["import", "lines"]) {
+            assert_eq!(status, Some(0), "{said}");
+        }
+        self.ids.extend(ids);
+        let heavy = "SELECT count(*) FROM parties WHERE is_heavy";
+        wait_for(|| self.cluster.count(heavy) == 2);
     }
 
     fn deliver(&mut self) {
@@ -225,14 +246,9 @@ impl Both<'_> {
             query.append_pair("from_prefix", &sender[..length]);
         }
         if self.numbers.one_in(6) {
-            query.append_pair("to", &format!("+{}", 1 + self.numbers.below(5)));
+            query.append_pair("to", &self.receiver());
         }
-        if self.numbers.one_in(4) {
-            query.append_pair("since", &self.ts());
-        }
-        if self.numbers.one_in(4) {
-            query.append_pair("until", &self.ts());
-        }
+        self.times(query);
         if self.numbers.one_in(3) {
             query.append_pair("q", self.numbers.pick(SEARCHES));
         }
@@ -244,6 +260,16 @@ impl Both<'_> {
     /// A source, a kind or both, and perhaps a time.
     fn classes(&mut self, query: &mut Serializer<'_, String>) {
         self.class(query);
+        self.times(query);
+    }
+
+    /// A receiver, and perhaps a time.
+    fn receivers(&mut self, query: &mut Serializer<'_, String>) {
+        query.append_pair("to", &self.receiver());
+        self.times(query);
+    }
+
+    fn times(&mut self, query: &mut Serializer<'_, String>) {
         for name in ["since", "until"] {
             if self.numbers.one_in(4) {
                 query.append_pair(name, &self.ts());
@@ -299,9 +325,10 @@ impl Both<'_> {
     fn series(&mut self) {
         let mut query = Serializer::new(String::new());
         query.append_pair("bucket", self.numbers.pick(&["hour", "day"]));
-        match self.numbers.below(4) {
+        match self.numbers.below(5) {
             0 | 1 => self.filters(&mut query),
             2 => self.class(&mut query),
+            3 => self.receivers(&mut query),
             _ => {}
         }
         if self.numbers.one_in(3) {
@@ -373,9 +400,10 @@ impl Both<'_> {
 
     /// As an operator would beside mailslot.
     fn delete(&mut self) {
-        let sql = match self.numbers.below(3) {
+        let sql = match self.numbers.below(4) {
             0 => "DELETE FROM messages WHERE ts_s < -1".to_owned(),
             1 => format!("DELETE FROM messages WHERE from_msisdn = '{}'", self.sender()),
+            2 => format!("DELETE FROM messages WHERE to_msisdn = '{}'", self.receiver()),
             _ => "DELETE FROM messages WHERE ts LIKE '2024-02-29T00:0%'".to_owned(),
         };
         self.cluster.sql(&sql);
@@ -384,6 +412,7 @@ impl Both<'_> {
 
     /// The counters are what counting finds.
     fn check(&self) {
+        assert_eq!(self.cluster.count("SELECT count(*) FROM counts WHERE n = 0"), 0);
         self.compare("/stats");
         self.feed();
         for (_, said) in self.commands(&["check"]) {

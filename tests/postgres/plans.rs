@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde_json::json;
 
 use crate::{
-    harness::{Inbox, message, server::Server},
+    harness::{Inbox, message, server::Server, wait_for},
     load::Cluster,
 };
 
@@ -29,23 +29,21 @@ fn every_read_is_planned_by_an_index() {
         message["text"] = json!(format!("order {number}"));
         assert_eq!(node.deliver(&message).status, 200);
     }
-    // Enough for a sender with counts of its own, and for an index to be worth it.
+    // Enough for a sender and two receivers with counts of their own, and for an index to be worth it.
+    // One receiver has the earliest messages, and no others.
     cluster.sql(
         "INSERT INTO messages (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text,
              created_at, source, kind)
          SELECT nextval('seq'), sha256(n::text::bytea), 'n' || n,
-             '+' || CASE WHEN n % 3 = 0 THEN 7 ELSE 100 + n % 500 END, '+14155550100',
+             '+' || CASE WHEN n % 3 = 0 THEN 7 ELSE 100 + n % 500 END,
+             CASE WHEN n <= 4000 THEN '+8' WHEN n % 10 < 9 THEN '+14155550100' ELSE '+2' || n % 100 END,
              '2025-01-15T10:00:00Z', 1736935200 + n * 7, 0, 'order ' || n, now(),
              CASE WHEN n % 5000 = 0 THEN 'twilio' WHEN n % 10 < 3 THEN 'whatsapp' ELSE 'webhook' END,
              CASE WHEN n % 10 = 0 THEN 'image' ELSE 'text' END
          FROM generate_series(1, 20000) AS n",
     );
-    crate::harness::wait_for(|| {
-        cluster
-            .count("SELECT count(*) FROM totals WHERE counted_id = (SELECT max(id) FROM messages)")
-            == 1
-    });
-    assert!(cluster.count("SELECT count(*) FROM senders WHERE is_heavy") == 1);
+    wait_until_counted(&cluster);
+    assert!(cluster.count("SELECT count(*) FROM parties WHERE is_heavy") == 3);
     let begin = fs::read_to_string(server.folder.join("log")).unwrap().len();
     let times = "since=2025-01-15T11:00:00Z&until=2025-01-16T11:00:00.5Z";
     ask(
@@ -80,10 +78,11 @@ fn every_read_is_planned_by_an_index() {
     let plans = fs::read_to_string(server.folder.join("log")).unwrap().split_off(begin);
     let scanned = scanned(&plans);
     assert_eq!(scanned, Vec::<String>::new());
-    for table in ["messages", "counts", "senders"] {
+    for table in ["messages", "counts", "parties"] {
         assert!(plans.contains(&format!(" on {table}")), "no plan was logged: {plans}");
     }
     check_what_is_read(&cluster, &node, &server.folder.join("log"));
+    check_what_is_counted(&cluster, &server.folder.join("log"));
     // The check is one that finds something.
     cluster.sql("SELECT count(*) FROM messages WHERE text = 'order'");
     let plans = fs::read_to_string(server.folder.join("log")).unwrap().split_off(begin);
@@ -120,6 +119,13 @@ fn check_what_is_read(cluster: &Cluster<'_>, node: &Inbox, log: &Path) {
             "source=whatsapp&kind=image",
             "source=standard",
             "from=%2B101&source=webhook&kind=text",
+            "to=%2B8",
+            "to=%2B14155550100",
+            "to=%2B229",
+            "to=%2B999",
+            "to=%2B229&source=webhook",
+            "to=%2B229&q=order",
+            "from=%2B101&to=%2B14155550100",
         ] {
             let times = "since=2025-01-15T11:00:00Z&until=2025-01-16T11:00:00.5Z";
             let paths = [
@@ -140,9 +146,37 @@ fn check_what_is_read(cluster: &Cluster<'_>, node: &Inbox, log: &Path) {
         };
         let much: Vec<&str> = plans.split("Query Text:").filter(reads_much).collect();
         assert_eq!(much, Vec::<&str>::new());
-        assert!(plans.contains("messages_by_class"));
+        for index in ["messages_by_class", "messages_by_from", "messages_by_to"] {
+            assert!(plans.contains(index), "{index}");
+        }
         cluster.sql("ANALYZE");
     }
+}
+
+/// With statistics, by which each receiver has a good part of the messages: a new one gets its counts
+/// from its own messages.
+fn check_what_is_counted(cluster: &Cluster<'_>, log: &Path) {
+    const NEW: u64 = 2_100;
+    let begin = fs::read_to_string(log).unwrap().len();
+    cluster.sql(&format!(
+        "INSERT INTO messages (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text,
+             created_at)
+         SELECT nextval('seq'), sha256(('c' || n)::bytea), 'c' || n, '+' || n, '+9',
+             '2025-01-15T10:00:00Z', 1736935200, 0, 'order', now()
+         FROM generate_series(1, {NEW}) AS n"
+    ));
+    wait_until_counted(cluster);
+    assert!(cluster.count("SELECT count(*) FROM parties WHERE msisdn = '+9' AND is_heavy") == 1);
+    let plans = fs::read_to_string(log).unwrap().split_off(begin);
+    let counts = plans.split("Query Text:").filter(|plan| plan.contains("INSERT INTO mailslot."));
+    let much = |plan: &&str| plan.lines().any(|line| read_rows(line) > NEW);
+    assert_eq!(counts.filter(much).collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+fn wait_until_counted(cluster: &Cluster<'_>) {
+    let is_counted =
+        "SELECT count(*) FROM totals WHERE counted_id = (SELECT max(id) FROM messages)";
+    wait_for(|| cluster.count(is_counted) == 1);
 }
 
 /// The rows that a node of a plan has read of the messages or their indexes, and those that it has
@@ -160,7 +194,7 @@ fn read_rows(line: &str) -> u64 {
 
 /// The plans that read all of a table that grows.
 fn scanned(log: &str) -> Vec<String> {
-    let grows = ["messages", "counts", "senders", "erased"];
+    let grows = ["messages", "counts", "parties", "erased"];
     let scans = |plan: &&str| {
         plan.lines().any(|line| {
             line.contains("Seq Scan on ")

@@ -16,7 +16,7 @@ fn with_old_messages(cluster: &Cluster<'_>, pause_s: f64) {
     drop(cluster.node().stop());
     cluster.sql(&format!(
         "INSERT INTO messages (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text, created_at)
-         SELECT nextval('seq'), sha256(n::text::bytea), 'n' || n, '+' || n % 9, '+2', '-', second, 0, 'old', now()
+         SELECT nextval('seq'), sha256(n::text::bytea), 'n' || n, '+' || n % 9, '+2' || n % 2, '-', second, 0, 'old', now()
          FROM generate_series(1, {OLD} + {NEW}) AS n, LATERAL (
              SELECT CASE WHEN n > {OLD} THEN floor(extract(epoch FROM now()))::bigint ELSE 1700000000 + n END
          ) AS sent (second);

@@ -2,6 +2,7 @@
 
 use super::{
     connection::Connection,
+    counts::messages_of_parties,
     failure::Failure,
     sequencer::last_lock,
     snapshot::BEGIN,
@@ -206,27 +207,21 @@ fn count(target: &Target) -> Result<Recount, Failure> {
         FROM mailslot.totals";
     let levels = "
         SELECT coalesce(sum(n), 0)::bigint FROM generate_series(1, 5) AS wanted
-        LEFT JOIN mailslot.counts ON level = wanted AND sender_id = 0
+        LEFT JOIN mailslot.counts ON level = wanted AND group_id = 0
         GROUP BY wanted ORDER BY wanted";
-    let senders = "
-        WITH counted AS (
-            SELECT from_msisdn, count(*) AS n FROM mailslot.messages
-            WHERE id <= (SELECT counted_id FROM mailslot.totals) GROUP BY from_msisdn
-        ), by_time AS (
-            SELECT sender_id, level, sum(n)::bigint AS n FROM mailslot.counts GROUP BY 1, 2)
-        SELECT count(*) FROM mailslot.senders FULL JOIN counted ON from_msisdn = msisdn
-        WHERE counted.n IS DISTINCT FROM senders.n OR is_heavy AND EXISTS (
-            SELECT FROM generate_series(1, 5) AS wanted
-            LEFT JOIN by_time ON by_time.level = wanted AND sender_id = senders.id
-            WHERE by_time.n IS DISTINCT FROM counted.n)";
-    let answers = ask_slowly(&mut connection, &[counters, levels, senders, CLASSES])?;
-    let [counters, levels, senders, classes] = &answers[..] else {
+    let answers = ask_slowly(&mut connection, &[counters, levels, PARTIES, CLASSES])?;
+    let [counters, levels, parties, classes] = &answers[..] else {
         return Err(Failure::unexpected("no result"));
     };
-    let (row, classes) = (counters.one()?, classes.one()?);
+    let (row, parties, classes) = (counters.one()?, parties.one()?, classes.one()?);
     let mut counts = vec![
         Count { of: "messages", counted: row.integer(2)?, kept: row.integer(0)? },
         Count { of: "senders", counted: row.integer(3)?, kept: row.integer(1)? },
+        Count {
+            of: "receivers with a right count",
+            counted: parties.integer(1)?,
+            kept: parties.integer(2)?,
+        },
         Count {
             of: "kinds with a right count",
             counted: classes.integer(0)?,
@@ -245,10 +240,30 @@ fn count(target: &Target) -> Result<Recount, Failure> {
     }
     Ok(Recount {
         counts,
-        wrong_senders: senders.one()?.integer(0)?,
+        wrong_senders: parties.integer(0)?,
         last_created_at: row.optional_text(5)?.map(str::to_owned),
     })
 }
+
+/// Of how many senders the counts are wrong, how many receivers there are, and of how many of these
+/// the counts are right.
+const PARTIES: &str = concat!(
+    "WITH counted AS (
+        SELECT is_receiver, msisdn, count(*) AS n FROM ",
+    messages_of_parties!(),
+    " WHERE messages.id <= (SELECT counted_id FROM mailslot.totals) GROUP BY 1, 2
+    ), by_time AS (
+        SELECT group_id, level, sum(n)::bigint AS n FROM mailslot.counts GROUP BY 1, 2
+    ), compared AS (
+        SELECT is_receiver, counted.n IS NOT DISTINCT FROM parties.n AND NOT (is_heavy AND EXISTS (
+            SELECT FROM generate_series(1, 5) AS wanted
+            LEFT JOIN by_time ON by_time.level = wanted AND group_id = parties.id
+            WHERE by_time.n IS DISTINCT FROM counted.n)) AS is_right
+        FROM mailslot.parties FULL JOIN counted USING (is_receiver, msisdn))
+    SELECT count(*) FILTER (WHERE NOT is_receiver AND NOT is_right),
+        count(*) FILTER (WHERE is_receiver), count(*) FILTER (WHERE is_receiver AND is_right)
+    FROM compared"
+);
 
 /// How many classes there are, and of how many the counts are right.
 const CLASSES: &str = "
@@ -256,11 +271,10 @@ const CLASSES: &str = "
         SELECT source, kind, count(*) AS n FROM mailslot.messages
         WHERE id <= (SELECT counted_id FROM mailslot.totals) GROUP BY source, kind
     ), by_time AS (
-        SELECT -sender_id AS id, level, sum(n)::bigint AS n FROM mailslot.counts
-        WHERE sender_id < 0 GROUP BY 1, 2)
+        SELECT group_id, level, sum(n)::bigint AS n FROM mailslot.counts GROUP BY 1, 2)
     SELECT count(*), count(*) FILTER (WHERE classes.n = coalesce(counted.n, 0) AND NOT EXISTS (
         SELECT FROM generate_series(1, 5) AS wanted
-        LEFT JOIN by_time ON by_time.level = wanted AND by_time.id = classes.id
+        LEFT JOIN by_time ON by_time.level = wanted AND group_id = classes.id
         WHERE classes.id > 1 AND coalesce(by_time.n, 0) <> classes.n))
     FROM mailslot.classes FULL JOIN counted USING (source, kind)";
 

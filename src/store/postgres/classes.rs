@@ -1,7 +1,7 @@
 //! Classes: the pairs of source and kind.
 //!
 //! There are few of them, so a filter by source or by kind means a few classes. Messages have an
-//! index by class, and each class but one has counts by time, as a sender with many messages has
+//! index by class, and each class but one has counts by time, as a party with many messages has
 //! (counts.rs). A class is entered before its first message is stored, and stays when its last one
 //! goes.
 
@@ -91,7 +91,7 @@ fn enter(connection: &mut Connection, source: &str, kind: &str) -> Result<String
 /// Some classes, as the database has them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Meant {
-    /// `counts.sender_id` of the classes that are counted; or that of all messages, and of each
+    /// `counts.group_id` of the classes that are counted; or that of all messages, and of each
     /// class that is not meant, which is to be subtracted.
     pub(super) counts_of: Vec<i64>,
     /// Source and kind.
@@ -138,13 +138,13 @@ pub(super) fn find(snapshot: &mut Snapshot<'_>, filter: &Filter) -> Result<Found
     for row in rows.iter() {
         let (id, is_meant) = (row.optional_integer(2)?, row.boolean(5)?);
         let ids = if is_meant { &mut meant.counts_of } else { &mut others };
-        ids.extend(id.map(|id| -id));
+        ids.extend(id);
         if is_meant {
             found.total += row.integer(1)?;
             meant.names.push((row.text(3)?.to_owned(), row.text(4)?.to_owned()));
         }
     }
-    if meant.counts_of.contains(&-WEBHOOK_TEXT) {
+    if meant.counts_of.contains(&WEBHOOK_TEXT) {
         meant.counts_of = others;
     }
     found.classes = (meant.names.len() < rows.len()).then_some(meant);

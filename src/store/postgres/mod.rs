@@ -38,7 +38,7 @@ mod migrate; // the newest version of the schema
 mod search; // which messages match, and the index that finds them
 mod ranks; // how many come before a position, and where an offset is
 mod classes; // the pairs of source and kind
-mod counts; // totals, senders and counts by time, up to the watermark
+mod counts; // totals, parties and counts by time, up to the watermark
 mod snapshot; // several statements of one moment
 mod rows; // columns as values
 mod sequencer; // the lock that orders all commits

@@ -31,7 +31,7 @@ pub(super) const END: Position = Position {
     timestamp: Timestamp { seconds: i64::MAX, nanoseconds: 0 },
     message_id: String::new(),
 };
-/// With so few candidates, by sender and by time, a search reads each one.
+/// With so few candidates, by party and by time, a search reads each one.
 pub(super) const FEW: i64 = 1_024;
 /// A page that begins so few messages from the first or the last one is found by a walk from there.
 const NEAR: i64 = 256;
@@ -157,7 +157,8 @@ fn list(snapshot: &mut Snapshot<'_>, filter: &Filter, paging: &Paging) -> Result
     Ok(Listing { messages, total, offset })
 }
 
-/// A page of the messages of a sender, or of all, from one position to another.
+/// A page of the messages of a sender, of a receiver, of classes, or of all, from one position to
+/// another.
 struct Asked<'a> {
     ranks: &'a Ranks<'a>,
     range: (Position, Position),
@@ -207,15 +208,18 @@ impl Asked<'_> {
         [limit, offset]: [i64; 2],
     ) -> Result<Vec<Message>, Failure> {
         let classes = self.ranks.classes();
-        let sql = if classes.is_some() { by_class(is_forward) } else { by_sender(is_forward) };
+        let (column, msisdn) = self.ranks.party().unzip();
+        let sql = match classes {
+            Some(_) => by_class(is_forward),
+            None => by_time(column, is_forward),
+        };
         let id = encode(&from.message_id);
         let [seconds, nanoseconds, id] = position_values(from, &id);
         let (limit, offset) = (Value::Integer(limit), Value::Integer(offset));
-        let [sender, ..] = self.ranks.meant();
         let names = classes.map(Meant::columns);
         let whose = match &names {
             Some([sources, kinds]) => vec![Value::Texts(sources), Value::Texts(kinds)],
-            None => vec![sender],
+            None => msisdn.map(Value::Text).into_iter().collect(),
         };
         let values = [&[seconds, nanoseconds, id, limit, offset], &whose[..]].concat();
         let statements = [Statement::plain(IN_ORDER), Statement::new(&sql, &values)];
@@ -233,15 +237,27 @@ impl Asked<'_> {
 /// A bitmap has no order: the server would read all that are on that side, and sort them.
 const IN_ORDER: &str = "SELECT set_config('enable_bitmapscan', 'off', true)";
 
-/// The messages of a sender `$6`, or all, on one side of the position `$1` to `$3`: `$4` of them,
-/// without the first `$5`.
-fn by_sender(is_forward: bool) -> String {
-    let (side, order) = if is_forward { (">=", "") } else { ("<", "DESC") };
+/// The messages of a sender or a receiver `$6`, which `column` has, or all, on one side of the
+/// position `$1` to `$3`: `$4` of them, without the first `$5`. A party is a range of its own
+/// index, and of no other one: an index by time alone leads to the messages of all parties. `$6` is
+/// selected, since the server would take the range of a frequent number that it sees for empty.
+fn by_time(column: Option<&str>, is_forward: bool) -> String {
+    let (side, end, order) = if is_forward { (">=", "<=", "") } else { ("<", ">=", "DESC") };
+    let [columns, values, condition, orders] = match column {
+        Some(column) => [
+            format!("{column},"),
+            "(SELECT $6::text),".to_owned(),
+            format!("AND {column} {end} (SELECT $6::text)"),
+            format!("{column} {order},"),
+        ],
+        None => Default::default(),
+    };
     format!(
         "SELECT {MESSAGE} FROM mailslot.messages
-         WHERE ($6::text IS NULL OR from_msisdn = $6)
-             AND (ts_s, ts_ns, left(message_id, 256), message_id) {side} ($1, $2, left($3, 256), $3)
-         ORDER BY ts_s {order}, ts_ns {order}, left(message_id, 256) {order}, message_id {order}
+         WHERE ({columns} ts_s, ts_ns, left(message_id, 256), message_id)
+                 {side} ({values} $1, $2, left($3, 256), $3) {condition}
+         ORDER BY {orders} ts_s {order}, ts_ns {order}, left(message_id, 256) {order},
+             message_id {order}
          LIMIT $4 OFFSET $5"
     )
 }

@@ -51,16 +51,18 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// `is_few`: the sender and the time lead to few messages, which are read one by one.
+    /// `is_few`: the party and the time lead to few messages, which are read one by one.
     pub(super) fn of(filter: &Filter, is_few: bool) -> Conditions {
         let is_few = is_few || filter.message_id.is_some();
         // The index of trigrams is no way to find a text without one, nor to few messages.
         let is_indexed = !is_few && filter.q.as_deref().is_some_and(has_trigram);
         let text = if is_indexed { "coalesce(folded, text)" } else { "coalesce(folded, text, '')" };
+        // Without statistics, the server might find a sender's few messages by a busy receiver.
+        let to = if filter.from.is_some() { "to_msisdn || ''" } else { "to_msisdn" };
         // No text has a character behind the last one of Unicode. The index by class leads to all
         // messages of a class, and the server may take it where it has no statistics yet.
         let sql = format!(
-            "($1::text IS NULL OR from_msisdn = $1) AND ($2::text IS NULL OR to_msisdn = $2)
+            "($1::text IS NULL OR from_msisdn = $1) AND ($2::text IS NULL OR {to} = $2)
              AND ($3::bigint IS NULL OR (ts_s, ts_ns) >= ($3, $4))
              AND ($5::bigint IS NULL OR (ts_s, ts_ns) < ($5, $6))
              AND ($7::text IS NULL OR {text} LIKE $7) AND ($8::bytea IS NULL OR hash = $8)
@@ -112,7 +114,7 @@ impl Conditions {
     }
 }
 
-/// `is_few`: the sender and the time lead to few messages, which are read one by one.
+/// `is_few`: the party and the time lead to few messages, which are read one by one.
 pub(super) fn search(
     snapshot: &mut Snapshot<'_>,
     filter: &Filter,

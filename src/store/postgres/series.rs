@@ -138,21 +138,20 @@ fn counted(
         "SELECT bucket, sum(",
         summand!("$4"),
         ")::bigint FROM mailslot.counts
-         WHERE sender_id = ANY ($4) AND level = $1 AND bucket >= $2 AND bucket < $3
+         WHERE group_id = ANY ($4) AND level = $1 AND bucket >= $2 AND bucket < $3
          GROUP BY bucket"
     );
     // The tail must not be found by its time, which leads to all messages of the range.
     let tail = concat!(
-        "SELECT (ts_s + 62135596800) / $4 AS bucket, count(*) FROM mailslot.messages
-         WHERE id > $7 AND ts_s + 62135596800 >= $5 * $4 AND ts_s + 62135596800 < $6 * $4 AND ",
+        "SELECT (ts_s + 62135596800) / $5 AS bucket, count(*) FROM mailslot.messages
+         WHERE id > $8 AND ts_s + 62135596800 >= $6 * $5 AND ts_s + 62135596800 < $7 * $5 AND ",
         is_meant!(),
         " GROUP BY 1"
     );
     let range = [Value::Integer(from), Value::Integer(to)];
     let counted = [Value::Integer(level), range[0], range[1], *counts_of];
-    let [sender, source, kind] = ranks.meant();
-    let seconds = Value::Integer(seconds);
-    let behind = [sender, source, kind, seconds, range[0], range[1], ranks.watermark()];
+    let tail_range = [Value::Integer(seconds), range[0], range[1], ranks.watermark()];
+    let behind = [ranks.meant(), tail_range].concat();
     let rows =
         snapshot.run_last(&[Statement::new(sql, &counted), Statement::new(tail, &behind)])?;
     let mut counts: HashMap<i64, i64> = HashMap::new();

@@ -28,7 +28,7 @@ fn stats(snapshot: &mut Snapshot<'_>) -> Result<Stats, Failure> {
         SELECT messages + (SELECT coalesce(sum(n), 0) FROM tail)::bigint,
             senders + (
                 SELECT count(*) FROM tail WHERE NOT EXISTS (
-                    SELECT FROM mailslot.senders WHERE msisdn = from_msisdn)),
+                    SELECT FROM mailslot.parties WHERE msisdn = from_msisdn AND NOT is_receiver)),
             (SELECT ts FROM mailslot.messages
              ORDER BY ts_s, ts_ns, left(message_id, 256), message_id LIMIT 1),
             (SELECT ts FROM mailslot.messages ORDER BY ts_s DESC, ts_ns DESC,
@@ -40,11 +40,12 @@ fn stats(snapshot: &mut Snapshot<'_>) -> Result<Stats, Failure> {
             SELECT from_msisdn AS msisdn, count(*) AS n FROM mailslot.messages
             WHERE id > $1 GROUP BY 1
         ), first AS (
-            SELECT msisdn FROM mailslot.senders ORDER BY n DESC, msisdn LIMIT $2)
+            SELECT msisdn FROM mailslot.parties WHERE NOT is_receiver
+            ORDER BY n DESC, msisdn LIMIT $2)
         SELECT msisdn, sum(n)::bigint FROM (
-            SELECT senders.msisdn, senders.n
+            SELECT parties.msisdn, parties.n
             FROM (SELECT msisdn FROM first UNION SELECT msisdn FROM tail) AS candidates
-            JOIN mailslot.senders USING (msisdn)
+            JOIN mailslot.parties ON parties.msisdn = candidates.msisdn AND NOT is_receiver
             UNION ALL SELECT msisdn, n FROM tail
         ) AS both_parts GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $2";
     let values = [watermark, Value::Integer(TOP_SENDERS)];

@@ -43,6 +43,8 @@ CREATE TABLE mailslot.messages (
 CREATE INDEX messages_by_ts ON mailslot.messages (ts_s, ts_ns, left(message_id, 256));
 CREATE INDEX messages_by_from
     ON mailslot.messages (from_msisdn, ts_s, ts_ns, left(message_id, 256));
+CREATE INDEX messages_by_to
+    ON mailslot.messages (to_msisdn, ts_s, ts_ns, left(message_id, 256));
 CREATE INDEX messages_by_class
     ON mailslot.messages (source, kind, ts_s, ts_ns, left(message_id, 256));
 
@@ -63,19 +65,25 @@ CREATE TABLE mailslot.totals (
 INSERT INTO mailslot.totals (erasing_key)
 VALUES (sha256((gen_random_uuid()::text || gen_random_uuid()::text)::bytea));
 
-CREATE TABLE mailslot.senders (
-    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    msisdn   text COLLATE "C" NOT NULL UNIQUE,
-    n        bigint NOT NULL,
-    is_heavy boolean NOT NULL DEFAULT false -- has counts by time of its own
+-- Of the ids of parties and classes, of which no two are the same: counts have them.
+CREATE SEQUENCE mailslot.groups AS bigint;
+
+-- The senders and the receivers. A number that is both has two rows.
+CREATE TABLE mailslot.parties (
+    id          bigint PRIMARY KEY DEFAULT nextval('mailslot.groups'),
+    is_receiver boolean NOT NULL,
+    msisdn      text COLLATE "C" NOT NULL,
+    n           bigint NOT NULL,
+    is_heavy    boolean NOT NULL DEFAULT false, -- has counts by time of its own
+    UNIQUE (msisdn, is_receiver)
 ) WITH (fillfactor = 70);
-CREATE INDEX senders_by_n ON mailslot.senders (n DESC, msisdn);
-CREATE INDEX senders_heavy ON mailslot.senders (msisdn) WHERE is_heavy;
+CREATE INDEX parties_by_n ON mailslot.parties (is_receiver, n DESC, msisdn);
+CREATE INDEX parties_heavy ON mailslot.parties (msisdn, is_receiver) WHERE is_heavy;
 
 -- The pairs of source and kind. One is entered before its first message is stored, and stays (classes.rs).
 -- The first one has no counts by time: they are those of all messages without those of the other classes.
 CREATE TABLE mailslot.classes (
-    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id     bigint PRIMARY KEY DEFAULT nextval('mailslot.groups'),
     source text COLLATE "C" NOT NULL,
     kind   text COLLATE "C" NOT NULL,
     n      bigint NOT NULL DEFAULT 0,
@@ -86,11 +94,11 @@ INSERT INTO mailslot.classes (source, kind) VALUES ('webhook', 'text');
 -- How many messages there are in each second (level 1), minute, hour, day and 64 days (level 5) since
 -- the year 1.
 CREATE TABLE mailslot.counts (
-    sender_id bigint NOT NULL, -- 0: all messages, below 0: those of a class
-    level     smallint NOT NULL,
-    bucket    bigint NOT NULL, -- (ts_s + 62135596800) / the seconds of the level
-    n         bigint NOT NULL,
-    PRIMARY KEY (sender_id, level, bucket)
+    group_id bigint NOT NULL, -- 0: all messages; otherwise those of a party or of a class
+    level    smallint NOT NULL,
+    bucket   bigint NOT NULL, -- (ts_s + 62135596800) / the seconds of the level
+    n        bigint NOT NULL,
+    PRIMARY KEY (group_id, level, bucket)
 ) WITH (fillfactor = 70);
 
 -- Whoever counts or deletes locks the row of totals first, or here.
@@ -101,14 +109,17 @@ BEGIN
     SELECT counted_id INTO up_to FROM totals FOR UPDATE;
     -- A count that would be zero goes: there is one for each second in which a message was sent.
     WITH less AS MATERIALIZED (
-        SELECT sender_id, level, (ts_s + 62135596800) / seconds AS bucket, count(*) AS n
+        SELECT group_id, level, (ts_s + 62135596800) / seconds AS bucket, count(*) AS n
         FROM (
-            SELECT 0::bigint AS sender_id, ts_s FROM deleted WHERE deleted.id <= up_to
+            SELECT 0::bigint AS group_id, ts_s FROM deleted WHERE deleted.id <= up_to
             UNION ALL
-            SELECT senders.id, ts_s FROM deleted JOIN senders ON msisdn = from_msisdn AND is_heavy
-            WHERE deleted.id <= up_to
+            SELECT parties.id, ts_s FROM deleted
+            CROSS JOIN LATERAL (VALUES (false, from_msisdn), (true, to_msisdn))
+                AS party (is_receiver, msisdn)
+            JOIN parties USING (is_receiver, msisdn)
+            WHERE deleted.id <= up_to AND is_heavy
             UNION ALL
-            SELECT -classes.id, ts_s FROM deleted JOIN classes USING (source, kind)
+            SELECT classes.id, ts_s FROM deleted JOIN classes USING (source, kind)
             WHERE deleted.id <= up_to AND classes.id > 1
         ) AS counted CROSS JOIN (
             VALUES (1::smallint, 1::bigint), (2, 60), (3, 3600), (4, 86400), (5, 5529600)
@@ -116,24 +127,31 @@ BEGIN
         GROUP BY 1, 2, 3
     ), gone AS (
         DELETE FROM counts USING less
-        WHERE (counts.sender_id, counts.level, counts.bucket)
-                = (less.sender_id, less.level, less.bucket) AND counts.n = less.n)
+        WHERE (counts.group_id, counts.level, counts.bucket)
+                = (less.group_id, less.level, less.bucket) AND counts.n = less.n)
     UPDATE counts SET n = counts.n - less.n FROM less
-    WHERE (counts.sender_id, counts.level, counts.bucket)
-        = (less.sender_id, less.level, less.bucket) AND counts.n <> less.n;
-    UPDATE senders SET n = senders.n - less.n
+    WHERE (counts.group_id, counts.level, counts.bucket)
+        = (less.group_id, less.level, less.bucket) AND counts.n <> less.n;
+    UPDATE parties SET n = parties.n - less.n
     FROM (
-        SELECT from_msisdn, count(*) AS n FROM deleted WHERE deleted.id <= up_to GROUP BY 1
+        SELECT is_receiver, msisdn, count(*) AS n FROM deleted
+        CROSS JOIN LATERAL (VALUES (false, from_msisdn), (true, to_msisdn))
+            AS party (is_receiver, msisdn)
+        WHERE deleted.id <= up_to GROUP BY 1, 2
     ) AS less
-    WHERE msisdn = from_msisdn;
+    WHERE (parties.is_receiver, parties.msisdn) = (less.is_receiver, less.msisdn);
     UPDATE classes SET n = classes.n - less.n
     FROM (
         SELECT source, kind, count(*) AS n FROM deleted WHERE deleted.id <= up_to GROUP BY 1, 2
     ) AS less
     WHERE (classes.source, classes.kind) = (less.source, less.kind);
-    WITH gone AS (DELETE FROM senders WHERE n = 0 RETURNING id),
-        their_counts AS (DELETE FROM counts WHERE sender_id IN (SELECT id FROM gone))
-    UPDATE totals SET senders = senders - (SELECT count(*) FROM gone), changes = changes + 1,
+    -- Both values are named, since the index by n begins with them.
+    WITH gone AS (
+            DELETE FROM parties WHERE is_receiver IN (false, true) AND n = 0
+            RETURNING id, is_receiver
+        ), their_counts AS (DELETE FROM counts WHERE group_id IN (SELECT id FROM gone))
+    UPDATE totals SET senders = senders - (SELECT count(*) FROM gone WHERE NOT is_receiver),
+        changes = changes + 1,
         messages = messages - (SELECT count(*) FROM deleted WHERE deleted.id <= up_to),
         deleted_id = greatest(deleted_id, (SELECT max(deleted.id) FROM deleted));
     RETURN NULL;
