@@ -7,7 +7,7 @@ pub(crate) mod twilio; // Twilio: SMS, MMS and WhatsApp
 pub(crate) mod standard; // Standard Webhooks, as Svix and others send them
 mod provider; // what each of these files says of its provider
 mod reading; // what is read from a body
-mod part; // a part of a body, of any shape
+mod outline; // a body down to its messages
 
 use crate::config::Config;
 

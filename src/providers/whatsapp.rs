@@ -1,12 +1,11 @@
 //! WhatsApp Cloud API of Meta, also as its partners pass it on.
 
 use hmac::Hmac;
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::{part::Part, provider::Provider, reading::Reading};
+use super::{outline::Outline, provider::Provider, reading::Reading};
 use crate::{
     config::{Config, Secret},
     error::{Error, Problem},
@@ -25,6 +24,9 @@ const CHALLENGE_BYTES_MAX: usize = 256;
 /// The header with the signature, and what its value begins with.
 pub(crate) const HEADER: &str = "X-Hub-Signature-256";
 pub(crate) const PREFIX: &str = "sha256=";
+/// The lists and objects around a message: the body, its entries, an entry, its changes, a change,
+/// its value, and the messages.
+const LEVELS: u8 = 7;
 /// What is stored where the body does not say which number a message came to.
 const UNKNOWN_RECEIVER: &str = "unknown";
 
@@ -105,14 +107,14 @@ impl Provider for Whatsapp {
     }
 
     fn read(signed: &Signed<'_>, reading: &mut Reading) {
-        let Ok(body) = serde_json::from_slice::<Part<Body<'_>, IgnoredAny>>(signed.0) else {
-            return reading.skip_invalid("the body is not JSON, or names a member twice");
+        let Ok(body) = Outline::of(signed.0, LEVELS) else {
+            return reading.skip_invalid("the body is not JSON");
         };
-        let Part::Object(Body { entry: Part::List(entries) }) = body else {
+        let Some(entries) = body.member("entry").items() else {
             return reading.skip_invalid("the body has no list of entries");
         };
         for entry in entries {
-            let Part::Object(Entry { changes: Part::List(changes) }) = entry else {
+            let Some(changes) = entry.member("changes").items() else {
                 reading.skip_invalid("an entry has no list of changes");
                 continue;
             };
@@ -127,50 +129,47 @@ impl Provider for Whatsapp {
     }
 }
 
-fn read_change(change: Part<Change<'_>, IgnoredAny>, reading: &mut Reading) {
-    let Part::Object(Change { field: Some(field), value: Part::Object(about) }) = change else {
-        return reading.skip(Item::Other);
-    };
-    if value(field) != "messages" || about.is_of_something_else() {
+fn read_change(change: &Outline<'_>, reading: &mut Reading) {
+    let about = change.member("value");
+    let (messages, statuses) = (about.member("messages"), about.member("statuses"));
+    let is_of_messages =
+        matches!(change.member("field"), Outline::Text(field) if field == "messages");
+    if !is_of_messages || messages.is_missing() && statuses.is_missing() {
         return reading.skip(Item::Other);
     }
-    let About { metadata, contacts, messages, statuses } = about;
     for status in list(statuses, reading) {
-        let word = &value(status)["status"];
+        let word = &status.value()["status"];
         reading.skip(Item::of_status(word.as_str().unwrap_or_default()));
     }
-    let receiver = receiver(&metadata.map(value).unwrap_or_default());
-    let user_id = || contacts.map(value).unwrap_or_default()[0]["user_id"].clone();
+    let receiver = receiver(about.member("metadata"));
+    let contact = || about.member("contacts").items().and_then(<[_]>::first).map(Outline::value);
     for message in list(messages, reading) {
-        read_message(message, &receiver, user_id, reading);
+        read_message(message, &receiver, contact, reading);
     }
 }
 
 /// The items of a list that may be missing. One that is no list counts as one part.
-fn list<'a>(list: Part<IgnoredAny, &'a RawValue>, reading: &mut Reading) -> Vec<&'a RawValue> {
-    match list {
-        Part::List(items) => items,
-        Part::Missing => Vec::new(),
-        Part::Object(_) | Part::Other => {
-            reading.skip_invalid("the messages or the statuses are no list");
-            Vec::new()
-        }
+fn list<'o, 'a>(list: &'o Outline<'a>, reading: &mut Reading) -> &'o [Outline<'a>] {
+    let items = list.items();
+    if items.is_none() && !list.is_missing() {
+        reading.skip_invalid("the messages or the statuses are no list");
     }
+    items.unwrap_or_default()
 }
 
 fn read_message(
-    json: &RawValue,
+    outline: &Outline<'_>,
     receiver: &str,
-    user_id: impl FnOnce() -> Value,
+    contact: impl FnOnce() -> Option<Value>,
     reading: &mut Reading,
 ) {
-    let message = value(json);
+    let message = outline.value();
     let Some(timestamp) = timestamp(&message["timestamp"]) else {
         return reading.skip_invalid("a message has no timestamp in seconds");
     };
     let named = |value: &Value| value.as_str().filter(|sender| !sender.is_empty()).map(address);
     let sender = named(&message["from"]).or_else(|| named(&message["from_user_id"]));
-    let sender = sender.or_else(|| named(&user_id()));
+    let sender = sender.or_else(|| named(&contact()?["user_id"]));
     let kind = message["type"].as_str().unwrap_or("unknown");
     let fields = Fields {
         message_id: message["id"].as_str().unwrap_or_default().to_owned(),
@@ -179,7 +178,7 @@ fn read_message(
         timestamp,
         text: text(&message, kind),
     };
-    reading.add(fields, kind, || json.get());
+    reading.add(fields, kind, || outline.json().get());
 }
 
 /// Digits are a phone number without its plus. A user id stays as it is.
@@ -189,13 +188,14 @@ fn address(sender: &str) -> String {
 }
 
 /// The number is written for people, with spaces and the like.
-fn receiver(metadata: &Value) -> String {
-    let number = metadata["display_phone_number"].as_str().unwrap_or_default();
+fn receiver(metadata: &Outline<'_>) -> String {
+    let about = |name: &str| metadata.member(name).value().as_str().map(str::to_owned);
+    let number = about("display_phone_number").unwrap_or_default();
     let digits: String = number.chars().filter(char::is_ascii_digit).collect();
     if !digits.is_empty() {
         return format!("+{digits}");
     }
-    metadata["phone_number_id"].as_str().unwrap_or(UNKNOWN_RECEIVER).to_owned()
+    about("phone_number_id").unwrap_or_else(|| UNKNOWN_RECEIVER.to_owned())
 }
 
 /// Unix seconds, as a text or as a number.
@@ -237,50 +237,6 @@ fn text(message: &Value, kind: &str) -> Option<String> {
     found.as_str().map(str::to_owned)
 }
 
-/// A part as a value; null where it is none that can be used, such as one with half a surrogate
-/// pair in a text.
-fn value(json: &RawValue) -> Value {
-    serde_json::from_str(json.get()).unwrap_or_default()
-}
-
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow, default)]
-    entry: Part<IgnoredAny, Part<Entry<'a>, IgnoredAny>>,
-}
-
-#[derive(Deserialize)]
-struct Entry<'a> {
-    #[serde(borrow, default)]
-    changes: Part<IgnoredAny, Part<Change<'a>, IgnoredAny>>,
-}
-
-#[derive(Deserialize)]
-struct Change<'a> {
-    #[serde(borrow)]
-    field: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    value: Part<About<'a>, IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct About<'a> {
-    #[serde(borrow)]
-    metadata: Option<&'a RawValue>,
-    #[serde(borrow)]
-    contacts: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    messages: Part<IgnoredAny, &'a RawValue>,
-    #[serde(borrow, default)]
-    statuses: Part<IgnoredAny, &'a RawValue>,
-}
-
-impl About<'_> {
-    fn is_of_something_else(&self) -> bool {
-        matches!((&self.messages, &self.statuses), (Part::Missing, Part::Missing))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,9 +250,11 @@ mod tests {
         ] {
             let metadata =
                 json!({ "display_phone_number": shown, "phone_number_id": "106540352242922" });
-            assert_eq!(receiver(&metadata), number);
+            let metadata = metadata.to_string();
+            let outline = Outline::of(metadata.as_bytes(), 1);
+            assert_eq!(outline.map(|metadata| receiver(&metadata)).ok().as_deref(), Some(number));
         }
-        assert_eq!(receiver(&json!(7)), UNKNOWN_RECEIVER);
+        assert_eq!(receiver(&Outline::Scalar), UNKNOWN_RECEIVER);
         assert_eq!(address("16505551234"), "+16505551234");
         assert_eq!(address("US.13491208655302741918"), "US.13491208655302741918");
     }
