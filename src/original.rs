@@ -4,7 +4,9 @@
 //! providers' bodies have in common. LZ4 takes a microsecond for it, in the thread that has the
 //! request; DEFLATE took 40 and more, and without a dictionary saved less.
 
-use lz4_flex::block::{compress_with_dict, decompress_with_dict};
+use lz4_flex::block::{
+    compress_into_with_dict, decompress_into_with_dict, get_maximum_output_size,
+};
 use serde_json::value::RawValue;
 
 /// Bytes of an original, as JSON, beyond which only its length is kept.
@@ -13,7 +15,9 @@ pub(crate) const ORIGINAL_BYTES_MAX: usize = 65_536;
 /// Stored originals need exactly these bytes: a better dictionary gets a number of its own.
 const DICTIONARY: &[u8] = include_bytes!("original_dictionary.txt");
 
-/// The first byte of what is stored. The length of the JSON follows, in four bytes, little-endian.
+/// What is stored begins with a byte that says what it is, and the length of the JSON in four
+/// bytes, little-endian.
+const HEAD_BYTES: usize = 5;
 const TOO_LARGE: u8 = 0;
 /// The JSON follows the length, as an LZ4 block with [`DICTIONARY`].
 const COMPRESSED: u8 = 1;
@@ -38,8 +42,16 @@ impl Original {
         if json.len() > ORIGINAL_BYTES_MAX {
             return Original::too_large(length);
         }
-        let block = compress_with_dict(json.as_bytes(), DICTIONARY);
-        Original([&[COMPRESSED][..], &length.to_le_bytes(), &block].concat())
+        let mut stored = vec![0; HEAD_BYTES + get_maximum_output_size(json.len())];
+        let (head, block) = stored.split_at_mut(HEAD_BYTES);
+        head[0] = COMPRESSED;
+        head[1..].copy_from_slice(&length.to_le_bytes());
+        // It fails only where the output is too small.
+        let Ok(written) = compress_into_with_dict(json.as_bytes(), block, DICTIONARY) else {
+            return Original::too_large(length);
+        };
+        stored.truncate(HEAD_BYTES + written);
+        Original(stored)
     }
 
     /// One that had this many bytes, and was not kept.
@@ -70,7 +82,9 @@ impl Original {
                 let length = usize::try_from(length).ok()?;
                 // A damaged length must not take memory.
                 let length = Some(length).filter(|length| *length <= ORIGINAL_BYTES_MAX)?;
-                let json = decompress_with_dict(block, length, DICTIONARY).ok()?;
+                let mut json = vec![0; length];
+                let written = decompress_into_with_dict(block, &mut json, DICTIONARY).ok()?;
+                json.truncate(written);
                 let json = RawValue::from_string(String::from_utf8(json).ok()?).ok()?;
                 Some(Content::Json(json))
             }
