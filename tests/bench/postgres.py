@@ -236,7 +236,7 @@ def of_several_groups(count):
     """The lines of fill.py, a tenth of them of another source, and half of these of another kind; and to
     several receivers."""
     for number, line in enumerate(fill.lines(count)):
-        receiver = QUIET if number % 1000 == 0 else SECOND if number % 3 == 0 else MAIN
+        receiver = QUIET if number % 1000 == 1 else SECOND if number % 3 == 0 else MAIN
         line = line.replace(MAIN, receiver)
         kind = {0: "text", 10: "image"}.get(number % 20)
         yield json.dumps({**json.loads(line), "source": "whatsapp", "kind": kind}) + "\n" if kind else line

@@ -141,9 +141,13 @@ impl Both<'_> {
         format!("+{}", 10 + number)
     }
 
-    /// The same of receivers.
+    /// The same of receivers, and two of them have most.
     fn receiver(&mut self) -> String {
-        let number = if self.numbers.one_in(2) { 1 } else { 2 + self.numbers.below(40) };
+        let number = match self.numbers.below(100) {
+            0..50 => 1,
+            50..90 => 2,
+            _ => 3 + self.numbers.below(39),
+        };
         format!("+{number}")
     }
 
@@ -162,9 +166,9 @@ impl Both<'_> {
         message
     }
 
-    /// Enough for a sender and a receiver with counts of their own.
+    /// Enough for a sender and a receiver, besides the main one, with counts of their own.
     fn import(&mut self) {
-        let ids: Vec<_> = (0..5_000).map(|number| format!("import-{number}")).collect();
+        let ids: Vec<_> = (0..6_000).map(|number| format!("import-{number}")).collect();
         let lines = ids.iter().map(|id| format!("{}\n", self.message(id)));
         let lines: String = lines.collect();
         std::fs::write(self.sqlite.folder.path().join("lines"), lines).unwrap();

@@ -29,8 +29,8 @@ fn every_read_is_planned_by_an_index() {
         message["text"] = json!(format!("order {number}"));
         assert_eq!(node.deliver(&message).status, 200);
     }
-    // Enough for a sender and two receivers with counts of their own, and for an index to be worth it.
-    // One receiver has the earliest messages, and no others.
+    // Enough for a sender and a second receiver with counts of their own, and for an index to be
+    // worth it. The second receiver has the earliest messages, and no others.
     cluster.sql(
         "INSERT INTO messages (id, hash, message_id, from_msisdn, to_msisdn, ts, ts_s, ts_ns, text,
              created_at, source, kind)
@@ -43,7 +43,7 @@ fn every_read_is_planned_by_an_index() {
          FROM generate_series(1, 20000) AS n",
     );
     wait_until_counted(&cluster);
-    assert!(cluster.count("SELECT count(*) FROM parties WHERE is_heavy") == 3);
+    assert!(cluster.count("SELECT count(*) FROM parties WHERE is_heavy") == 2);
     let begin = fs::read_to_string(server.folder.join("log")).unwrap().len();
     let times = "since=2025-01-15T11:00:00Z&until=2025-01-16T11:00:00.5Z";
     ask(

@@ -4,7 +4,8 @@
 //! `totals`; what is deleted is taken away by a trigger (schema/tables.sql).
 //!
 //! Counts by time are sums of each second, minute, hour, day and 64 days since the year 1, of all
-//! messages, of each party with many, and of each class but that of /webhook.
+//! messages, of each party with many, and of each class but that of /webhook. Those of the main
+//! receiver are what those of the other receivers leave of all messages.
 
 use super::{
     connection::Connection,
@@ -90,7 +91,10 @@ const PARTIES: &str = concat!(
         ON CONFLICT (msisdn, is_receiver) DO UPDATE SET n = stored.n + excluded.n
         RETURNING xmax = 0 AS is_new, is_receiver)
     UPDATE mailslot.totals SET senders = senders
-        + (SELECT count(*) FROM added WHERE is_new AND NOT is_receiver)"
+            + (SELECT count(*) FROM added WHERE is_new AND NOT is_receiver),
+        main_receiver = coalesce(main_receiver, (
+            SELECT to_msisdn FROM mailslot.messages WHERE id > $1 AND id <= $2
+            GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1))"
 );
 const CLASSES: &str = "
     INSERT INTO mailslot.classes AS stored (source, kind, n)
@@ -103,6 +107,9 @@ const COUNTS: &str = concat!(
     SELECT group_id, level, (ts_s + 62135596800) / seconds, count(*)
     FROM (
         SELECT 0::bigint AS group_id, ts_s FROM mailslot.messages WHERE id > $1 AND id <= $2
+        UNION ALL
+        SELECT -1, ts_s FROM mailslot.messages, mailslot.totals
+        WHERE id > $1 AND id <= $2 AND to_msisdn <> main_receiver
         UNION ALL
         SELECT parties.id, ts_s FROM ",
     messages_of_parties!(),
@@ -129,6 +136,7 @@ const MAKE_HEAVY: &str = "
     WITH heavy AS (
         UPDATE mailslot.parties SET is_heavy = true
         WHERE is_receiver IN (false, true) AND n >= $2 AND NOT is_heavy
+            AND NOT (is_receiver AND msisdn = (SELECT main_receiver FROM mailslot.totals))
         RETURNING id, is_receiver, msisdn)
     INSERT INTO mailslot.counts (group_id, level, bucket, n)
     SELECT group_id, level, (ts_s + 62135596800) / seconds, count(*)

@@ -36,13 +36,16 @@ macro_rules! is_of_party {
 }
 
 /// What a row of counts adds to those that are asked for: where all messages are among them, the
-/// others are classes that are left out.
+/// others are left out.
 macro_rules! summand {
     ($ids:literal) => {
         concat!("CASE WHEN 0 = ANY (", $ids, ") AND group_id <> 0 THEN -n ELSE n END")
     };
 }
 pub(super) use summand;
+
+/// The counts of the main receiver: all messages without those to others (schema/tables.sql).
+const MAIN_RECEIVER: [i64; 2] = [0, -1];
 
 /// The messages of a filter's sender, or of its receiver, of its classes, or all messages, at the
 /// moment of a snapshot.
@@ -77,7 +80,8 @@ impl<'a> Ranks<'a> {
                 CASE WHEN coalesce($1, $2) IS NULL THEN messages ELSE coalesce(n, 0) END
                     + (SELECT count(*) FROM mailslot.messages WHERE messages.id > counted_id AND ",
             is_meant!(),
-            "), CASE WHEN coalesce($1, $2) IS NULL THEN 0 WHEN is_heavy THEN parties.id END
+            "), CASE WHEN coalesce($1, $2) IS NULL THEN 0 WHEN is_heavy THEN parties.id END,
+                coalesce($1 IS NULL AND $2 = main_receiver, false)
             FROM mailslot.totals LEFT JOIN mailslot.parties
                 ON msisdn = coalesce($1, $2) AND is_receiver = ($1 IS NULL)"
         );
@@ -86,7 +90,8 @@ impl<'a> Ranks<'a> {
         let rows = snapshot.ask(sql, &[optional(from), optional(to), Value::Null, Value::Null])?;
         let row = rows.one()?;
         let (counted_id, total) = (row.integer(0)?, row.integer(1)?);
-        let counts_of = row.optional_integer(2)?.map(|id| vec![id]);
+        let of_group = row.optional_integer(2)?.map(|id| vec![id]);
+        let counts_of = if row.boolean(3)? { Some(MAIN_RECEIVER.to_vec()) } else { of_group };
         let (source, kind, classes) = (None, None, None);
         Ok(Ranks { from, to, source, kind, classes, counts_of, counted_id, total })
     }

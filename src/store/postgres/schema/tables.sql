@@ -60,7 +60,8 @@ CREATE TABLE mailslot.totals (
     changes     bigint NOT NULL DEFAULT 0, -- statements that deleted messages, ever
     erased      bigint NOT NULL DEFAULT 0, -- messages erased, ever
     deleted_id  bigint NOT NULL DEFAULT 0, -- the highest id of a message that was deleted
-    erasing_key bytea NOT NULL             -- of the hashes in erased
+    erasing_key bytea NOT NULL,            -- of the hashes in erased
+    main_receiver text COLLATE "C"         -- that of most of the messages that were counted first
 ) WITH (fillfactor = 10);
 INSERT INTO mailslot.totals (erasing_key)
 VALUES (sha256((gen_random_uuid()::text || gen_random_uuid()::text)::bytea));
@@ -74,7 +75,7 @@ CREATE TABLE mailslot.parties (
     is_receiver boolean NOT NULL,
     msisdn      text COLLATE "C" NOT NULL,
     n           bigint NOT NULL,
-    is_heavy    boolean NOT NULL DEFAULT false, -- has counts by time of its own
+    is_heavy    boolean NOT NULL DEFAULT false, -- has counts by time of its own; the main receiver never
     UNIQUE (msisdn, is_receiver)
 ) WITH (fillfactor = 70);
 CREATE INDEX parties_by_n ON mailslot.parties (is_receiver, n DESC, msisdn);
@@ -94,7 +95,9 @@ INSERT INTO mailslot.classes (source, kind) VALUES ('webhook', 'text');
 -- How many messages there are in each second (level 1), minute, hour, day and 64 days (level 5) since
 -- the year 1.
 CREATE TABLE mailslot.counts (
-    group_id bigint NOT NULL, -- 0: all messages; otherwise those of a party or of a class
+    -- 0: all messages, -1: those to another receiver than the main one, so that an inbox with one receiver
+    -- has no counts twice; otherwise those of a party or of a class.
+    group_id bigint NOT NULL,
     level    smallint NOT NULL,
     bucket   bigint NOT NULL, -- (ts_s + 62135596800) / the seconds of the level
     n        bigint NOT NULL,
@@ -112,6 +115,9 @@ BEGIN
         SELECT group_id, level, (ts_s + 62135596800) / seconds AS bucket, count(*) AS n
         FROM (
             SELECT 0::bigint AS group_id, ts_s FROM deleted WHERE deleted.id <= up_to
+            UNION ALL
+            SELECT -1, ts_s FROM deleted, totals
+            WHERE deleted.id <= up_to AND to_msisdn <> main_receiver
             UNION ALL
             SELECT parties.id, ts_s FROM deleted
             CROSS JOIN LATERAL (VALUES (false, from_msisdn), (true, to_msisdn))
