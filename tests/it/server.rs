@@ -65,22 +65,23 @@ impl Server {
         format!("postgres://mailslot:secret@127.0.0.1:{}/{name}?sslmode=disable", self.port)
     }
 
-    /// The name of a folder's database, which is created when it is first asked for.
+    /// The name of a folder's database, which is created when it is first asked for. Each test asks
+    /// for its own, so none waits for another one's: the server takes a second for it on a busy
+    /// machine.
     pub fn database(&self, folder: &Path) -> String {
         let name = name(folder);
-        let mut databases = self.databases.lock().unwrap();
-        if databases.insert(folder.to_owned()) {
+        let (is_new, gone) = {
+            let mut databases = self.databases.lock().unwrap();
             // Those of folders that are gone would fill the disk.
-            let gone: Vec<_> =
-                databases.iter().filter(|folder| !folder.exists()).cloned().collect();
-            for folder in gone {
-                let drop =
-                    format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self::name(&folder));
-                self.sql("postgres", &drop);
-                databases.remove(&folder);
-            }
-            let create = format!("CREATE DATABASE \"{name}\" OWNER mailslot");
-            self.sql("postgres", &create);
+            let gone = databases.extract_if(.., |folder| !folder.exists()).collect::<Vec<_>>();
+            (databases.insert(folder.to_owned()), gone)
+        };
+        for folder in gone {
+            let drop = format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self::name(&folder));
+            self.sql("postgres", &drop);
+        }
+        if is_new {
+            self.sql("postgres", &format!("CREATE DATABASE \"{name}\" OWNER mailslot"));
         }
         name
     }
