@@ -252,16 +252,16 @@ const PARTIES: &str = concat!(
         SELECT is_receiver, msisdn, count(*) AS n FROM ",
     messages_of_parties!(),
     " WHERE messages.id <= (SELECT counted_id FROM mailslot.totals) GROUP BY 1, 2
-    ), first AS (
+    ), main AS (
         SELECT id FROM mailslot.parties, mailslot.totals
         WHERE is_receiver AND msisdn = main_receiver
     ), by_time AS (
-        SELECT CASE WHEN group_id > 0 THEN group_id ELSE (SELECT id FROM first) END AS group_id,
+        SELECT CASE WHEN group_id > 0 THEN group_id ELSE (SELECT id FROM main) END AS group_id,
             level, sum(CASE group_id WHEN -1 THEN -n ELSE n END)::bigint AS n
         FROM mailslot.counts GROUP BY 1, 2
     ), compared AS (
         SELECT is_receiver, counted.n IS NOT DISTINCT FROM parties.n
-            AND NOT ((is_heavy OR parties.id IN (SELECT id FROM first)) AND EXISTS (
+            AND NOT ((is_heavy OR parties.id IN (SELECT id FROM main)) AND EXISTS (
             SELECT FROM generate_series(1, 5) AS wanted
             LEFT JOIN by_time ON by_time.level = wanted AND group_id = parties.id
             WHERE by_time.n IS DISTINCT FROM counted.n)) AS is_right
