@@ -3,7 +3,7 @@
 //! Waiters with equal cursor and limit share one query and one serialized response. While many
 //! messages are delivered, the thread pauses between its rounds, so that a thousand readers do not
 //! slow down the deliveries; each response then has more messages. When a round has not the time
-//! for all readers, they are answered in the order in which they asked.
+//! for all readers, they are answered in the order in which they asked, at least one in each round.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -208,6 +208,8 @@ impl Follower {
         // This comes before the read, so that a commit after the read wakes this thread again.
         let committed = self.shared.committed.swap(0, SeqCst);
         let last = self.reader.last_cursor();
+        // That took longer than a round may where the server of the database is far away.
+        let answering = Instant::now();
         let sweeps = self.swept.elapsed() >= SWEEP_INTERVAL;
         if sweeps {
             self.swept = started;
@@ -217,6 +219,8 @@ impl Follower {
         waiters.sort_by_key(|waiter| waiter.priority);
         let is_catching_up = waiters.last().is_some_and(|waiter| waiter.priority.catches_up);
         self.is_behind = false;
+        // One of those that wait for new messages, and one of those that catch up.
+        let mut has_answered = [false; 2];
         for mut waiter in waiters {
             let FeedQuery { after, limit, .. } = waiter.query;
             // A reader that has disconnected would keep a slot, and the address of its connection.
@@ -230,7 +234,8 @@ impl Follower {
             }
             let has_half = is_catching_up && !waiter.priority.catches_up;
             let longest = if has_half { NEWEST_LONGEST } else { ROUND_LONGEST };
-            if !self.is_closed && started.elapsed() > longest {
+            let kind = usize::from(waiter.priority.catches_up);
+            if !self.is_closed && has_answered[kind] && answering.elapsed() > longest {
                 self.is_behind = true;
                 self.waiters.push(waiter);
                 continue;
@@ -249,6 +254,7 @@ impl Follower {
             let (metrics, exchange) = (&self.shared.metrics, waiter.exchange);
             let send = || reply(metrics, exchange, response, None);
             let _ = catch_unwind(AssertUnwindSafe(send));
+            has_answered[kind] = true;
             metrics.feed_waiters.add(-1);
         }
         if !self.is_closed {

@@ -20,6 +20,10 @@ pub struct Client {
     address: SocketAddr,
     source: Ipv4Addr,
     connection: Option<BufReader<TcpStream>>,
+    /// When the connection was made or the last answer on it read; and how long after that the next
+    /// request had been sent.
+    used: Instant,
+    idle: Duration,
 }
 
 impl Client {
@@ -28,7 +32,7 @@ impl Client {
     }
 
     fn at(source: Ipv4Addr, address: SocketAddr) -> Client {
-        Client { address, source, connection: None }
+        Client { address, source, connection: None, used: Instant::now(), idle: Duration::ZERO }
     }
 
     /// The status, or what went wrong.
@@ -64,29 +68,40 @@ impl Client {
     /// The body of a GET that must be answered 200.
     pub fn read(&mut self, path: &str) -> Result<String, String> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-        match self.exchange(&request).map_err(|error| error.to_string())? {
+        match self.exchange(&request)? {
             (200, body) => String::from_utf8(body).map_err(|error| error.to_string()),
             (status, _) => Err(format!("{path} was answered {status}")),
         }
     }
 
     fn ask(&mut self, request: &str) -> Result<u16, String> {
-        let answer = self.exchange(request);
-        if answer.is_err() {
-            self.connection = None;
-        }
-        answer.map(|(status, _)| status).map_err(|error| error.to_string())
+        self.exchange(request).map(|(status, _)| status)
     }
 
-    fn exchange(&mut self, request: &str) -> std::io::Result<(u16, Vec<u8>)> {
+    /// An error says how long the connection was idle before the request, since a server that
+    /// drains may close it meanwhile.
+    fn exchange(&mut self, request: &str) -> Result<(u16, Vec<u8>), String> {
+        let asked = Instant::now();
+        let answer = self.try_exchange(request);
+        self.used = Instant::now();
+        answer.map_err(|error| {
+            self.connection = None;
+            let (took, idle) = (asked.elapsed().as_millis(), self.idle.as_millis());
+            format!("{error} after {took} ms, on a connection that was idle for {idle} ms before")
+        })
+    }
+
+    fn try_exchange(&mut self, request: &str) -> std::io::Result<(u16, Vec<u8>)> {
         if self.connection.is_none() {
             let stream = connect(self.source, self.address)?;
             stream.set_read_timeout(Some(Duration::from_secs(20)))?;
             stream.set_nodelay(true)?;
             self.connection = Some(BufReader::new(stream));
+            self.used = Instant::now();
         }
         let connection = self.connection.as_mut().unwrap();
         connection.get_mut().write_all(request.as_bytes())?;
+        self.idle = self.used.elapsed();
         let (mut status, mut length, mut is_last) = (0, 0, false);
         loop {
             let mut line = String::new();

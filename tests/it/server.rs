@@ -2,13 +2,13 @@
 //! root, in a temporary folder, with a database for each folder that a test stores in.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use crate::harness::{signal, wait_for};
@@ -24,7 +24,8 @@ pub struct Server {
     pub port: u16,
     options: Vec<String>,
     child: Mutex<Child>,
-    databases: Mutex<BTreeSet<PathBuf>>,
+    /// Whether that of each folder is there.
+    databases: Mutex<BTreeMap<PathBuf, Arc<OnceLock<()>>>>,
 }
 
 impl Server {
@@ -65,23 +66,23 @@ impl Server {
         format!("postgres://mailslot:secret@127.0.0.1:{}/{name}?sslmode=disable", self.port)
     }
 
-    /// The name of a folder's database, which is created when it is first asked for.
+    /// The name of a folder's database, which is created when it is first asked for. Tests do not
+    /// wait for each other's: the server takes a second for one on a busy machine.
     pub fn database(&self, folder: &Path) -> String {
         let name = name(folder);
-        let mut databases = self.databases.lock().unwrap();
-        if databases.insert(folder.to_owned()) {
+        let (created, gone) = {
+            let mut databases = self.databases.lock().unwrap();
             // Those of folders that are gone would fill the disk.
-            let gone: Vec<_> =
-                databases.iter().filter(|folder| !folder.exists()).cloned().collect();
-            for folder in gone {
-                let drop =
-                    format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self::name(&folder));
-                self.sql("postgres", &drop);
-                databases.remove(&folder);
-            }
-            let create = format!("CREATE DATABASE \"{name}\" OWNER mailslot");
-            self.sql("postgres", &create);
+            let gone: Vec<_> = databases.extract_if(.., |folder, _| !folder.exists()).collect();
+            (Arc::clone(databases.entry(folder.to_owned()).or_default()), gone)
+        };
+        for (folder, _) in gone {
+            let drop = format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self::name(&folder));
+            self.sql("postgres", &drop);
         }
+        created.get_or_init(|| {
+            self.sql("postgres", &format!("CREATE DATABASE \"{name}\" OWNER mailslot"));
+        });
         name
     }
 

@@ -2,9 +2,15 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::{
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc::channel,
+    },
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -194,4 +200,95 @@ fn beside_a_long_transaction_everything_goes_on_and_the_rows_that_writers_lock_d
     assert_eq!(cluster.count("SELECT pg_relation_size('sequencer') / 8192"), 1);
     drop(long);
     assert_eq!(cluster.rows() as usize, acknowledged.len() + 1);
+}
+
+/// A long line to the server: everything that it sends arrives this much later. The port of its near
+/// end; its threads end with the process.
+fn long_line(server: &Server, delay: Duration) -> u16 {
+    let near = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, far) = (near.local_addr().unwrap().port(), server.port);
+    std::thread::spawn(move || {
+        for client in near.incoming() {
+            let client = client.unwrap();
+            let server = TcpStream::connect(("127.0.0.1", far)).unwrap();
+            for stream in [&client, &server] {
+                stream.set_nodelay(true).unwrap();
+            }
+            let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            carry(from, to, Duration::ZERO);
+            carry(server, client, delay);
+        }
+    });
+    port
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let (sender, arriving) = channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 65_536];
+        while let Ok(length @ 1..) = from.read(&mut bytes) {
+            let _ = sender.send((Instant::now() + delay, bytes[..length].to_vec()));
+        }
+    });
+    std::thread::spawn(move || {
+        for (due, bytes) in arriving {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+/// The feed answers waiting readers in rounds that have 20 ms, less than one question takes here.
+#[test]
+#[ignore = "needs PostgreSQL: make test-postgres"]
+fn far_from_its_server_a_node_answers_waiting_readers_as_soon_as_it_can() {
+    let cluster = Cluster::shared();
+    let port = long_line(cluster.server, Duration::from_millis(40));
+    let far = cluster.url().replace(&cluster.server.port.to_string(), &port.to_string());
+    let node = cluster.node_with(|command| {
+        command.env("DATABASE_URL", &far);
+    });
+    assert_eq!(node.deliver(&message("m0")).status, 200);
+    std::thread::scope(|scope| {
+        // Some wait for new messages, the others read from the beginning, one message at a time.
+        let (new, all): (Vec<_>, Vec<_>) = (0..8)
+            .map(|_| {
+                let follow = |first: &str, limit: u32| {
+                    let (mut client, mut after) = (Client::new(node.address), first.to_owned());
+                    let mut seen = 0;
+                    while seen < 10 {
+                        let path = format!("/feed?after={after}&limit={limit}&wait=30");
+                        let page = client.read(&path).unwrap();
+                        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+                        let data = page["data"].as_array().unwrap();
+                        assert!(!data.is_empty(), "a reader waited for 30 seconds");
+                        seen += data.len();
+                        page["next"].as_str().unwrap().clone_into(&mut after);
+                    }
+                };
+                (scope.spawn(move || follow("latest", 1000)), scope.spawn(move || follow("0", 1)))
+            })
+            .unzip();
+        wait_for(|| node.metric("mailslot_feed_waiters") == 16);
+        for number in 1..=10 {
+            assert_eq!(node.deliver(&message(&format!("m{number}"))).status, 200);
+        }
+        for reader in new.into_iter().chain(all) {
+            reader.join().unwrap();
+        }
+    });
+    let paths = [
+        "/messages?q=hello&limit=5",
+        "/messages/m7",
+        "/stats",
+        "/export",
+        "/metrics",
+        "/health/ready",
+    ];
+    for path in paths {
+        assert_eq!(node.get(path).status, 200, "{path}");
+    }
 }
