@@ -20,7 +20,7 @@ pub(super) struct Observation {
 /// A connection from scan to scan.
 #[derive(Debug)]
 pub(super) struct History {
-    /// When it was first seen.
+    /// When it was first seen; or, while draining, when it was last seen with unread bytes.
     pub(super) first: Instant,
     pub(super) starvation: Starvation,
     pub(super) reception: Reception,

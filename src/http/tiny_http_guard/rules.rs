@@ -251,11 +251,13 @@ impl Rules {
     fn close_drained(&mut self, observation: &Observation) {
         let unread = Duration::from_millis(DRAIN_UNREAD_MS);
         let closes_unread = self.listener.draining_time().is_some_and(|time| time > unread);
-        if let Some(stream) = observation.socket.open()
-            && (closes_unread || socket::unread_bytes(&stream) == 0)
-        {
+        let Some(stream) = observation.socket.open() else { return };
+        if closes_unread || socket::unread_bytes(&stream) == 0 {
             let _ = stream.shutdown(Shutdown::Read);
             self.set_closed(observation);
+        } else if let Some(history) = self.histories.get_mut(&observation.socket.id) {
+            // It is not idle before a worker has had the time to receive what is read from it next.
+            history.first = Instant::now();
         }
     }
 
