@@ -21,6 +21,10 @@ use crate::{config::Rates, error::Error, threads::lock};
 /// Addresses whose rate is known. A further address is limited by the rate of all clients only.
 pub(crate) const RATE_ADDRESSES_MAX: usize = 16_384;
 
+/// How often addresses without recent requests are looked for while that many are known. This reads
+/// all of them, so not every request may do it.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How far ahead of its rate a client may be.
 const BURST: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,7 @@ pub(crate) struct Limiter {
 struct TheoreticalTimes {
     all: Option<Instant>,
     by_address: HashMap<IpAddr, Instant>,
+    swept: Option<Instant>,
 }
 
 impl Limiter {
@@ -54,8 +59,11 @@ impl Limiter {
         if let Some(rate) = self.rates.per_address {
             let client = block(client);
             let tat = times.by_address.get(&client).copied();
-            if tat.is_none() && times.by_address.len() >= RATE_ADDRESSES_MAX {
+            let is_full = times.by_address.len() >= RATE_ADDRESSES_MAX;
+            let is_due = times.swept.is_none_or(|swept| now >= swept + SWEEP_INTERVAL);
+            if tat.is_none() && is_full && is_due {
                 times.by_address.retain(|_, tat| *tat > now);
+                times.swept = Some(now);
             }
             if tat.is_some() || times.by_address.len() < RATE_ADDRESSES_MAX {
                 times.by_address.insert(client, next(tat, rate, now)?);
