@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_too_large_is_known_by_its_length() {
+    fn a_body_that_is_too_large_is_known_by_its_length() {
         let largest = format!("\"{}\"", "x".repeat(ORIGINAL_BYTES_MAX - 2));
         assert_eq!(json(&Original::of(&largest)), largest);
         let larger = Original::of(&format!("{largest} "));

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_is_given_back_and_its_address_forgotten() {
+    fn a_dropped_reservation_is_given_back_and_its_address_forgotten() {
         let budget = Budget::new();
         let remote = || budget.clients.take(address("192.0.2.1"));
         let mut clients: Vec<_> = (0..SLOW_CLIENTS_MAX / 4).map_while(|_| remote()).collect();

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_total_whatever_moves() {
+    fn a_deadline_is_total_whatever_bytes_arrive() {
         let test = Test::new();
         let mut client = test.submit(50, false, test.reading());
         let started = Instant::now();
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn without_budget_slow_and_answered_clients_have_to_go() {
+    fn without_budget_slow_and_answered_clients_are_disconnected() {
         let test = Test::new();
         let _answered = test.submit(60_000, true, test.reading());
         let mut fast = test.submit(60_000, false, test.reading());

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_leapt_ahead_is_believed_once_it_has_gone_on_for_three_days() {
+    fn a_clock_that_jumped_ahead_is_accepted_after_three_days() {
         let daily: Vec<i64> = (900..1_000).map(|day| day * DAY).collect();
         let last = 999 * DAY;
         assert_eq!(believed(&mut Clock::start(NOW), NOW, 0, &daily), NOW);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_leaps_while_the_process_runs_is_not_believed() {
+    fn a_clock_that_jumps_while_the_process_runs_is_not_accepted() {
         let daily: Vec<i64> = (900..1_000).map(|day| day * DAY).collect();
         let mut clock = Clock::start(NOW - 10 * DAY);
         assert_eq!(believed(&mut clock, NOW, 10 * DAY, &[]), NOW);

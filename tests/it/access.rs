@@ -1,4 +1,4 @@
-//! Who may read.
+//! Which clients may read.
 
 use std::fs;
 
@@ -80,7 +80,7 @@ fn tokens_come_from_a_file_or_a_credential_too() {
 }
 
 #[test]
-fn a_token_that_is_no_token_is_told_before_anybody_could_read() {
+fn an_invalid_token_is_refused_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let [empty, lines] = ["empty", "lines"].map(|name| folder.path().join(name));
     fs::write(&empty, "").unwrap();
@@ -95,9 +95,9 @@ fn a_token_that_is_no_token_is_told_before_anybody_could_read() {
         let output = refused(|command| {
             command.env(name, value);
         });
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{told}");
-        assert!(told.contains(name), "{told}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(name), "{text}");
     }
 }
 
@@ -154,7 +154,7 @@ fn a_browser_that_signed_in_reads_everything_until_its_token_is_replaced() {
 }
 
 #[test]
-fn a_session_needs_the_token_itself_and_never_allows_a_change() {
+fn only_the_token_starts_a_session_and_no_session_allows_a_change() {
     let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
         command.env("READ_TOKEN", STRONG);
     });
@@ -272,7 +272,7 @@ fn ask_as(inbox: &Inbox, host: &str, path: &str) -> u16 {
 }
 
 #[test]
-fn without_a_token_nobody_reads_under_a_name_that_an_outsider_can_give_to_this_machine() {
+fn without_a_token_a_host_name_that_others_can_point_here_reads_nothing() {
     let inbox = Inbox::start();
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     for path in PROTECTED.into_iter().chain(PAGES).filter(|path| *path != "/metrics") {
@@ -327,7 +327,7 @@ fn without_a_token_nobody_reads_under_a_name_that_an_outsider_can_give_to_this_m
 }
 
 #[test]
-fn a_request_without_a_host_is_no_browsers_and_a_whole_url_counts_instead_of_its_host() {
+fn http_1_0_needs_no_host_and_the_host_of_an_absolute_url_counts_instead_of_the_header() {
     let inbox = Inbox::start();
     let status =
         |target: &str, version: &str, headers: &str| ask(&inbox, target, version, headers).0;
@@ -341,7 +341,7 @@ fn a_request_without_a_host_is_no_browsers_and_a_whole_url_counts_instead_of_its
 }
 
 #[test]
-fn the_names_of_hosts_may_be_asked_under_and_are_read_again() {
+fn allowed_host_names_are_accepted_and_reloaded() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings");
     fs::write(&file, "HOSTS=hooks.example.com Inbox.Example.ORG.\n").unwrap();
@@ -364,7 +364,7 @@ fn the_names_of_hosts_may_be_asked_under_and_are_read_again() {
 }
 
 #[test]
-fn with_a_token_a_reader_may_ask_under_any_name() {
+fn with_a_token_any_host_name_is_accepted() {
     let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
         command.env("READ_TOKEN", "token");
     });
@@ -375,7 +375,7 @@ fn with_a_token_a_reader_may_ask_under_any_name() {
 }
 
 #[test]
-fn a_host_that_is_no_name_is_refused_at_the_start() {
+fn an_invalid_host_name_is_refused_at_the_start() {
     for hosts in
         ["https://hooks.example.com", "hooks.example.com:443", "*.example.com", "é.org", "."]
     {

@@ -197,8 +197,8 @@ fn verify_explains_what_is_wrong_with_a_signature() {
         ),
         (sign_with("other", b"body"), "another secret, or of another body"),
     ] {
-        let told = explained(SECRET, &signature, b"body");
-        assert!(told.len() == 1 && told[0].contains(why), "{why}: {told:?}");
+        let reasons = explained(SECRET, &signature, b"body");
+        assert!(reasons.len() == 1 && reasons[0].contains(why), "{why}: {reasons:?}");
     }
 }
 
@@ -217,8 +217,8 @@ fn verify_explains_what_happened_to_a_body() {
         ),
         (b"{\"b\": 1, \"a\": \"x\"}", b"{\"b\":1,\"a\":\"x\"}", "with a space after each"),
     ] {
-        let told = explained(SECRET, &sign(signed), arrived);
-        assert!(told.len() == 1 && told[0].contains(why), "{why}: {told:?}");
+        let reasons = explained(SECRET, &sign(signed), arrived);
+        assert!(reasons.len() == 1 && reasons[0].contains(why), "{why}: {reasons:?}");
     }
 }
 
@@ -240,10 +240,10 @@ fn verify_explains_what_happened_to_a_secret() {
         (&whsec, b"a key of bytes", "behind whsec_"),
         (&whsec, encoded.as_bytes(), "without whsec_"),
     ] {
-        let told = explained(secret, &signed(used), b"body");
-        assert!(told.len() == 1 && told[0].contains(why), "{why}: {told:?}");
-        let told = explained(secret, &format!("sha256={}", signed(used)), b"body\n");
-        assert!(told.len() == 3 && told[1].contains(why), "three mistakes: {told:?}");
+        let reasons = explained(secret, &signed(used), b"body");
+        assert!(reasons.len() == 1 && reasons[0].contains(why), "{why}: {reasons:?}");
+        let reasons = explained(secret, &format!("sha256={}", signed(used)), b"body\n");
+        assert!(reasons.len() == 3 && reasons[1].contains(why), "three mistakes: {reasons:?}");
     }
 }
 
@@ -295,7 +295,7 @@ fn a_backup_under_load_has_what_was_acknowledged_and_can_be_served() {
 }
 
 #[test]
-fn a_backup_replaces_nothing_unasked_and_never_the_database() {
+fn a_backup_replaces_a_file_only_when_asked_to_and_never_the_database() {
     let inbox = Inbox::start();
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     let folder = inbox.folder.path();
@@ -391,7 +391,7 @@ fn check_says_what_is_wrong() {
         let connection = rusqlite::Connection::open(database(folder.path())).unwrap();
         connection.execute_batch(sql).unwrap();
     };
-    for (sql, undo, told) in [
+    for (sql, undo, expected) in [
         (
             "UPDATE totals SET messages = 7",
             "UPDATE totals SET messages = 1",
@@ -416,7 +416,7 @@ fn check_says_what_is_wrong() {
     ] {
         tamper(sql);
         let (status, text) = check(&mut command(folder.path()));
-        assert!(status == 1 && text.contains(told), "{told}: {text}");
+        assert!(status == 1 && text.contains(expected), "{expected}: {text}");
         assert_eq!(text.matches("PROBLEM").count(), 1, "{text}");
         tamper(undo);
     }
@@ -642,7 +642,7 @@ fn tail_prints_the_last_messages_as_the_feed_does() {
 }
 
 #[test]
-fn tail_follows_what_comes_until_nobody_reads() {
+fn tail_follows_new_messages_until_its_output_is_closed() {
     let inbox = Inbox::start();
     assert_eq!(inbox.deliver(&message("m0")).status, 200);
     let (mut child, mut output) = follow(&inbox, &["-n", "1", "--follow"]);
@@ -757,8 +757,8 @@ fn send_posts_the_lines_of_a_file_and_says_what_is_refused() {
     assert_eq!(inbox.rows(), 2);
     let output = run(&mut beside(&inbox), &["send", "--count", "1", "lines"]);
     assert!(output.status.success() && stdout(&output).starts_with("1 acknowledged"));
-    let mut stranger = beside(&inbox);
-    let output = run(stranger.env("WEBHOOK_SECRET", "another"), &["send"]);
+    let mut other = beside(&inbox);
+    let output = run(other.env("WEBHOOK_SECRET", "another"), &["send"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("1 refused with 401"), "{output:?}");
     let https = ["send", "--url", "https://127.0.0.1/webhook"];
@@ -839,7 +839,7 @@ fn erase_asks_and_then_erases_for_good() {
 }
 
 #[test]
-fn on_a_terminal_no_message_can_control_it_and_a_pipe_has_every_byte() {
+fn on_a_terminal_control_characters_are_escaped_and_a_pipe_gets_every_byte() {
     let inbox = Inbox::start();
     let text =
         "\u{1b}[2J|\u{7f}|\u{9b}31m|\u{202e}|\u{200f}|\u{2066}|over\rwritten|tab\t|École 🙂\nline";
@@ -925,7 +925,7 @@ fn import_of_an_empty_input_creates_no_database() {
 }
 
 #[test]
-fn import_tells_its_progress_on_a_terminal_only() {
+fn import_shows_its_progress_on_a_terminal_only() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = command(folder.path());
     let pipes = command.args(["import", "-"]).stdin(Stdio::piped());
@@ -939,7 +939,7 @@ fn import_tells_its_progress_on_a_terminal_only() {
     drop(input);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let told = stderr(&output);
-    assert!(told.starts_with("3 messages stored, 0 known already, 0 bad lines"), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let report = stderr(&output);
+    assert!(report.starts_with("3 messages stored, 0 known already, 0 bad lines"), "{report}");
+    assert_eq!(report.lines().count(), 1, "{report}");
 }

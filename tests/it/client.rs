@@ -134,8 +134,8 @@ fn connect(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> 
     Ok(TcpStream::from(socket))
 }
 
-/// Delivers one message after the other, on connections kept and new in turn, until it is asked what
-/// came of it.
+/// Delivers one message after the other, on connections kept and new in turn, until it is asked for the
+/// results.
 pub struct Companion {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Seen>>,
@@ -155,7 +155,7 @@ impl Companion {
     pub fn start(source: Ipv4Addr, address: SocketAddr, name: &str) -> Companion {
         let (stop, seen) =
             (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
-        let (asked, told, name) = (Arc::clone(&stop), Arc::clone(&seen), name.to_owned());
+        let (asked, shared, name) = (Arc::clone(&stop), Arc::clone(&seen), name.to_owned());
         let thread = std::thread::spawn(move || {
             let mut client = Client::at(source, address);
             for number in 0.. {
@@ -167,7 +167,7 @@ impl Companion {
                 }
                 let started = Instant::now();
                 let answer = client.deliver(&format!("{name}-{number}"));
-                let mut seen = told.lock().unwrap();
+                let mut seen = shared.lock().unwrap();
                 match answer {
                     Ok(200) => seen.waits.push(started.elapsed()),
                     Ok(503) => seen.unavailable += 1,

@@ -43,7 +43,7 @@ fn identical_and_distinct_ids_in_one_batch_have_each_their_own_outcome() {
 }
 
 #[test]
-fn one_bad_row_fails_nobody_elses() {
+fn one_bad_row_fails_no_other_message_of_its_batch() {
     let inbox = Inbox::start_with_faults();
     let other = rusqlite::Connection::open(database(inbox.folder.path())).unwrap();
     other
@@ -66,16 +66,16 @@ fn one_bad_row_fails_nobody_elses() {
 }
 
 #[test]
-fn a_full_disk_is_503_with_retry_after_and_is_over_when_it_is_over() {
-    disk_trouble("disk_full");
+fn a_full_disk_is_503_with_retry_after_until_there_is_space_again() {
+    refuse_and_recover("disk_full");
 }
 
 #[test]
-fn a_failed_fsync_is_503_with_retry_after_and_is_over_when_it_is_over() {
-    disk_trouble("fail_fsync");
+fn a_failed_fsync_is_503_with_retry_after_until_one_succeeds() {
+    refuse_and_recover("fail_fsync");
 }
 
-fn disk_trouble(fault: &str) {
+fn refuse_and_recover(fault: &str) {
     let inbox = Inbox::start_with_faults();
     assert_eq!(inbox.deliver(&message("before")).status, 200);
     inbox.fault(fault, true);
@@ -159,7 +159,7 @@ fn the_end_of_the_process_names_the_failure_that_keeps_the_log() {
 /// One `File::open` and close of the database in the serving process, and
 /// the next `sqlite3` to come and go takes the live WAL with it.
 #[test]
-fn a_passing_sqlite3_takes_nothing_with_it() {
+fn a_sqlite3_session_beside_the_service_removes_nothing_when_it_ends() {
     let inbox = Inbox::start();
     for number in 0..50 {
         assert_eq!(inbox.deliver(&message(&format!("a{number}"))).status, 200);
@@ -261,7 +261,7 @@ fn what_was_acknowledged_survives_sigkill() {
                     })
                 })
                 .collect();
-            // A sender ends before the kill only where it failed, which its join then tells.
+            // A sender ends before the kill only where it failed, which its join then shows.
             while progress.load(SeqCst) < 40 + 13 * round
                 && !senders.iter().any(std::thread::ScopedJoinHandle::is_finished)
             {

@@ -157,7 +157,7 @@ fn what_is_exported_can_be_imported_elsewhere() {
 }
 
 #[test]
-fn an_export_is_of_its_beginning_and_holds_up_nobody() {
+fn an_export_has_the_messages_of_its_start_and_delays_no_other_request() {
     let inbox = filled(20_000);
     let mut export = begin(&inbox, "/export");
     // Its client reads nothing yet. Meanwhile deliveries go on, before and behind where it is.
@@ -178,7 +178,7 @@ fn an_export_is_of_its_beginning_and_holds_up_nobody() {
     }
     let text = read_chunks(&mut export).unwrap();
     let exported = lines(&text);
-    assert_eq!(exported.len(), 20_000 - 1, "without what was deleted before its turn");
+    assert_eq!(exported.len(), 20_000 - 1, "without what was deleted before the export reached it");
     assert!(exported.is_sorted_by_key(|m| {
         (m["ts"].as_str().unwrap().to_owned(), m["message_id"].as_str().unwrap().to_owned())
     }));
@@ -229,13 +229,13 @@ fn one_client_has_at_most_half_of_the_exports() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut_off() {
+fn a_client_that_does_not_read_its_export_is_disconnected() {
     let inbox = filled(20_000);
     let export = begin(&inbox, "/export");
-    let cut = "mailslot_connections_closed_total{reason=\"answer\"}";
+    let closed = "mailslot_connections_closed_total{reason=\"answer\"}";
     let started = std::time::Instant::now();
-    while inbox.metric(cut) == 0 {
-        assert!(started.elapsed() < Duration::from_secs(30), "never cut");
+    while inbox.metric(closed) == 0 {
+        assert!(started.elapsed() < Duration::from_secs(30), "it was never closed");
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(started.elapsed() > Duration::from_secs(8));

@@ -8,7 +8,7 @@
  *   disk_full       writes to the database's files find the disk full
  *   no_growth       the same, but only of writes behind the end of a file
  *   trace           everything that changes the database's files is appended to it, one record for
- *                   each call; tests/it/power.rs reads it and makes of it what a power cut leaves
+ *                   each call; tests/it/power.rs reads it and makes of it what a power failure leaves
  *
  * A record is appended after its system call and before the function returns, so SQLite's own locks
  * keep the records of two threads or processes in the order of the calls. An fsync has a record
@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 /* As in power.rs. */
-enum kind { CREATED = 1, WRITTEN, CUT, SYNC_BEGUN, SYNCED, SYNC_FAILED, REMOVED, RENAMED };
+enum kind { CREATED = 1, WRITTEN, TRUNCATED, SYNC_BEGUN, SYNCED, SYNC_FAILED, REMOVED, RENAMED };
 
 static void path_of_fault(char path[PATH_MAX], const char *fault) {
     const char *folder = getenv("FAULTS");
@@ -45,7 +45,7 @@ static int on(const char *fault) {
 
 static void pause_ms(long ms) { nanosleep(&(struct timespec){0, ms * 1000000}, NULL); }
 
-/* The -shm is rebuilt at each start after a power cut: what is written there does not matter. */
+/* The -shm is rebuilt at each start after a power failure: what is written there does not matter. */
 static int is_of_database(const char *path) {
     return strstr(path, ".db") != NULL && strstr(path, "-shm") == NULL;
 }
@@ -151,7 +151,7 @@ ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) {
 
 int ftruncate64(int fd, off64_t length) {
     int result = syscall(SYS_ftruncate, fd, length);
-    if (result == 0) record_of(fd, CUT, length, "", 0);
+    if (result == 0) record_of(fd, TRUNCATED, length, "", 0);
     return result;
 }
 
@@ -161,7 +161,7 @@ static int open_with(int folder, const char *path, int flags, mode_t mode) {
     int was_there = faccessat(folder, path, F_OK, 0) == 0;
     int fd = syscall(SYS_openat, folder, path, flags, mode);
     if (fd >= 0 && (flags & O_CREAT) && !was_there) record_of(fd, CREATED, 0, "", 0);
-    if (fd >= 0 && (flags & O_TRUNC) && was_there) record_of(fd, CUT, 0, "", 0);
+    if (fd >= 0 && (flags & O_TRUNC) && was_there) record_of(fd, TRUNCATED, 0, "", 0);
     return fd;
 }
 

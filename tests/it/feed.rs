@@ -83,7 +83,7 @@ fn a_cursor_is_good_for_ever() {
 }
 
 #[test]
-fn what_is_no_cursor_no_limit_and_no_wait_is_told() {
+fn a_wrong_cursor_limit_or_wait_is_422() {
     let inbox = Inbox::start();
     for (query, kind, name) in [
         ("after=-1", "value_error", "after"),
@@ -102,7 +102,7 @@ fn what_is_no_cursor_no_limit_and_no_wait_is_told() {
 }
 
 #[test]
-fn who_waits_is_told_soon_and_holds_no_worker() {
+fn a_waiting_reader_is_answered_soon_and_holds_no_worker() {
     let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
         command.env("WORKERS", "1");
     });
@@ -119,9 +119,9 @@ fn who_waits_is_told_soon_and_holds_no_worker() {
         (Vec::new(), Instant::now())
     });
     let (_, delivered) = answers.pop().unwrap();
-    for (ids, told) in answers {
+    for (ids, answered) in answers {
         assert_eq!(ids, ["m1"]);
-        assert!(told.saturating_duration_since(delivered) < Duration::from_secs(5));
+        assert!(answered.saturating_duration_since(delivered) < Duration::from_secs(5));
     }
     assert_eq!(inbox.metric("mailslot_feed_waiters"), 0);
     let started = Instant::now();
@@ -141,7 +141,7 @@ fn who_waits_is_told_soon_and_holds_no_worker() {
 }
 
 #[test]
-fn what_another_process_stores_is_told_too() {
+fn a_waiting_reader_gets_what_another_process_stores() {
     let inbox = Inbox::start();
     let lines = inbox.folder.path().join("lines.ndjson");
     std::fs::write(&lines, format!("{}\n", message("m1"))).unwrap();
@@ -160,7 +160,7 @@ fn what_another_process_stores_is_told_too() {
 }
 
 #[test]
-fn more_than_may_wait_are_told_to_come_again() {
+fn readers_beyond_the_limit_of_waiting_ones_are_503() {
     let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
         command.env("MAX_CONNECTIONS", "16");
     });
@@ -180,7 +180,7 @@ fn more_than_may_wait_are_told_to_come_again() {
 }
 
 #[test]
-fn one_client_has_at_most_half_of_the_places_of_readers_who_wait() {
+fn one_client_has_at_most_half_of_the_slots_for_waiting_readers() {
     let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
         command.env("MAX_CONNECTIONS", "16").env("TRUSTED_PROXIES", "127.0.0.1");
     });
@@ -222,7 +222,7 @@ fn one_client_has_at_most_half_of_the_places_of_readers_who_wait() {
 }
 
 #[test]
-fn a_stop_and_a_restart_in_place_let_nobody_wait() {
+fn a_stop_and_a_restart_in_place_answer_waiting_readers_at_once() {
     let inbox = Inbox::start();
     for signal in ["-USR2", "-TERM"] {
         let answers = at_once(9, |number| {
@@ -275,7 +275,7 @@ fn restore_and_read_on(back_up: impl Fn(&Path, &Path, &Inbox), restore: impl Fn(
     assert_eq!(ids(&read_on), (0..8).map(|number| format!("new{number}")).collect::<Vec<_>>());
     assert_eq!(read_on["next"], last.as_str());
     assert_eq!(ids(&inbox.get("/feed").json).len(), 18);
-    // A restart in between changes nothing for those who are not ahead.
+    // A restart in between changes nothing for readers that are not ahead.
     let inbox = Inbox::start_in(inbox.stop());
     let after_all = deliver_all(&inbox, 8..9, "new");
     assert_eq!(ids(&inbox.get(&format!("/feed?after={last}")).json), ["new8"]);
@@ -353,7 +353,7 @@ fn consume(url: &str, cursor: &mut u64, seen: &mut Vec<String>, is_done: impl Fn
 }
 
 #[test]
-fn whoever_keeps_the_cursor_gets_every_message_once_whatever_is_killed() {
+fn a_reader_that_keeps_its_cursor_gets_every_message_once_whatever_is_killed() {
     let mut folder = tempfile::tempdir().unwrap();
     let (mut cursor, mut seen, mut acknowledged) = (0, Vec::new(), Vec::new());
     for round in 0..8 {
@@ -420,15 +420,15 @@ fn the_consumer_in_the_api_document_handles_each_message_once() {
         .current_dir(inbox.folder.path())
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(told.matches("handling").count(), 2, "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text.matches("handling").count(), 2, "{output:?}");
     let last = inbox.get("/feed?after=latest").json["next"].as_str().unwrap().to_owned();
     let kept = std::fs::read_to_string(inbox.folder.path().join("cursor")).unwrap();
     assert_eq!(kept, format!("{last}\n"));
 }
 
 #[test]
-fn who_has_gone_keeps_no_place_and_its_address_is_free() {
+fn a_reader_that_disconnects_frees_its_slot_and_its_address() {
     let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
         command.env("MAX_CONNECTIONS", "16");
     });
@@ -487,7 +487,7 @@ fn count_answers(inbox: &Inbox, all: &AtomicUsize, stop: &AtomicBool) -> usize {
 }
 
 #[test]
-fn readers_have_fair_turns_when_there_are_more_answers_to_send_than_time() {
+fn readers_are_answered_equally_often_when_there_are_more_answers_than_time() {
     const READERS: usize = 400;
     const ANSWERS_EACH: usize = 30;
     let inbox = Inbox::start();

@@ -124,7 +124,7 @@ fn absurd_lengths_are_413_on_every_path_and_the_process_lives() {
 }
 
 #[test]
-fn a_body_cut_short_is_never_processed() {
+fn a_truncated_body_is_never_processed() {
     let inbox = Inbox::start();
     for length in [400, 5000] {
         let body = message("short").to_string();
@@ -361,7 +361,7 @@ fn a_refusal_is_sent_even_while_there_are_as_many_slow_clients_as_allowed() {
 }
 
 #[test]
-fn a_target_in_absolute_form_is_its_path_and_close_is_close() {
+fn a_target_in_absolute_form_is_its_path_and_connection_close_closes() {
     let inbox = Inbox::start();
     let (live, page, unknown) = (r#"{"status":"ok"}"#, "text/html", "Not Found");
     for (target, expected) in [

@@ -271,8 +271,8 @@ fn h5_incomplete_heads_delay_no_other_client_and_are_closed() {
             half.iter().for_each(|mut stream| drop(stream.write_all(b"s")));
         }
         // The clients keep them open: the server does not count one that its client has closed.
-        let cut = "mailslot_connections_closed_total{reason=\"idle\"}";
-        wait_until("they are closed", || inbox.metric(cut) >= 1000);
+        let closed = "mailslot_connections_closed_total{reason=\"idle\"}";
+        wait_until("they are closed", || inbox.metric(closed) >= 1000);
     });
     wait_until("they are gone", || inbox.metric("mailslot_connections") < 50);
 }
@@ -365,9 +365,9 @@ fn h6_a_hundred_thousand_pipelined_requests_are_not_kept() {
         drop(streams);
     });
     assert_eq!(inbox.metric("mailslot_restarts_total"), 0);
-    let cut =
+    let closed =
         |reason| inbox.metric(&format!("mailslot_connections_closed_total{{reason=\"{reason}\"}}"));
-    assert_eq!(cut("pipelined") + cut("flood") + cut("head"), 4);
+    assert_eq!(closed("pipelined") + closed("flood") + closed("head"), 4);
 }
 
 #[test]
@@ -527,7 +527,7 @@ fn h9_a_head_without_end_closes_its_connection_behind_a_request_that_waits_too()
 }
 
 #[test]
-fn h9_a_body_cut_short_is_never_processed() {
+fn h9_a_truncated_body_is_never_processed() {
     let inbox = withstand(&[], |inbox| {
         let body = message("short").to_string();
         for length in [400, 5000, 500_000] {
@@ -586,8 +586,8 @@ fn a_connection_with_a_part_of_a_request_is_not_closed_while_there_are_silent_on
         let request = post("begun");
         let mut stream = send(inbox, &request.as_bytes()[..20]);
         let silent: Vec<_> = (0..300).map(|_| inbox.connect()).collect();
-        let cut = "mailslot_connections_closed_total{reason=\"cap\"}";
-        wait_until("the silent ones are closed", || inbox.metric(cut) >= 200);
+        let closed = "mailslot_connections_closed_total{reason=\"cap\"}";
+        wait_until("the silent ones are closed", || inbox.metric(closed) >= 200);
         stream.write_all(&request.as_bytes()[20..]).unwrap();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).unwrap();
@@ -601,8 +601,8 @@ fn too_many_connections_cost_the_longest_idle_ones_only() {
     withstand(&[("MAX_CONNECTIONS", "100"), ("MAX_CONNECTIONS_PER_ADDRESS", "8")], |inbox| {
         let silent: Vec<_> = (0..500).map(|_| inbox.connect()).collect();
         // Before all of them are accepted, there are few at any moment.
-        let cut = "mailslot_connections_closed_total{reason=\"cap\"}";
-        wait_until("the excess is closed", || inbox.metric(cut) >= 390);
+        let closed = "mailslot_connections_closed_total{reason=\"cap\"}";
+        wait_until("the excess is closed", || inbox.metric(closed) >= 390);
         wait_until("the cap is kept", || inbox.metric("mailslot_connections") <= 110);
         drop(silent);
     });
@@ -629,8 +629,8 @@ fn one_address_cannot_take_all_connections() {
         (0..50).map(|_| TcpStream::connect((ip, port)).unwrap()).collect()
     };
     let (greedy, proxy) = (connect(own), connect(Ipv4Addr::LOCALHOST.into()));
-    let cut = "mailslot_connections_closed_total{reason=\"address\"} 42";
-    wait_until("the excess is closed", || metrics_of(port).contains(cut));
+    let closed = "mailslot_connections_closed_total{reason=\"address\"} 42";
+    wait_until("the excess is closed", || metrics_of(port).contains(closed));
     let alive = |streams: &[TcpStream]| {
         let ask = |mut stream: &TcpStream| {
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

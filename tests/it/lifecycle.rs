@@ -117,7 +117,7 @@ fn it_refuses_a_locked_database_of_an_older_version_and_a_folder_it_may_not_writ
         fs::create_dir(database(folder)).unwrap();
     });
     assert!(stderr(&output).contains("it is a folder"), "{}", stderr(&output));
-    // Root may write anywhere, so permissions are tried as anybody else only.
+    // Root may write anywhere, so permissions are tested as another user only.
     if !is_root() {
         let output = refused(|command| {
             let folder = command.get_current_dir().unwrap();
@@ -149,12 +149,12 @@ fn a_read_only_file_system_is_named_as_the_reason() {
     for path in ["mailslot.db", "new.db", "folder/new.db"] {
         let output = start(folder.path(), path, "serve").unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        let told = stderr(&output);
-        assert!(told.to_lowercase().contains("read-only file system"), "{path}: {told}");
+        let text = stderr(&output);
+        assert!(text.to_lowercase().contains("read-only file system"), "{path}: {text}");
         if !path.contains('/') {
             let output = start(folder.path(), path, "check").unwrap();
-            let told = String::from_utf8(output.stdout).unwrap();
-            assert!(told.contains("it is on a read-only file system"), "{path}: {told}");
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(text.contains("it is on a read-only file system"), "{path}: {text}");
         }
     }
 }
@@ -181,7 +181,7 @@ fn every_bad_line_of_the_settings_file_is_reported_with_the_other_wrong_settings
 }
 
 #[test]
-fn a_database_url_with_too_few_slashes_is_told_how_many_it_takes() {
+fn a_database_url_with_too_few_slashes_is_refused_with_the_right_form() {
     for url in ["sqlite://x.db", "sqlite:x.db", "sqlite:/data/x.db", "sqlite+aiosqlite://x.db"] {
         let output = refused(|command| {
             command.env("DATABASE_URL", url);
@@ -224,7 +224,7 @@ fn the_seeds_database_is_taken_over_with_every_row() {
 }
 
 #[test]
-fn a_seed_database_with_a_ts_that_is_none_is_refused_unchanged() {
+fn a_seed_database_with_an_invalid_ts_is_refused_unchanged() {
     for bad in [
         "2025-02-30T10:00:00Z",
         "2025-01-15T10:00:00+00:00",
@@ -301,7 +301,7 @@ fn the_start_line_says_what_runs_where() {
 }
 
 #[test]
-fn sigterm_and_sigint_answer_what_is_in_hand_and_leave_one_file() {
+fn sigterm_and_sigint_answer_requests_in_flight_and_leave_one_file() {
     for signal in ["-TERM", "-INT"] {
         let inbox = Inbox::start_with_faults();
         inbox.fault("hang_fsync", true);
@@ -413,7 +413,7 @@ fn healthcheck_asks_its_own_address() {
 }
 
 #[test]
-fn systemd_is_told_and_gives_the_secret() {
+fn systemd_is_notified_and_provides_the_secret() {
     let folder = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -426,13 +426,13 @@ fn systemd_is_told_and_gives_the_secret() {
             .env("CREDENTIALS_DIRECTORY", folder.join("credentials"));
         command.env("NOTIFY_SOCKET", folder.join("notify"));
     });
-    let mut told = [0; 64];
-    let length = socket.recv(&mut told).unwrap();
-    assert_eq!(told[..length].trim_ascii_end(), b"READY=1");
+    let mut state = [0; 64];
+    let length = socket.recv(&mut state).unwrap();
+    assert_eq!(state[..length].trim_ascii_end(), b"READY=1");
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     let _folder = inbox.stop();
-    let length = socket.recv(&mut told).unwrap();
-    assert_eq!(told[..length].trim_ascii_end(), b"STOPPING=1");
+    let length = socket.recv(&mut state).unwrap();
+    assert_eq!(state[..length].trim_ascii_end(), b"STOPPING=1");
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn readers_see_whole_batches_while_messages_arrive() {
 }
 
 #[test]
-fn receivers_and_the_end_of_a_time_narrow_the_list_and_desc_turns_it_round() {
+fn to_and_until_narrow_the_list_and_order_desc_reverses_it() {
     let inbox = Inbox::start();
     for number in 0..6 {
         let fields = json!({

@@ -58,8 +58,11 @@ fn a_secret_is_rotated_under_load_and_not_one_request_fails() {
         for round in 0..5 {
             std::thread::sleep(Duration::from_millis(50));
             fs::write(&file, if round % 2 == 0 { "new\nold\n" } else { "old\nnew\n" }).unwrap();
-            let told = reload(&inbox);
-            assert_eq!((&told["changed"], &told["secrets"]), (&json!("WEBHOOK_SECRET"), &json!(2)));
+            let report = reload(&inbox);
+            assert_eq!(
+                (&report["changed"], &report["secrets"]),
+                (&json!("WEBHOOK_SECRET"), &json!(2))
+            );
             is_rotated.store(true, SeqCst);
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -72,7 +75,7 @@ fn a_secret_is_rotated_under_load_and_not_one_request_fails() {
         |number: u8| inbox.metric(&format!("mailslot_webhook_key_used_total{{key=\"{number}\"}}"));
     assert!(slot(1) > 0 && slot(2) > 0 && slot(3) == 0);
     assert_eq!(i64::try_from(slot(1) + slot(2)).unwrap(), inbox.rows());
-    // Nobody uses the old one any more: it goes.
+    // No sender uses the old secret any more, so it is removed.
     fs::write(&file, "new\n").unwrap();
     reload(&inbox);
     assert_eq!(deliver_with(&inbox, "old", "late").status, 401);
@@ -83,9 +86,9 @@ fn a_secret_is_rotated_under_load_and_not_one_request_fails() {
 fn what_cannot_be_read_again_changes_nothing() {
     let inbox = with_secrets("old\n");
     fs::write(inbox.folder.path().join("secrets"), "\n").unwrap();
-    let told = reload(&inbox);
-    assert_eq!(told["level"], "ERROR");
-    assert!(told["problems"].as_str().unwrap().contains("WEBHOOK_SECRET"), "{told}");
+    let report = reload(&inbox);
+    assert_eq!(report["level"], "ERROR");
+    assert!(report["problems"].as_str().unwrap().contains("WEBHOOK_SECRET"), "{report}");
     assert_eq!(deliver_with(&inbox, "old", "m1").status, 200);
 }
 
@@ -104,9 +107,9 @@ fn tokens_and_the_log_level_are_read_again_from_the_settings_file() {
     };
     assert_eq!((status("first"), status("second")), (200, 401));
     fs::write(&file, "READ_TOKEN=second\nLOG_LEVEL=INFO\nWORKERS=5\n").unwrap();
-    let told = reload(&inbox);
-    assert_eq!(told["changed"], "READ_TOKEN LOG_LEVEL");
-    assert_eq!(told["after_restart"], "WORKERS");
+    let report = reload(&inbox);
+    assert_eq!(report["changed"], "READ_TOKEN LOG_LEVEL");
+    assert_eq!(report["after_restart"], "WORKERS");
     assert_eq!((status("first"), status("second")), (401, 200));
     inbox.request_log(&inbox.get("/health/live"));
     fs::write(&file, "REED_TOKEN=second\n").unwrap();
@@ -115,7 +118,7 @@ fn tokens_and_the_log_level_are_read_again_from_the_settings_file() {
 }
 
 #[test]
-fn what_is_older_than_its_retention_goes_and_nothing_else_while_deliveries_go_on() {
+fn messages_beyond_the_retention_are_deleted_and_no_others_while_deliveries_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let lines = folder.path().join("lines");
     let old: Vec<String> = (0..3_000)
@@ -150,7 +153,7 @@ fn what_is_older_than_its_retention_goes_and_nothing_else_while_deliveries_go_on
 }
 
 #[test]
-fn clients_are_held_to_their_rate_by_the_address_that_a_trusted_proxy_tells() {
+fn clients_are_limited_by_the_address_that_a_trusted_proxy_gives() {
     let inbox = Inbox::start_with(tempfile::tempdir().unwrap(), |command| {
         command.env("REQUESTS_PER_SECOND_PER_ADDRESS", "3").env("TRUSTED_PROXIES", "127.0.0.1");
     });
@@ -179,7 +182,7 @@ fn holds(path: &std::path::Path, needle: &str) -> bool {
 }
 
 #[test]
-fn of_who_was_erased_no_byte_is_left_and_no_delivery_brings_it_back() {
+fn no_byte_of_an_erased_sender_is_left_and_no_delivery_brings_one_back() {
     let inbox = Inbox::start();
     // Many, in no order, so that pages are split and cells moved about; searched, so that they are
     // packed and found.
@@ -262,12 +265,12 @@ fn a_clock_that_is_far_ahead_of_the_last_stored_message_deletes_nothing_that_was
     let inbox = Inbox::start_with(folder, |command| {
         command.env("RETENTION_DAYS", "30");
     });
-    let told = inbox.wait_for_log(|line| line["level"] == "ERROR");
+    let error = inbox.wait_for_log(|line| line["level"] == "ERROR");
     assert!(
-        told["msg"].as_str().unwrap().starts_with("messages do not expire: the clock is wrong"),
-        "{told}"
+        error["msg"].as_str().unwrap().starts_with("messages do not expire: the clock is wrong"),
+        "{error}"
     );
-    assert_eq!(told["stored"].as_str().unwrap()[..10], new_then[..10]);
+    assert_eq!(error["stored"].as_str().unwrap()[..10], new_then[..10]);
     inbox.wait_for_log(|line| line["msg"] == "messages have expired");
     assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE text = 'old then'"), 0);
     assert_eq!(inbox.count("SELECT count(*) FROM messages WHERE text = 'new then'"), 50);

@@ -58,7 +58,7 @@ fn complaints(browser: &Browser, expected: &[&str]) -> Vec<String> {
 
 #[test]
 #[ignore = "needs a browser: make test-page"]
-fn the_page_shows_what_arrives_searches_and_is_not_taken_in_by_markup() {
+fn the_page_shows_new_messages_searches_them_and_escapes_markup() {
     let inbox = Inbox::start();
     deliver(&inbox, "first", 1, "hello École");
     let evil =
@@ -99,7 +99,7 @@ fn the_page_shows_what_arrives_searches_and_is_not_taken_in_by_markup() {
 
 #[test]
 #[ignore = "needs a browser: make test-page"]
-fn while_the_server_is_away_old_rows_are_dimmed_and_a_search_is_made_up_for() {
+fn while_the_server_is_away_rows_are_dimmed_and_a_search_runs_once_it_is_back() {
     let inbox = Inbox::start();
     deliver(&inbox, "parcel", 1, "a parcel");
     deliver(&inbox, "letter", 2, "a letter");
@@ -129,7 +129,7 @@ fn while_the_server_is_away_old_rows_are_dimmed_and_a_search_is_made_up_for() {
 
 #[test]
 #[ignore = "needs a browser: make test-page"]
-fn a_late_message_is_offered_and_is_the_first_one_by_arrival() {
+fn a_late_message_is_offered_and_is_the_first_in_the_order_received() {
     let inbox = Inbox::start();
     deliver_many(&inbox, 70);
     let browser = Browser::start();
@@ -153,7 +153,7 @@ fn a_late_message_is_offered_and_is_the_first_one_by_arrival() {
 
 #[test]
 #[ignore = "needs a browser: make test-page"]
-fn a_wild_ts_spoils_neither_the_order_by_arrival_nor_the_overview() {
+fn an_extreme_ts_spoils_neither_the_order_received_nor_the_overview() {
     let inbox = Inbox::start();
     deliver_with(&inbox, "future", &json!({ "ts": "2130-01-01T00:00:00Z" }));
     deliver_with(&inbox, "past", &json!({ "ts": "0001-01-01T00:00:00Z" }));

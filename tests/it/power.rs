@@ -1,8 +1,8 @@
-//! What a power cut leaves of the database, at any moment.
+//! What a power failure leaves of the database, at any moment.
 //!
 //! fault.c records every call that changes the database's files. [`Disk`] replays the records up to
-//! a cut and makes images of the files as a disk might have them then. Each image is opened with
-//! SQLite and compared with what had been acknowledged before the cut.
+//! a power failure and makes images of the files as a disk might have them then. Each image is opened with
+//! SQLite and compared with what had been acknowledged before it.
 //!
 //! The model of the disk, which is Linux's page cache over a disk with sectors of 512 bytes:
 //! - What was written to a file before its last successful fsync began is on the disk.
@@ -11,7 +11,7 @@
 //!   page is written to again, and then all of its content in the cache is written.
 //! - The length of a file is durable with the file's next successful fsync; before that, it may be
 //!   any of those that it has had since. Shortening a file is one step: the file is as if it had
-//!   never been shortened, or all that was cut off is gone.
+//!   never been shortened, or all that was truncated is gone.
 //! - A creation, removal or renaming is durable with the next successful fsync of its folder or of a
 //!   database file in it; before that, some number of the earliest of them may have happened.
 
@@ -41,7 +41,7 @@ const WAIT: Duration = Duration::from_secs(20);
 // The kinds of records, as in fault.c; the last is the test's own.
 const CREATED: u64 = 1;
 const WRITTEN: u64 = 2;
-const CUT: u64 = 3;
+const TRUNCATED: u64 = 3;
 const SYNC_BEGUN: u64 = 4;
 const SYNCED: u64 = 5;
 const SYNC_FAILED: u64 = 6;
@@ -171,7 +171,7 @@ impl File {
         }
     }
 
-    fn cut(&mut self, now: usize, length: usize) {
+    fn truncate(&mut self, now: usize, length: usize) {
         if length >= *self.length.newest() {
             self.grow(length);
             return self.length.set(now, length);
@@ -199,8 +199,8 @@ impl File {
 
     /// An fsync that began then with these pages dirty is over.
     fn synced(&mut self, begun: usize, dirty: &[usize], is_ok: bool) {
-        if let Some((cut, before)) = &mut self.before {
-            if is_ok && *cut <= begun {
+        if let Some((truncated, before)) = &mut self.before {
+            if is_ok && *truncated <= begun {
                 self.before = None;
             } else {
                 before.synced(begun, dirty, is_ok);
@@ -310,7 +310,7 @@ impl Disk {
                 self.namings.push((now, Naming::Created(record.path.clone(), file)));
             }
             WRITTEN => self.files[known()].write(now, at, &record.bytes),
-            CUT => self.files[known()].cut(now, at),
+            TRUNCATED => self.files[known()].truncate(now, at),
             SYNC_BEGUN => {
                 let dirty = file.map(|file| self.files[file].dirty.keys().copied().collect());
                 let sync = Sync { begun: now, dirty: dirty.unwrap_or_default() };
@@ -417,8 +417,8 @@ impl Looker {
         let mut hasher = DefaultHasher::new();
         image.hash(&mut hasher);
         let folder = self.folder.path();
-        let look = || read_ids(folder, image).map_err(|error| error.to_string());
-        self.seen.entry(hasher.finish()).or_insert_with(look).clone()
+        let read = || read_ids(folder, image).map_err(|error| error.to_string());
+        self.seen.entry(hasher.finish()).or_insert_with(read).clone()
     }
 }
 
@@ -447,7 +447,7 @@ fn read_ids(folder: &Path, image: &Image) -> Result<Vec<String>, Box<dyn std::er
 
 /// Cuts the power behind each of these records: whatever the disk has then, every message that had
 /// been acknowledged is there once, and the database is whole.
-fn cut_and_compare(records: &[Record], cuts: &BTreeSet<usize>, seeds: u64) {
+fn lose_power_and_compare(records: &[Record], failures: &BTreeSet<usize>, seeds: u64) {
     let (mut disk, mut looker) = (Disk::default(), Looker::new());
     let mut acknowledged = BTreeSet::new();
     let mut problems = Vec::new();
@@ -458,7 +458,7 @@ fn cut_and_compare(records: &[Record], cuts: &BTreeSet<usize>, seeds: u64) {
         {
             acknowledged.insert(id.to_owned());
         }
-        if !cuts.contains(&index) {
+        if !failures.contains(&index) {
             continue;
         }
         for seed in 0..seeds {
@@ -467,17 +467,18 @@ fn cut_and_compare(records: &[Record], cuts: &BTreeSet<usize>, seeds: u64) {
                 Err(problem) => Some(problem),
             };
             if let Some(problem) = problem {
-                problems.push(format!("cut behind record {index}, seed {seed}: {problem}"));
+                problems
+                    .push(format!("a power failure behind record {index}, seed {seed}: {problem}"));
             }
         }
     }
     let images = looker.seen.len();
-    eprintln!("{} records, {} cuts, {images} different images", records.len(), cuts.len());
+    eprintln!("{} records, {} failures, {images} different images", records.len(), failures.len());
     assert!(
         problems.is_empty(),
-        "{} of {} power cuts lose something; the first:\n{}",
+        "{} of {} power failures lose something; the first:\n{}",
         problems.len(),
-        cuts.len() as u64 * seeds,
+        failures.len() as u64 * seeds,
         problems[..problems.len().min(10)].join("\n")
     );
 }
@@ -541,7 +542,7 @@ fn start_again(folder: TempDir) -> Inbox {
 }
 
 #[test]
-fn a_power_cut_at_any_moment_of_a_busy_service_loses_nothing_acknowledged() {
+fn a_power_failure_at_any_moment_of_a_busy_service_loses_nothing_acknowledged() {
     let inbox = start_recorded();
     at_once(8, |thread| {
         for number in 0..25 {
@@ -551,8 +552,8 @@ fn a_power_cut_at_any_moment_of_a_busy_service_loses_nothing_acknowledged() {
     let folder = inbox.kill();
     let records = read_trace(folder.path());
     let mut chance = Chance::new(2, 0);
-    let cuts = (0..200).map(|_| chance.below(records.len() as u64) as usize).collect();
-    cut_and_compare(&records, &cuts, 3);
+    let failures = (0..200).map(|_| chance.below(records.len() as u64) as usize).collect();
+    lose_power_and_compare(&records, &failures, 3);
 }
 
 /// An fsync fails, the sender is answered 503, and the service ends. The frames of that commit are
@@ -561,7 +562,7 @@ fn a_power_cut_at_any_moment_of_a_busy_service_loses_nothing_acknowledged() {
 fn fail_a_commit_and_restart(fault: &str, end: fn(Inbox) -> TempDir) {
     let inbox = start_recorded();
     // Indexes of several pages, which a clean stop moves out of the log: the commit that fails then
-    // changes pages that no other frame of the log repairs where a checkpoint is cut in the middle.
+    // changes pages that no other frame of the log repairs where a checkpoint is interrupted.
     for number in 0..40 {
         deliver(&inbox, &long_id(number));
     }
@@ -577,10 +578,10 @@ fn fail_a_commit_and_restart(fault: &str, end: fn(Inbox) -> TempDir) {
     let folder = inbox.kill();
     let records = read_trace(folder.path());
     let (start, started) = (position(&records, "start"), position(&records, "started"));
-    let mut cuts = acknowledgements(&records, start);
-    cuts.extend(start..started);
-    cuts.insert(records.len() - 1);
-    cut_and_compare(&records, &cuts, 8);
+    let mut failures = acknowledgements(&records, start);
+    failures.extend(start..started);
+    failures.insert(records.len() - 1);
+    lose_power_and_compare(&records, &failures, 8);
 }
 
 fn long_id(number: usize) -> String {
@@ -588,12 +589,12 @@ fn long_id(number: usize) -> String {
 }
 
 #[test]
-fn after_a_failed_commit_and_a_kill_a_power_cut_loses_nothing_acknowledged() {
+fn after_a_failed_commit_and_a_kill_a_power_failure_loses_nothing_acknowledged() {
     fail_a_commit_and_restart("fail_fsync", Inbox::kill);
 }
 
 #[test]
-fn after_a_failed_commit_and_a_stop_a_power_cut_loses_nothing_acknowledged() {
+fn after_a_failed_commit_and_a_stop_a_power_failure_loses_nothing_acknowledged() {
     fail_a_commit_and_restart("fail_wal_fsync", Inbox::stop);
 }
 
@@ -607,9 +608,9 @@ fn after_a_failed_commit_a_service_that_goes_on_loses_nothing_acknowledged() {
     deliver_all(&inbox, 5..20);
     let folder = inbox.stop();
     let records = read_trace(folder.path());
-    let mut cuts = acknowledgements(&records, 0);
-    cuts.extend(*cuts.last().unwrap()..records.len());
-    cut_and_compare(&records, &cuts, 6);
+    let mut failures = acknowledgements(&records, 0);
+    failures.extend(*failures.last().unwrap()..records.len());
+    lose_power_and_compare(&records, &failures, 6);
 }
 
 /// The process ends between a commit's last write and its fsync. After the restart the message is
@@ -639,9 +640,9 @@ fn a_repeated_delivery_is_acknowledged_only_once_the_first_one_is_on_disk() {
     deliver(&inbox, "repeated");
     let folder = inbox.kill();
     let records = read_trace(folder.path());
-    let mut cuts = acknowledgements(&records, 0);
-    cuts.extend(position(&records, "start")..records.len());
-    cut_and_compare(&records, &cuts, 6);
+    let mut failures = acknowledgements(&records, 0);
+    failures.extend(position(&records, "start")..records.len());
+    lose_power_and_compare(&records, &failures, 6);
 }
 
 /// Behind the mark "hang".
@@ -687,47 +688,49 @@ fn erase(folder: &Path) {
 }
 
 /// Cuts the power at many moments from the mark "erased" on.
-fn cut_and_search(records: &[Record]) {
+fn lose_power_and_search(records: &[Record]) {
     let erased = position(records, "erased");
-    let mut cuts = acknowledgements(records, erased);
-    cuts.extend(erased..records.len().min(erased + 20));
-    cuts.extend(records.len() - 5..records.len());
+    let mut failures = acknowledgements(records, erased);
+    failures.extend(erased..records.len().min(erased + 20));
+    failures.extend(records.len() - 5..records.len());
     let mut disk = Disk::default();
     let mut found = Vec::new();
     for (index, record) in records.iter().enumerate() {
         disk.apply(record);
-        let seeds = if cuts.contains(&index) { 0..8 } else { 0..0 };
+        let seeds = if failures.contains(&index) { 0..8 } else { 0..0 };
         for seed in seeds {
             for (path, bytes) in disk.image(seed) {
                 let name = path.file_name().unwrap().display();
                 let is_left = |what: &&&str| memmem::find(&bytes, what.as_bytes()).is_some();
                 for what in ERASED.iter().filter(is_left) {
-                    found.push(format!("cut behind record {index}, seed {seed}: {what} in {name}"));
+                    found.push(format!(
+                        "a power failure behind record {index}, seed {seed}: {what} in {name}"
+                    ));
                 }
             }
         }
     }
     assert!(
         found.is_empty(),
-        "a power cut brings back what was erased, {} times; the first:\n{}",
+        "a power failure brings back what was erased, {} times; the first:\n{}",
         found.len(),
         found[..found.len().min(10)].join("\n")
     );
-    cut_and_compare(records, &cuts, 4);
+    lose_power_and_compare(records, &failures, 4);
 }
 
 #[test]
-fn what_was_erased_beside_the_service_stays_erased_after_a_power_cut() {
+fn what_was_erased_beside_the_service_stays_erased_after_a_power_failure() {
     let inbox = start_recorded();
     deliver_to_erase(&inbox);
     erase(inbox.folder.path());
     deliver_all(&inbox, 0..5);
     let folder = inbox.stop();
-    cut_and_search(&read_trace(folder.path()));
+    lose_power_and_search(&read_trace(folder.path()));
 }
 
 #[test]
-fn what_was_erased_without_the_service_stays_erased_after_a_power_cut() {
+fn what_was_erased_without_the_service_stays_erased_after_a_power_failure() {
     let inbox = start_recorded();
     deliver_to_erase(&inbox);
     let folder = inbox.kill();
@@ -735,5 +738,5 @@ fn what_was_erased_without_the_service_stays_erased_after_a_power_cut() {
     let inbox = start_again(folder);
     deliver_all(&inbox, 0..5);
     let folder = inbox.stop();
-    cut_and_search(&read_trace(folder.path()));
+    lose_power_and_search(&read_trace(folder.path()));
 }

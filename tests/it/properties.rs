@@ -1,4 +1,4 @@
-//! What holds for whatever is stored and asked, tried with many messages and questions from a seed.
+//! What holds for whatever is stored and asked, tried with many messages and queries from a seed.
 
 use std::{collections::BTreeSet, fs, io::Write, path::Path, process::Stdio};
 
@@ -89,9 +89,9 @@ fn moment(ts: &str) -> String {
     format!("{whole}.{fraction:0<9}")
 }
 
-/// Parameters of a question, and what it means.
+/// Parameters of a query, and what it means.
 #[derive(Debug, Default)]
-struct Question {
+struct Query {
     from: Option<String>,
     to: Option<String>,
     since: Option<String>,
@@ -100,9 +100,9 @@ struct Question {
     is_descending: bool,
 }
 
-impl Question {
-    fn new(numbers: &mut Numbers) -> Question {
-        Question {
+impl Query {
+    fn new(numbers: &mut Numbers) -> Query {
+        Query {
             from: numbers.one_in(3).then(|| format!("+{}", numbers.below(5))),
             to: numbers.one_in(4).then(|| format!("+{}", numbers.below(4))),
             since: numbers.one_in(3).then(|| ts(numbers)),
@@ -112,7 +112,7 @@ impl Question {
         }
     }
 
-    fn query(&self, limit: usize) -> String {
+    fn with_limit(&self, limit: usize) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("limit", &limit.to_string());
         for (name, value) in [
@@ -169,27 +169,27 @@ fn walking_either_way_over_any_filters_meets_each_message_exactly_once() {
     let inbox = Inbox::start_in(imported(&messages));
     let mut met_in_all = 0;
     for _ in 0..40 {
-        let question = Question::new(numbers);
-        let expected = question.answer(&messages);
+        let query = Query::new(numbers);
+        let expected = query.answer(&messages);
         let limit = 1 + numbers.below(40);
         let (mut forth, mut reply) =
-            (Vec::new(), inbox.get(&format!("/messages?{}", question.query(limit))));
+            (Vec::new(), inbox.get(&format!("/messages?{}", query.with_limit(limit))));
         loop {
-            assert_eq!(reply.json["total"], expected.len(), "{question:?}");
-            assert_eq!(reply.json["offset"], forth.len(), "{question:?}");
+            assert_eq!(reply.json["total"], expected.len(), "{query:?}");
+            assert_eq!(reply.json["offset"], forth.len(), "{query:?}");
             forth.extend(ids(&reply));
-            assert!(forth.len() <= expected.len(), "{question:?} has no end");
+            assert!(forth.len() <= expected.len(), "{query:?} has no end");
             let Some(next) = link(&reply, "next") else { break };
             reply = inbox.get(&next);
         }
-        assert_eq!(forth, expected, "{question:?}");
+        assert_eq!(forth, expected, "{query:?}");
         let mut back = ids(&reply);
         while let Some(previous) = link(&reply, "prev") {
             reply = inbox.get(&previous);
             back.splice(0..0, ids(&reply));
-            assert!(back.len() <= expected.len(), "{question:?} has no beginning");
+            assert!(back.len() <= expected.len(), "{query:?} has no beginning");
         }
-        assert_eq!(back, expected, "{question:?}");
+        assert_eq!(back, expected, "{query:?}");
         met_in_all += expected.len();
     }
     // Filters that match nothing would prove nothing.
@@ -261,7 +261,7 @@ fn an_export_in_either_format_gives_back_every_row_and_imports_as_the_same_rows(
     let messages = messages(numbers, 300);
     let inbox = Inbox::start_in(imported(&messages));
     let folder = inbox.folder.path();
-    let by_time = Question::default().answer(&messages);
+    let by_time = Query::default().answer(&messages);
     let key = |row: &Value| {
         by_time.iter().position(|id| row["message_id"] == **id).unwrap_or_else(|| panic!("{row}"))
     };

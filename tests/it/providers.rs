@@ -210,7 +210,7 @@ fn a_setting_that_another_one_needs_is_missed_at_the_start() {
 }
 
 #[test]
-fn metas_challenge_is_echoed_as_text_to_who_has_the_token() {
+fn metas_challenge_is_echoed_as_text_if_the_token_is_right() {
     let inbox = start();
     let ask = |query: &[(&str, &str)]| inbox.get(&format!("/webhook/whatsapp?{}", form(query)));
     let mode = ("hub.mode", "subscribe");

@@ -1,4 +1,4 @@
-//! Restarts that nobody notices: in place, and on a socket that somebody else keeps.
+//! Restarts without a failed request: in place, and on a listening socket that systemd keeps.
 
 use std::{
     fs,
@@ -128,10 +128,10 @@ fn the_watchdog_is_fed_as_long_as_a_request_finds_the_database() {
         let folder = command.get_current_dir().unwrap().to_owned();
         command.env("NOTIFY_SOCKET", folder.join("notify")).env("WATCHDOG_USEC", "600000");
     });
-    let mut told = [0; 64];
+    let mut state = [0; 64];
     let mut next = || {
-        let length = socket.recv(&mut told).unwrap();
-        String::from_utf8_lossy(&told[..length]).trim_end().to_owned()
+        let length = socket.recv(&mut state).unwrap();
+        String::from_utf8_lossy(&state[..length]).trim_end().to_owned()
     };
     assert_eq!(next(), "READY=1");
     for _ in 0..3 {
@@ -305,7 +305,7 @@ fn a_restart_while_another_process_holds_the_lock_goes_on_when_it_is_released() 
     inbox.stop();
 }
 
-/// The log may have parts that a power cut takes away until the start has written it again.
+/// The log may have parts that a power failure takes away until the start has written it again.
 #[test]
 fn a_stop_before_the_first_commit_moves_nothing_of_the_log_into_the_database() {
     let inbox = Inbox::start();

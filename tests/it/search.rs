@@ -119,7 +119,7 @@ fn every_page_of_a_search_has_its_messages_in_order() {
 }
 
 #[test]
-fn an_import_tells_bad_lines_stores_the_others_once_and_is_resumed() {
+fn an_import_names_bad_lines_stores_the_others_once_and_can_be_resumed() {
     let inbox = Inbox::start();
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     let good = [message("m1"), message("m2"), message("m3")].map(|line| line.to_string());
@@ -128,14 +128,14 @@ fn an_import_tells_bad_lines_stores_the_others_once_and_is_resumed() {
         format!("{}\n{}\n\n{}\n{}\n{}\n{}", good[0], bad[0], good[1], bad[1], bad[2], good[2]);
     let first = import(&inbox, &text);
     assert_eq!(first.status.code(), Some(1));
-    let told = String::from_utf8(first.stderr).unwrap();
+    let text = String::from_utf8(first.stderr).unwrap();
     for line in [
         "line 2: message_id ",
         "line 5: ",
         "line 6: ",
         "2 messages stored, 1 known already, 3 bad lines",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(text.contains(line), "{line}: {text}");
     }
     let again = import(&inbox, &good.join("\n"));
     assert_eq!(again.status.code(), Some(0));

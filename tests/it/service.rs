@@ -59,7 +59,7 @@ fn it_is_not_ready_with_another_schema() {
 }
 
 #[test]
-fn a_row_that_is_no_utf_8_hides_no_page() {
+fn a_row_that_is_not_utf_8_hides_no_page() {
     let inbox = Inbox::start();
     let other = rusqlite::Connection::open(crate::harness::database(inbox.folder.path())).unwrap();
     other

@@ -56,11 +56,11 @@ fn is_served(reply: &Reply) -> bool {
 fn reads_beyond_what_can_be_answered_are_refused_while_deliveries_and_health_are_answered() {
     let inbox = filled();
     let (served, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let (questions, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (requests, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let read = || {
         while !is_over.load(SeqCst) {
             // No search is the same as another, or its result would be known already.
-            let nanoseconds = questions.fetch_add(1, SeqCst);
+            let nanoseconds = requests.fetch_add(1, SeqCst);
             let path = format!("/messages?q=99+1&since=2025-01-01T00:00:00.{nanoseconds:09}Z");
             if is_served(&inbox.request("GET", &path)) {
                 served.fetch_add(1, SeqCst);

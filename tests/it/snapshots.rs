@@ -33,7 +33,7 @@ fn compare(name: &str, found: &str) {
 }
 
 #[test]
-fn the_metrics_of_a_fresh_inbox_are_as_they_were() {
+fn the_metrics_of_a_new_inbox_equal_their_snapshot() {
     let text = Inbox::start().get("/metrics").text;
     let mut masked = String::new();
     for line in text.lines() {
@@ -49,7 +49,7 @@ fn the_metrics_of_a_fresh_inbox_are_as_they_were() {
 }
 
 #[test]
-fn the_help_of_the_program_and_of_every_command_is_as_it_was() {
+fn the_help_of_the_program_and_of_every_command_equals_its_snapshot() {
     let folder = tempfile::tempdir().unwrap();
     let help = |arguments: &[&str]| {
         let output = command(folder.path()).args(arguments).output().unwrap();
@@ -120,7 +120,7 @@ const BAD_QUERIES: &[&str] = &[
 ];
 
 #[test]
-fn the_bodies_of_refusals_by_422_are_as_they_were() {
+fn the_bodies_of_422_responses_equal_their_snapshot() {
     let inbox = Inbox::start();
     let mut all = String::new();
     let mut add = |request: &str, reply: &Reply| {

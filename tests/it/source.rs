@@ -77,6 +77,10 @@ pub struct Tree {
 
 /// Every file of `src/`.
 pub fn files() -> Vec<File> {
+    files_under("src")
+}
+
+pub fn files_under(root: &str) -> Vec<File> {
     fn visit(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -88,7 +92,7 @@ pub fn files() -> Vec<File> {
         }
     }
     let mut paths = Vec::new();
-    visit(Path::new("src"), &mut paths);
+    visit(Path::new(root), &mut paths);
     paths.sort();
     assert!(paths.len() > 10);
     let read =

@@ -73,7 +73,7 @@ fn upper_case_hex_is_the_same_signature() {
 }
 
 #[test]
-fn the_body_is_signed_as_bytes_and_its_content_type_is_nobodys_business() {
+fn the_body_is_signed_as_bytes_and_its_content_type_does_not_matter() {
     let inbox = Inbox::start();
     let body = "{ \"ts\" : \"2025-01-15T10:00:00Z\",\r\n\t\"to\":\"+1\", \"from\":\"+1\", \"message_id\":\"\\u006d\" }\n";
     let signature = sign(body.as_bytes());
@@ -131,7 +131,7 @@ fn every_bad_field_is_named_at_once_in_fastapis_words() {
 }
 
 #[test]
-fn what_is_no_message_is_422_with_its_type_and_leaves_no_row() {
+fn a_body_that_is_no_message_is_422_with_the_type_of_its_error_and_leaves_no_row() {
     let inbox = Inbox::start();
     let with = |name: &str, value: Value| {
         message_with("m", &json!({ name: value })).to_string().into_bytes()

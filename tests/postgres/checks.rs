@@ -22,7 +22,7 @@ fn a_check_names_what_is_wrong_with_the_server_and_with_the_counters() {
     assert_eq!(status, Some(1), "{said}");
     for finding in [
         "PostgreSQL 1",
-        "fsync is off, so a power cut loses what was acknowledged",
+        "fsync is off, so a power failure loses what was acknowledged",
         "synchronous_commit is off: mailslot's own commits set it to on",
         "no synchronous standby",
         "the server allows 397 in all",

@@ -213,7 +213,7 @@ fn without_its_synchronous_standby_nothing_is_acknowledged_also_no_repeat() {
 /// A full disk of the server, a broken one, and one that is only slow: as PostgreSQL reports them.
 #[test]
 #[ignore = "needs PostgreSQL: make test-postgres"]
-fn errors_of_the_server_are_503_and_over_when_they_are_over() {
+fn errors_of_the_server_are_503_until_they_end() {
     let cluster = Cluster::shared();
     let node = cluster.node();
     assert_eq!(node.deliver(&message("before")).status, 200);

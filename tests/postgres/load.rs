@@ -1,7 +1,7 @@
 //! Nodes, what sends to them, and what follows them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::SocketAddr,
     path::Path,
     process::Command,
@@ -98,8 +98,8 @@ impl Cluster<'_> {
 /// when that took too long.
 pub fn send(clients: &mut [Client], start: usize, id: &str) {
     let end = Instant::now() + PATIENCE;
-    for turn in start.. {
-        let client = &mut clients[turn % clients.len()];
+    for attempt in start.. {
+        let client = &mut clients[attempt % clients.len()];
         match client.deliver(id) {
             Ok(200) => return,
             Ok(503) | Err(_) => std::thread::sleep(Duration::from_millis(20)),
@@ -214,15 +214,6 @@ pub fn run(url: &str, folder: &Path, arguments: &[&str]) -> (Option<i32>, String
     let output = command.env("LISTEN", "127.0.0.1:0").output().unwrap();
     let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     (output.status.code(), text.concat())
-}
-
-/// How many of each status there were.
-pub fn tally(statuses: impl IntoIterator<Item = u16>) -> BTreeMap<u16, usize> {
-    let mut counts = BTreeMap::new();
-    for status in statuses {
-        *counts.entry(status).or_insert(0) += 1;
-    }
-    counts
 }
 
 pub fn signed(id: &str) -> (String, String) {

@@ -78,7 +78,7 @@ fn followers_of_two_nodes_miss_nothing_and_get_nothing_twice_whatever_commits_ta
 /// without the lock that orders commits.
 #[test]
 #[ignore = "needs PostgreSQL: make test-postgres"]
-fn followers_miss_what_is_stored_without_taking_turns() {
+fn followers_miss_messages_that_are_stored_without_the_lock() {
     const ROWS: usize = 500;
     let cluster = Cluster::shared();
     let nodes = [cluster.node(), cluster.node()];

@@ -62,7 +62,7 @@ fn an_encoding_other_than_utf8_is_one_sentence() {
 
 #[test]
 #[ignore = "needs PostgreSQL: make test-postgres"]
-fn a_user_without_the_rights_is_told_which() {
+fn a_user_without_the_rights_is_refused_with_their_names() {
     let cluster = Cluster::shared();
     cluster.server.sql("postgres", "CREATE ROLE visitor LOGIN PASSWORD 'secret'");
     let url = cluster.url().replace("//mailslot:", "//visitor:");

@@ -4,7 +4,7 @@
 #   server.sh run FOLDER PORT [-c NAME=VALUE]...  creates and starts one, prints "ready", and stops and
 #                                                  removes it once its standard input ends
 #   server.sh start FOLDER PORT [-c NAME=VALUE]... starts it again after a stop
-#   server.sh stop FOLDER MODE                     stops it: fast, or immediate, as a power cut would
+#   server.sh stop FOLDER MODE                     stops it: fast, or immediate, as a power failure would
 #
 # FOLDER must not exist yet. The superuser is `postgres`, without a password on the socket in FOLDER, and with
 # the password `secret` on 127.0.0.1:PORT, by SCRAM. The role `mailslot` has the same password and no rights.

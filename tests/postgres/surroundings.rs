@@ -114,7 +114,7 @@ fn through_pgbouncer_in_transaction_mode_everything_is_as_without() {
 
 /// JIT, parallel workers, and a planner without statistics make a read of a millisecond a hundred times
 /// slower: no read uses them, although the server's settings here make it use them for anything that
-/// is more than a look at one row.
+/// is more than a lookup of one row.
 #[test]
 #[ignore = "needs PostgreSQL: make test-postgres"]
 fn no_read_is_compiled_or_parallel_or_scans_the_table_although_it_was_never_analyzed() {
@@ -241,7 +241,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     });
 }
 
-/// The feed answers waiting readers in rounds that have 20 ms, less than one question takes here.
+/// The feed answers waiting readers in rounds that have 20 ms, which is less than one query takes here.
 #[test]
 #[ignore = "needs PostgreSQL: make test-postgres"]
 fn far_from_its_server_a_node_answers_waiting_readers_as_soon_as_it_can() {

@@ -84,7 +84,9 @@ fn of_settings(row: &Row) -> Result<Vec<Finding>, Failure> {
         if row.text(column)? != "on" {
             find(
                 Level::Problem,
-                format!("{name} is off, so a power cut loses what was acknowledged: set {name}=on"),
+                format!(
+                    "{name} is off, so a power failure loses what was acknowledged: set {name}=on"
+                ),
             );
         }
     }

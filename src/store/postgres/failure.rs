@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_decides_whether_a_failure_passes_and_whose_it_is() {
+    fn an_sqlstate_decides_whether_an_error_is_temporary_and_what_caused_it() {
         let of = |code: &str| {
             let failure = Failure::refused(code, "x");
             (failure.is_passing(), failure.is_of_data(), failure.is_of_settings())

@@ -110,7 +110,9 @@ pub(super) fn warn_of_durability(connection: &mut Connection) -> Result<(), Fail
     )?;
     let row = answer.one()?;
     if (row.text(0)?, row.text(1)?) != ("on", "on") {
-        log::warn!("fsync or full_page_writes is off: a power cut at the server loses messages");
+        log::warn!(
+            "fsync or full_page_writes is off: a power failure at the server loses messages"
+        );
     }
     if row.text(2)?.is_empty() {
         log::warn!(

@@ -8,7 +8,7 @@
 //! fsync behind it puts all of them on the disk.
 //!
 //! A checkpoint does not do that: it puts the pages into the database, but as long as the broken
-//! log is on the disk, a power cut has recovery lay the log's older pages over the newer ones.
+//! log is on the disk, a power failure has recovery lay the log's older pages over the newer ones.
 //!
 //! The log may be opened and closed beside SQLite, which holds no lock on it: its locks are on the
 //! database and on `-shm`.

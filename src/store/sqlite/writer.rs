@@ -253,8 +253,8 @@ impl Writer {
             log::warn!("the write-ahead log stays: its -shm file was removed or replaced");
             return;
         }
-        // Parts of it may be in the page cache only: see wal.rs for what a power cut would make of
-        // it.
+        // Parts of it may be in the page cache only: see wal.rs for what a power failure would make
+        // of it.
         if self.not_ready().is_some() {
             log::warn!(
                 "the write-ahead log stays: the database has not taken a commit since the start"

@@ -77,7 +77,7 @@ fn a_job_that_does_not_fit_is_given_back_and_no_other_is_lost() {
 }
 
 #[test]
-fn a_queue_that_is_closed_while_jobs_come_forgets_none_that_it_accepted() {
+fn a_queue_that_is_closed_while_jobs_are_submitted_loses_none_that_it_accepted() {
     check(|| {
         let queue = Arc::new(Queue::new(JOBS, usize::MAX, Duration::MAX, |_| 1));
         let senders = start_senders(&queue);
