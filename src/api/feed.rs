@@ -93,6 +93,11 @@ fn list_before(reader: &mut Reader, before: Option<i64>, limit: i64) -> Result<A
     Ok(Answer::Now(Response::json(&Body { data, next })))
 }
 
+/// The response where there is no message after a cursor.
+pub(crate) fn no_messages(after: i64) -> Response {
+    Response::json(&Body { data: Vec::new(), next: after.to_string() })
+}
+
 /// The messages after a cursor, and whether there are any.
 pub(crate) fn answer(
     reader: &mut Reader,

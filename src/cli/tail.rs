@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    thread,
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     config::{Config, with_source},
+    error::Error,
     logging::escaped,
     store::{Reader, device_and_inode},
 };
@@ -45,6 +47,8 @@ are.
 
 /// How often `--follow` asks for new messages.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// The same of a database that is away, since each failure is a line on stderr.
+const AWAY_INTERVAL: Duration = Duration::from_secs(1);
 /// Messages of one read.
 const PORTION: i64 = 100;
 /// Messages without `-n`.
@@ -60,7 +64,7 @@ fn run(arguments: &Arguments) -> Outcome {
     let opened = file();
     let mut cursor = reader.cursor_before_last(i64::from(count))?;
     loop {
-        print_after(&mut reader, &mut cursor)?;
+        print_after(&mut reader, &mut cursor, follows)?;
         if !follows {
             return Ok(());
         }
@@ -72,11 +76,19 @@ fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-fn print_after(reader: &mut Reader, cursor: &mut i64) -> Outcome {
+/// With `waits`, a database that is away has no new messages.
+fn print_after(reader: &mut Reader, cursor: &mut i64, waits: bool) -> Outcome {
     let mut output = io::stdout().lock();
     let is_terminal = output.is_terminal();
     loop {
-        let messages = reader.committed(*cursor, PORTION)?;
+        let messages = match reader.committed(*cursor, PORTION) {
+            // Such as a server that is restarted, or whose standby takes over.
+            Err(Error::Unavailable(_)) if waits => {
+                thread::sleep(AWAY_INTERVAL);
+                return Ok(());
+            }
+            messages => messages?,
+        };
         let Some(last) = messages.last() else { return Ok(()) };
         *cursor = last.cursor.parse().unwrap_or(*cursor);
         for message in &messages {

@@ -252,8 +252,11 @@ impl<R> Connection<R> {
         (self.phase, self.since) = (phase, now);
     }
 
+    /// The time of the end is not before that of the last request in flight: only then tiny_http
+    /// reads the head behind it.
     fn ended(&self) -> Option<End> {
-        self.end.filter(|_| self.phase == Phase::Idle)
+        let end = self.end.filter(|_| self.phase == Phase::Idle)?;
+        Some(End { at: end.at.max(self.since), ..end })
     }
 }
 
@@ -310,6 +313,17 @@ mod tests {
         assert_eq!(table.release(2), Released::Idle);
         assert!(!table.0.is_any_in_flight());
         assert_eq!(table.admit(1, 14), Admitted::InFlight(14));
+    }
+
+    #[test]
+    fn the_time_of_an_end_is_not_before_that_of_the_last_request_in_flight() {
+        let mut table = Table::new();
+        assert_eq!(table.admit(1, 10), Admitted::InFlight(10));
+        table.end(1, EndKind::Refused, None);
+        assert_eq!(table.0.ended(peer(1)), None, "while a request is in flight");
+        table.1 += SECOND;
+        assert_eq!(table.release(1), Released::Ended(VecDeque::new()));
+        assert_eq!(table.0.ended(peer(1)).map(|end| end.at), Some(table.1));
     }
 
     #[test]

@@ -61,9 +61,12 @@ impl ChunkedResponse {
     /// Sends a chunk. Without bytes, checks whether it is worth going on.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Incomplete> {
         // An empty chunk would be the last one.
-        if bytes.is_empty() {
-            let is_over = self.request.is_draining() || is_closed_by_peer(&self.stream);
-            return if is_over { Err(Incomplete::Stopped) } else { Ok(()) };
+        let has_nothing = bytes.is_empty();
+        if self.request.is_draining() || (has_nothing && is_closed_by_peer(&self.stream)) {
+            return Err(Incomplete::Stopped);
+        }
+        if has_nothing {
+            return Ok(());
         }
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);

@@ -3,7 +3,10 @@
 //! Waiters with equal cursor and limit share one query and one serialized response. While many
 //! messages are delivered, the thread pauses between its rounds, so that a thousand readers do not
 //! slow down the deliveries; each response then has more messages. When a round has not the time
-//! for all readers, they are answered in the order in which they asked, at least one in each round.
+//! for all readers, they are answered in the order in which they asked.
+//!
+//! The server of the database may be far away. A round therefore takes as long as several queries
+//! at least, and what can be answered without one is.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -39,11 +42,12 @@ pub(crate) const FEED_WAITING_MAX: usize = 8_192;
 const PAUSE_FACTOR: f64 = 8.0;
 const PAUSE_FACTOR_LARGEST: f64 = 80.0;
 const PAUSE_LONGEST: Duration = Duration::from_secs(2);
-/// How long a round goes on answering readers.
-const ROUND_LONGEST: Duration = Duration::from_millis(20);
-/// The part of it for readers that wait for new messages while other readers catch up, so that
-/// neither kind holds up the other.
-const NEWEST_LONGEST: Duration = Duration::from_millis(10);
+/// How long a round goes on answering readers: so many times as long as its first query took, but
+/// at least and at most this long. Readers that wait for new messages have half of it while other
+/// readers catch up, so that neither kind holds up the other.
+const ROUND_QUERIES: u32 = 8;
+const ROUND_SHORTEST: Duration = Duration::from_millis(20);
+const ROUND_LONGEST: Duration = Duration::from_secs(2);
 /// How often the thread looks for readers that have disconnected, which costs 6 µs per reader.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -208,8 +212,9 @@ impl Follower {
         // This comes before the read, so that a commit after the read wakes this thread again.
         let committed = self.shared.committed.swap(0, SeqCst);
         let last = self.reader.last_cursor();
-        // That took longer than a round may where the server of the database is far away.
         let answering = Instant::now();
+        let asked = answering - started;
+        let longest = (asked * ROUND_QUERIES).clamp(ROUND_SHORTEST, ROUND_LONGEST);
         let sweeps = self.swept.elapsed() >= SWEEP_INTERVAL;
         if sweeps {
             self.swept = started;
@@ -219,48 +224,55 @@ impl Follower {
         waiters.sort_by_key(|waiter| waiter.priority);
         let is_catching_up = waiters.last().is_some_and(|waiter| waiter.priority.catches_up);
         self.is_behind = false;
-        // One of those that wait for new messages, and one of those that catch up.
+        // A query may take the whole time: in each round one reader of each kind is answered.
         let mut has_answered = [false; 2];
         for mut waiter in waiters {
             let FeedQuery { after, limit, .. } = waiter.query;
             // A reader that has disconnected would keep a slot, and the address of its connection.
-            let is_over = self.is_closed
-                || waiter.until <= started
-                || (sweeps && waiter.exchange.is_closed_by_peer());
-            if !is_over && last == Ok(after) {
+            if self.is_closed || (sweeps && waiter.exchange.is_closed_by_peer()) {
+                self.send(waiter, &feed::no_messages(after));
+                continue;
+            }
+            let is_over = waiter.until <= started;
+            let is_newest = last == Ok(after);
+            if !is_over && is_newest {
                 waiter.priority.catches_up = false;
                 self.waiters.push(waiter);
                 continue;
             }
-            let has_half = is_catching_up && !waiter.priority.catches_up;
-            let longest = if has_half { NEWEST_LONGEST } else { ROUND_LONGEST };
             let kind = usize::from(waiter.priority.catches_up);
-            if !self.is_closed && has_answered[kind] && answering.elapsed() > longest {
+            let time = if is_catching_up && kind == 0 { longest / 2 } else { longest };
+            if has_answered[kind] && answering.elapsed() > time {
                 self.is_behind = true;
                 self.waiters.push(waiter);
                 continue;
             }
             let (response, is_anything) = match answers.entry((after, limit)) {
                 Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) if is_newest => new.insert((feed::no_messages(after), false)),
                 Entry::Vacant(new) => new.insert(answer(&mut self.reader, after, limit)),
             };
             if !is_over && !*is_anything {
                 self.waiters.push(waiter);
                 continue;
             }
-            // The slot is free before the reader has its response, since it may ask again at once.
-            drop(waiter.slot);
-            // A panic costs one reader its response.
-            let (metrics, exchange) = (&self.shared.metrics, waiter.exchange);
-            let send = || reply(metrics, exchange, response, None);
-            let _ = catch_unwind(AssertUnwindSafe(send));
             has_answered[kind] = true;
-            metrics.feed_waiters.add(-1);
+            self.send(waiter, response);
         }
         if !self.is_closed {
             thread::sleep(pause(committed, started - self.polled, started.elapsed()));
         }
         self.polled = started;
+    }
+
+    fn send(&self, waiter: Waiter, response: &Response) {
+        // The slot is free before the reader has its response, since it may ask again at once.
+        drop(waiter.slot);
+        // A panic costs one reader its response.
+        let (metrics, exchange) = (&self.shared.metrics, waiter.exchange);
+        let send = || reply(metrics, exchange, response, None);
+        let _ = catch_unwind(AssertUnwindSafe(send));
+        metrics.feed_waiters.add(-1);
     }
 }
 

@@ -122,10 +122,10 @@ fn wait(
         }
         if let Some(reason) = server.restart().reason() {
             drop(spare.take());
-            let settings = with_source(Config::read);
+            let ready = with_source(Config::read).map_err(|error| error.0.join("; "));
             spare = spare_descriptor();
-            match settings {
-                Ok(_) => {
+            match ready.and_then(|_| check_database(server, config)) {
+                Ok(()) => {
                     log::warn!(reason; "restarting in place");
                     log::info!("stopping");
                     if seen.contains(&SIGUSR2) {
@@ -134,11 +134,12 @@ fn wait(
                     }
                     return Some(Next::Running);
                 }
-                Err(error) => refuse(server, &mut refused, &reason, error.0.join("; ")),
+                Err(problems) => refuse(server, &mut refused, &reason, problems),
             }
         }
         if seen.contains(&SIGUSR2) {
-            match check_new(started_as, || server.restart().reason().is_some()) {
+            let checked = check_new(started_as, || server.restart().reason().is_some());
+            match checked.and_then(|()| check_database(server, config)) {
                 Ok(()) => {
                     log::info!(signal = SIGUSR2; "stopping");
                     return Some(Next::New);
@@ -162,6 +163,16 @@ fn check_new(started_as: &io::Result<PathBuf>, is_urgent: impl Fn() -> bool) -> 
         .as_ref()
         .map_err(|error| format!("the path of this program cannot be determined: {error}"))?;
     restart::check(program, is_urgent)
+}
+
+/// Checks that the next program can open the database: while a database server is away it could not
+/// start, and this one can go on. With a file it starts whatever the disk does.
+fn check_database(server: &Server, config: &Config) -> Result<(), String> {
+    let needs_server = config.database.file().is_none() && !server.restart().is_urgent();
+    if needs_server && !server.takes_commits() {
+        return Err("the database server takes no commit now".to_owned());
+    }
+    Ok(())
 }
 
 /// Refuses a restart for which the service asks. It asks every second: this is logged when the

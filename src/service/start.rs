@@ -215,6 +215,11 @@ impl Server {
         http::reachable(self.shared.listener.address())
     }
 
+    /// True where a message would be stored now.
+    pub(super) fn takes_commits(&self) -> bool {
+        self.shared.commits.commit(Job::Probe).is_ok()
+    }
+
     /// Applies secrets, tokens and host names from the next request on.
     pub(super) fn replace_keys(&self, config: &Config) {
         warn_of_weak_keys(config);

@@ -7,7 +7,8 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
-        atomic::{AtomicBool, Ordering::SeqCst},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         mpsc::channel,
     },
     time::{Duration, Instant},
@@ -15,13 +16,23 @@ use std::{
 
 use crate::{
     client::Client,
-    harness::{message, message_with, server::Server, signal, wait_for},
+    harness::{Inbox, SECRET, message, message_with, server::Server, signal, wait_for},
     load::{Cluster, follow, run, send_all},
 };
 
-/// pgbouncer in front of a server; it ends with this.
+/// A process that ends with this.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        signal(self.0.id(), "-KILL");
+        let _ = self.0.wait();
+    }
+}
+
+/// pgbouncer in front of a server.
 struct Pool {
-    child: Child,
+    _child: Killed,
     port: u16,
 }
 
@@ -53,14 +64,7 @@ impl Pool {
         command.args(["-c", script]).arg(folder).stdin(Stdio::null());
         let child = command.stderr(Stdio::null()).spawn().unwrap();
         wait_for(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Some(Pool { child, port })
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        signal(self.child.id(), "-KILL");
-        let _ = self.child.wait();
+        Some(Pool { _child: Killed(child), port })
     }
 }
 
@@ -202,27 +206,59 @@ fn beside_a_long_transaction_everything_goes_on_and_the_rows_that_writers_lock_d
     assert_eq!(cluster.rows() as usize, acknowledged.len() + 1);
 }
 
-/// A long line to the server: everything that it sends arrives this much later. The port of its near
-/// end; its threads end with the process.
-fn long_line(server: &Server, delay: Duration) -> u16 {
-    let near = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, far) = (near.local_addr().unwrap().port(), server.port);
-    std::thread::spawn(move || {
-        for client in near.incoming() {
-            let client = client.unwrap();
-            let server = TcpStream::connect(("127.0.0.1", far)).unwrap();
-            for stream in [&client, &server] {
-                stream.set_nodelay(true).unwrap();
-            }
-            let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            carry(from, to, Duration::ZERO);
-            carry(server, client, delay);
-        }
-    });
-    port
+/// A network between nodes and the server. Its threads end with the process.
+struct Network {
+    port: u16,
+    /// Connections so far, and how many of these carry nothing more, as behind a firewall that has
+    /// forgotten them.
+    connections: Arc<AtomicUsize>,
+    silent: Arc<AtomicUsize>,
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+impl Network {
+    /// What the server sends arrives this much later.
+    fn start(server: &Server, delay: Duration) -> Network {
+        let near = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, far) = (near.local_addr().unwrap().port(), server.port);
+        let network = Network { port, connections: Arc::default(), silent: Arc::default() };
+        let (connections, silent) = (network.connections.clone(), network.silent.clone());
+        std::thread::spawn(move || {
+            for client in near.incoming() {
+                let client = client.unwrap();
+                let Ok(server) = TcpStream::connect(("127.0.0.1", far)) else { continue };
+                for stream in [&client, &server] {
+                    stream.set_nodelay(true).unwrap();
+                }
+                let number = connections.fetch_add(1, SeqCst);
+                let is_silent = move |silent: &AtomicUsize| number < silent.load(SeqCst);
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let ways = [(from, to, Duration::ZERO), (server, client, delay)];
+                for (from, to, delay) in ways {
+                    let silent = silent.clone();
+                    carry(from, to, delay, move || is_silent(&silent));
+                }
+            }
+        });
+        network
+    }
+
+    fn url(&self, cluster: &Cluster<'_>) -> String {
+        cluster.url().replace(&cluster.server.port.to_string(), &self.port.to_string())
+    }
+
+    fn node(&self, cluster: &Cluster<'_>) -> Inbox {
+        cluster.node_with(|command| {
+            command.env("DATABASE_URL", self.url(cluster));
+        })
+    }
+}
+
+fn carry(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    delay: Duration,
+    is_silent: impl Fn() -> bool + Send + 'static,
+) {
     let (sender, arriving) = channel::<(Instant, Vec<u8>)>();
     std::thread::spawn(move || {
         let mut bytes = vec![0; 65_536];
@@ -233,7 +269,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     std::thread::spawn(move || {
         for (due, bytes) in arriving {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            if to.write_all(&bytes).is_err() {
+            if !is_silent() && to.write_all(&bytes).is_err() {
                 break;
             }
         }
@@ -241,48 +277,57 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     });
 }
 
-/// The feed answers waiting readers in rounds that have 20 ms, which is less than one query takes here.
+/// The feed answers waiting readers in rounds that have 20 ms, which is less than one query takes
+/// here. With a query for each of them the last one would wait for longer than its client does.
 #[test]
 #[ignore = "needs PostgreSQL: make test-postgres"]
-fn far_from_its_server_a_node_answers_waiting_readers_as_soon_as_it_can() {
+fn far_from_its_server_a_node_answers_hundreds_of_waiting_readers_in_time() {
     let cluster = Cluster::shared();
-    let port = long_line(cluster.server, Duration::from_millis(40));
-    let far = cluster.url().replace(&cluster.server.port.to_string(), &port.to_string());
-    let node = cluster.node_with(|command| {
-        command.env("DATABASE_URL", &far);
-    });
+    let node = Network::start(cluster.server, Duration::from_millis(40)).node(&cluster);
     assert_eq!(node.deliver(&message("m0")).status, 200);
+    let is_empty = |page: &serde_json::Value| page["data"] == serde_json::json!([]);
+    for (wait, delivers) in [(1, false), (30, true)] {
+        // With a cursor, so that no worker has a query for it.
+        let next = node.get("/feed?after=latest").json["next"].as_str().unwrap().to_owned();
+        let path = format!("/feed?after={next}&wait={wait}");
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..300)
+                .map(|_| scope.spawn(|| Client::new(node.address).read(&path).unwrap()))
+                .collect();
+            if delivers {
+                wait_for(|| node.metric("mailslot_feed_waiters") == 300);
+                assert_eq!(node.deliver(&message("m1")).status, 200);
+            }
+            for reader in readers {
+                let page = serde_json::from_str(&reader.join().unwrap()).unwrap();
+                assert_eq!(is_empty(&page), !delivers, "{page}");
+            }
+        });
+    }
+    // Each with a cursor of its own, and with a query of its own.
     std::thread::scope(|scope| {
-        // Some wait for new messages, the others read from the beginning, one message at a time.
-        let (new, all): (Vec<_>, Vec<_>) = (0..8)
-            .map(|_| {
-                let follow = |first: &str, limit: u32| {
-                    let (mut client, mut after) = (Client::new(node.address), first.to_owned());
-                    let mut seen = 0;
-                    while seen < 10 {
-                        let path = format!("/feed?after={after}&limit={limit}&wait=30");
-                        let page = client.read(&path).unwrap();
-                        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
-                        let data = page["data"].as_array().unwrap();
-                        assert!(!data.is_empty(), "a reader waited for 30 seconds");
-                        seen += data.len();
-                        page["next"].as_str().unwrap().clone_into(&mut after);
-                    }
-                };
-                (scope.spawn(move || follow("latest", 1000)), scope.spawn(move || follow("0", 1)))
-            })
-            .unzip();
-        wait_for(|| node.metric("mailslot_feed_waiters") == 16);
-        for number in 1..=10 {
+        let follow = || {
+            let (mut client, mut after, mut seen) = (Client::new(node.address), "0".to_owned(), 0);
+            while seen < 4 {
+                let page = client.read(&format!("/feed?after={after}&limit=1&wait=30")).unwrap();
+                let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+                assert!(!is_empty(&page), "a reader waited for 30 seconds");
+                seen += 1;
+                page["next"].as_str().unwrap().clone_into(&mut after);
+            }
+        };
+        let readers: Vec<_> = (0..8).map(|_| scope.spawn(follow)).collect();
+        wait_for(|| node.metric("mailslot_feed_waiters") == 8);
+        for number in 2..4 {
             assert_eq!(node.deliver(&message(&format!("m{number}"))).status, 200);
         }
-        for reader in new.into_iter().chain(all) {
+        for reader in readers {
             reader.join().unwrap();
         }
     });
     let paths = [
         "/messages?q=hello&limit=5",
-        "/messages/m7",
+        "/messages/m3",
         "/stats",
         "/export",
         "/metrics",
@@ -291,4 +336,39 @@ fn far_from_its_server_a_node_answers_waiting_readers_as_soon_as_it_can() {
     for path in paths {
         assert_eq!(node.get(path).status, 200, "{path}");
     }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-postgres"]
+fn a_delivery_over_a_connection_that_a_firewall_has_dropped_is_stored_over_another_one() {
+    let cluster = Cluster::shared();
+    let network = Network::start(cluster.server, Duration::ZERO);
+    let node = network.node(&cluster);
+    assert_eq!(node.deliver(&message("m1")).status, 200);
+    network.silent.store(network.connections.load(SeqCst), SeqCst);
+    assert_eq!(node.deliver(&message("m2")).status, 200);
+    assert_eq!(cluster.rows(), 2);
+}
+
+/// A node holds locks over several round trips while it starts, and while it counts.
+#[test]
+#[ignore = "needs PostgreSQL: make test-postgres"]
+fn a_node_that_stands_still_within_a_transaction_keeps_no_other_from_starting() {
+    let cluster = Cluster::shared();
+    let network = Network::start(cluster.server, Duration::from_millis(300));
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailslot"));
+    command.env_clear().current_dir(folder.path()).env("WEBHOOK_SECRET", SECRET);
+    command.env("DATABASE_URL", network.url(&cluster)).env("LISTEN", "127.0.0.1:0");
+    let still = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    // That of the schema, which every start takes.
+    let idle = format!(
+        "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
+         WHERE datname = '{}' AND state = 'idle in transaction'
+             AND locktype = 'advisory' AND granted",
+        cluster.database()
+    );
+    wait_for(|| cluster.server.sql("postgres", &idle) == "1");
+    signal(still.0.id(), "-STOP");
+    assert_eq!(cluster.node().deliver(&message("m1")).status, 200);
 }

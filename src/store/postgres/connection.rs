@@ -125,7 +125,12 @@ impl Connection {
 
     /// Runs one statement without values.
     pub(super) fn ask(&mut self, sql: &str) -> Result<Rows, Failure> {
-        self.run_in_order(&[Statement::plain(sql)])?.pop().ok_or_else(no_answer)
+        self.ask_within(READ_TIMEOUT, sql)
+    }
+
+    pub(super) fn ask_within(&mut self, timeout: Duration, sql: &str) -> Result<Rows, Failure> {
+        self.set_timeout(timeout)?;
+        self.round_trip(&[Statement::plain(sql)], Order::OneByOne)?.pop().ok_or_else(no_answer)
     }
 
     /// Runs a text of several statements without values, as one transaction, for as long as it

@@ -45,8 +45,10 @@ pub(super) fn count_tail(connection: &mut Connection) -> Result<(), Failure> {
 
 /// Moves the watermark; false where another process does.
 fn count_some(connection: &mut Connection) -> Result<bool, Failure> {
+    // A node that stands still behind the first statements would hold the lock of `totals`.
     let settings = "SELECT set_config('jit', 'off', true), \
-                    set_config('enable_seqscan', 'off', true)";
+                    set_config('enable_seqscan', 'off', true), \
+                    set_config('idle_in_transaction_session_timeout', '5s', true)";
     let at_once = [Value::Integer(TAKEN_AT_ONCE)];
     let elected = connection.run_in_order(&[
         Statement::plain("BEGIN"),

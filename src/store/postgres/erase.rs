@@ -44,8 +44,12 @@ fn selected(selection: &Selection) -> [Value<'_>; 3] {
 
 pub(crate) fn count_selected(target: &Target, selection: &Selection) -> Result<i64, String> {
     let sql = format!("SELECT count(*) FROM mailslot.messages WHERE {IS_SELECTED}");
-    let rows = Session::new(target.clone()).ask(&sql, &selected(selection));
-    let counted = rows.and_then(|rows| rows.one()?.integer(0));
+    let selected = selected(selection);
+    let mut session = Session::new(target.clone());
+    let counted = session.connect().and_then(|connection| {
+        let rows = connection.run_slowly(&[Statement::new(&sql, &selected)])?;
+        rows.first().ok_or_else(|| Failure::unexpected("no result"))?.one()?.integer(0)
+    });
     counted.map_err(|failure| format!("database {target}: {failure}"))
 }
 
@@ -96,7 +100,8 @@ fn erase_some(session: &mut Session, selection: &Selection) -> Result<Option<i64
     }
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
     let (ids, hashes) = ([Value::Integers(&ids)], [Value::Byteas(&hashes)]);
-    let answers = session.connect()?.run(&[
+    // In this order of execution, since it waits longer for its answer than a lock is waited for.
+    let answers = session.connect()?.run_in_order(&[
         Statement::new("SELECT set_config('lock_timeout', '10s', true)", &[]),
         Statement::new("SELECT one FROM mailslot.sequencer FOR UPDATE", &[]),
         Statement::new("SELECT one FROM mailslot.totals FOR UPDATE", &[]),

@@ -23,6 +23,8 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_hours(1);
 /// A sentence for the operator, where this program must not write to it. Nothing is changed then.
 pub(super) fn migrate(connection: &mut Connection, is_service: bool) -> Result<(), Failure> {
     connection.ask("BEGIN")?;
+    // A node that stands still here would hold up the start of every other one.
+    connection.ask("SELECT set_config('idle_in_transaction_session_timeout', '10s', true)")?;
     // Two nodes that create the schema at once would both fail.
     connection.ask("SELECT pg_advisory_xact_lock(5570192358041321472)")?;
     match find(connection)? {

@@ -31,6 +31,9 @@ pub(super) const END: Position = Position {
     timestamp: Timestamp { seconds: i64::MAX, nanoseconds: 0 },
     message_id: String::new(),
 };
+/// How long the server may take to answer the question whether this process is ready. Shorter than
+/// the interval of the watchdog.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// With so few candidates, by party and by time, a search reads each one.
 pub(super) const FEW: i64 = 1_024;
 /// A page that begins so few messages from the first or the last one is found by a walk from there.
@@ -59,7 +62,15 @@ impl Reader {
     pub(crate) fn check_schema(&mut self) -> Result<(), Error> {
         let sql = "SELECT writable_from, (SELECT max(id) FROM mailslot.messages)
                    FROM mailslot.sequencer";
-        let rows = self.ask(sql, &[])?;
+        let asked = self.session.ask_within(CHECK_TIMEOUT, sql);
+        let rows = asked.map_err(|failure| match failure {
+            // A restart of this process would not help.
+            failure if failure.is_passing() => {
+                drop(failure.into_error());
+                Error::NotReady("the database server does not answer or takes no writes")
+            }
+            failure => failure.into_error(),
+        })?;
         if rows.one()?.integer(0)? <= VERSION {
             Ok(())
         } else {

@@ -23,10 +23,12 @@ macro_rules! history {
 pub(super) use history;
 
 /// For this transaction, whatever the server's and the user's defaults are: what is acknowledged is
-/// on disk, no lock is waited for too long, and a node that is gone holds no lock for long.
+/// on disk, no lock is waited for too long, and a node that is gone or stands still holds no lock
+/// for long.
 pub(super) const SETTINGS: &str = "
     SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '4s', true),
            set_config('tcp_user_timeout', '5s', true),
+           set_config('idle_in_transaction_session_timeout', '5s', true),
            set_config('synchronous_commit', CASE current_setting('synchronous_commit')
                WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)";
 

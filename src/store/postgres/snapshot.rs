@@ -1,7 +1,7 @@
 //! Reading: a connection that is opened again where it was lost, and several statements of one
 //! moment.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     connection::Connection,
@@ -13,6 +13,9 @@ use crate::config::Target;
 /// How long a statement of a read may take. A connection waits longer for an answer.
 pub(super) const READ_MS_MAX: u64 = 10_000;
 pub(super) const READ_TIMEOUT: Duration = Duration::from_millis(READ_MS_MAX);
+
+/// A connection that is closed is found to be within this time.
+const LOST_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -42,6 +45,11 @@ impl Session {
         })
     }
 
+    /// The rows of one statement without values, from a server that answers soon.
+    pub(super) fn ask_within(&mut self, timeout: Duration, sql: &str) -> Result<Rows, Failure> {
+        self.repeat(|connection| connection.ask_within(timeout, sql))
+    }
+
     /// What `read` reads, all of it of one moment. `read` is called once more where the connection
     /// was lost.
     pub(super) fn read<T>(
@@ -59,15 +67,16 @@ impl Session {
         })
     }
 
-    /// Once more over a new connection, where an old one is found to be lost.
+    /// Once more over a new connection, where an old one is found to be lost. That is found at
+    /// once: a server that has not answered in time would be waited for a second time.
     fn repeat<T>(
         &mut self,
         run: impl Fn(&mut Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let is_old = self.connection.is_some();
+        let (is_old, started) = (self.connection.is_some(), Instant::now());
         let value = self.once(&run);
         let is_lost = value.as_ref().is_err_and(Failure::needs_connection);
-        if is_old && is_lost { self.once(&run) } else { value }
+        if is_old && is_lost && started.elapsed() < LOST_WITHIN { self.once(&run) } else { value }
     }
 
     fn once<T>(

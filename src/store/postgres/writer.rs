@@ -145,13 +145,15 @@ impl Writer {
     }
 
     /// Stores all groups in one transaction. What can pass is tried again for as long as there is
-    /// time; a lock was waited for that long already.
+    /// time; a lock was waited for that long already. Where the time went by over a connection that
+    /// is found to be lost, such as one that a firewall has dropped, it is tried once over another.
     fn store_all(
         &mut self,
         groups: &[&[Delivered]],
         until: Instant,
     ) -> Result<Vec<Vec<Stored>>, Failure> {
         let messages: Vec<&Delivered> = groups.iter().copied().flatten().collect();
+        let mut is_first = self.session.is_some();
         loop {
             let failure = match self.with_session(|session| session.store(&messages)) {
                 Ok(stored) => {
@@ -163,9 +165,12 @@ impl Writer {
                 Err(failure) => failure,
             };
             let is_final = !failure.is_passing() || failure.code() == LOCK_TIMEOUT;
-            if is_final || Instant::now() >= until {
+            let is_late = Instant::now() >= until;
+            let is_once_more = is_first && failure.needs_connection();
+            if is_final || (is_late && !is_once_more) {
                 return Err(failure);
             }
+            is_first = false;
             log::debug!(failure:% = failure; "the commit is tried again");
             thread::sleep(TRY_EVERY);
         }
