@@ -78,6 +78,9 @@ struct Waiter {
     query: FeedQuery,
     priority: Priority,
     until: Instant,
+    /// The last cursor at which there was no message for the reader, such as after the newest
+    /// messages have been erased.
+    unanswered: Option<i64>,
     slot: Reservation,
 }
 
@@ -196,7 +199,15 @@ impl Follower {
                     let asked = Instant::now();
                     let priority = Priority { catches_up: true, asked };
                     let until = asked + query.wait;
-                    self.waiters.push(Waiter { exchange, query, priority, until, slot });
+                    let unanswered = None;
+                    self.waiters.push(Waiter {
+                        exchange,
+                        query,
+                        priority,
+                        until,
+                        unanswered,
+                        slot,
+                    });
                 }
                 Event::Committed => {}
                 Event::Closed => self.is_closed = true,
@@ -209,9 +220,17 @@ impl Follower {
     /// their priorities, as many as there is time for.
     fn round(&mut self) {
         let started = Instant::now();
+        let since = started - std::mem::replace(&mut self.polled, started);
         // This comes before the read, so that a commit after the read wakes this thread again.
         let committed = self.shared.committed.swap(0, SeqCst);
-        let last = self.reader.last_cursor();
+        self.is_behind = false;
+        if self.is_closed {
+            return self.send_all(feed::no_messages);
+        }
+        let last = match self.reader.last_cursor() {
+            Ok(last) => last,
+            Err(error) => return self.send_all(|_| Response::from(&error)),
+        };
         let answering = Instant::now();
         let asked = answering - started;
         let longest = (asked * ROUND_QUERIES).clamp(ROUND_SHORTEST, ROUND_LONGEST);
@@ -223,18 +242,17 @@ impl Follower {
         let mut waiters = std::mem::take(&mut self.waiters);
         waiters.sort_by_key(|waiter| waiter.priority);
         let is_catching_up = waiters.last().is_some_and(|waiter| waiter.priority.catches_up);
-        self.is_behind = false;
         // A query may take the whole time: in each round one reader of each kind is answered.
         let mut has_answered = [false; 2];
         for mut waiter in waiters {
             let FeedQuery { after, limit, .. } = waiter.query;
             // A reader that has disconnected would keep a slot, and the address of its connection.
-            if self.is_closed || (sweeps && waiter.exchange.is_closed_by_peer()) {
+            if sweeps && waiter.exchange.is_closed_by_peer() {
                 self.send(waiter, &feed::no_messages(after));
                 continue;
             }
             let is_over = waiter.until <= started;
-            let is_newest = last == Ok(after);
+            let is_newest = last == after || waiter.unanswered == Some(last);
             if !is_over && is_newest {
                 waiter.priority.catches_up = false;
                 self.waiters.push(waiter);
@@ -253,16 +271,22 @@ impl Follower {
                 Entry::Vacant(new) => new.insert(answer(&mut self.reader, after, limit)),
             };
             if !is_over && !*is_anything {
+                waiter.unanswered = Some(last);
                 self.waiters.push(waiter);
                 continue;
             }
             has_answered[kind] = true;
             self.send(waiter, response);
         }
-        if !self.is_closed {
-            thread::sleep(pause(committed, started - self.polled, started.elapsed()));
+        thread::sleep(pause(committed, since, started.elapsed()));
+    }
+
+    /// Answers every reader, without the database: by the cursor after which it asked.
+    fn send_all(&mut self, response: impl Fn(i64) -> Response) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            let response = response(waiter.query.after);
+            self.send(waiter, &response);
         }
-        self.polled = started;
     }
 
     fn send(&self, waiter: Waiter, response: &Response) {

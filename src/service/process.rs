@@ -59,7 +59,7 @@ pub fn serve() -> Result<(), Failure> {
     // An operator may install a new program while a restart that clients cause is under way.
     if next == Some(Next::Running) && meanwhile.contains(&SIGUSR2) {
         match check_new(&started_as, || false) {
-            Ok(()) => next = Some(Next::New),
+            Ok(_) => next = Some(Next::New),
             Err(problems) => {
                 log::error!(reason = "SIGUSR2", problems; "the restart keeps the running program");
             }
@@ -122,9 +122,10 @@ fn wait(
         }
         if let Some(reason) = server.restart().reason() {
             drop(spare.take());
-            let ready = with_source(Config::read).map_err(|error| error.0.join("; "));
+            let next = with_source(Config::read).map_err(|error| error.0.join("; "));
+            let ready = next.and_then(|next| check_database(server, config, &next));
             spare = spare_descriptor();
-            match ready.and_then(|_| check_database(server, config)) {
+            match ready {
                 Ok(()) => {
                     log::warn!(reason; "restarting in place");
                     log::info!("stopping");
@@ -138,8 +139,8 @@ fn wait(
             }
         }
         if seen.contains(&SIGUSR2) {
-            let checked = check_new(started_as, || server.restart().reason().is_some());
-            match checked.and_then(|()| check_database(server, config)) {
+            let next = check_new(started_as, || server.restart().reason().is_some());
+            match next.and_then(|next| check_database(server, config, &next)) {
                 Ok(()) => {
                     log::info!(signal = SIGUSR2; "stopping");
                     return Some(Next::New);
@@ -155,21 +156,25 @@ fn spare_descriptor() -> Option<OwnedFd> {
     io::stdin().as_fd().try_clone_to_owned().ok()
 }
 
-/// Checks that the process can restart as the program that the operator has installed. `is_urgent`
-/// ends the wait for that program.
-fn check_new(started_as: &io::Result<PathBuf>, is_urgent: impl Fn() -> bool) -> Result<(), String> {
-    with_source(Config::read).map_err(|error| error.0.join("; "))?;
+/// Checks that the process can restart as the program that the operator has installed, and gives
+/// the settings that are valid now. `is_urgent` ends the wait for that program.
+fn check_new(
+    started_as: &io::Result<PathBuf>,
+    is_urgent: impl Fn() -> bool,
+) -> Result<Config, String> {
+    let next = with_source(Config::read).map_err(|error| error.0.join("; "))?;
     let program = started_as
         .as_ref()
         .map_err(|error| format!("the path of this program cannot be determined: {error}"))?;
-    restart::check(program, is_urgent)
+    restart::check(program, is_urgent).map(|()| next)
 }
 
-/// Checks that the next program can open the database: while a database server is away it could not
-/// start, and this one can go on. With a file it starts whatever the disk does.
-fn check_database(server: &Server, config: &Config) -> Result<(), String> {
-    let needs_server = config.database.file().is_none() && !server.restart().is_urgent();
-    if needs_server && !server.takes_commits() {
+/// Checks that the database server is there: without it the next program could not start, and this
+/// one can go on. With a file it starts whatever the disk does; and whether it can use another
+/// database is not known here.
+fn check_database(server: &Server, config: &Config, next: &Config) -> Result<(), String> {
+    let is_same_server = config.database.file().is_none() && config.database == next.database;
+    if is_same_server && !server.restart().is_urgent() && server.is_storage_away() {
         return Err("the database server takes no commit now".to_owned());
     }
     Ok(())

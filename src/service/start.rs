@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::RawFd,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc::channel},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     api::{self, Context, Keys, ROUTES},
     config::{Config, Inherited, Key, Limits, weakness},
+    error::STORAGE_UNAVAILABLE,
     http::{self, Restart},
     logging,
     metrics::{Metrics, milliseconds},
@@ -34,6 +35,8 @@ use crate::{
 pub(super) const DRAIN_MS_MAX: u64 = 10_000;
 /// The same, if memory runs out. Senders send again what is not committed by then.
 const DRAIN_URGENT_MS: u64 = 250;
+/// How long a commit may take before a restart.
+const PROBE_MS_MAX: u64 = 2_500;
 /// How often a stop checks for such requests, and how many times in a row there must be none.
 const DRAIN_TICK_MS: u64 = 20;
 const DRAIN_QUIET_TICKS: u32 = 3;
@@ -215,9 +218,15 @@ impl Server {
         http::reachable(self.shared.listener.address())
     }
 
-    /// True where a message would be stored now.
-    pub(super) fn takes_commits(&self) -> bool {
-        self.shared.commits.commit(Job::Probe).is_ok()
+    /// True where a commit fails now for a reason that may pass, or takes long. A program that a
+    /// newer one has made outdated is not one of these cases: it is to be replaced.
+    pub(super) fn is_storage_away(&self) -> bool {
+        let (sender, outcome) = channel();
+        self.shared.commits.submit(Job::Probe, move |_, outcome| drop(sender.send(outcome)));
+        match outcome.recv_timeout(Duration::from_millis(PROBE_MS_MAX)) {
+            Ok(outcome) => outcome.is_err_and(|error| error == STORAGE_UNAVAILABLE),
+            Err(_) => true,
+        }
     }
 
     /// Applies secrets, tokens and host names from the next request on.

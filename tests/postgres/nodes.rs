@@ -174,6 +174,10 @@ fn a_schema_that_is_too_new_is_refused_at_the_start_and_stops_what_runs() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("newer mailslot") && said.lines().count() == 1, "{said}");
+    // An upgrade in place is what such a node needs: it is not refused.
+    old.signal("-USR2");
+    let log = old.wait_for_log(|line| line["signal"] == 12 || line["reason"] == "SIGUSR2");
+    assert_eq!(log["msg"], "stopping");
 }
 
 #[test]

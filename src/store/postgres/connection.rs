@@ -16,7 +16,7 @@ use super::{
     failure::{Failure, Report, WARNING},
     login::{CancelKey, log_in},
     messages::Messages,
-    stream::Stream,
+    stream::{CONNECT_TIMEOUT, Stream},
     values::{Row, Rows, Statement, Value},
 };
 use crate::config::{Host, Target};
@@ -78,7 +78,8 @@ impl Connection {
         let timeout = READ_TIMEOUT;
         let mut connection = Connection { stream, messages, output, timeout, target, host, key };
         let asked = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
-        if connection.ask(asked)?.one()?.boolean(0)? {
+        // A pooler logs clients in by itself while its server is away.
+        if connection.ask_within(CONNECT_TIMEOUT, asked)?.one()?.boolean(0)? {
             return Err(Failure::Lost(
                 "it takes no writes, since it is a standby or read-only: \
                  name the primary in DATABASE_URL, or all hosts, separated by commas"
@@ -100,7 +101,16 @@ impl Connection {
     /// beside the commit: it is committed here, and perhaps not on the standby. Or that the
     /// connection is lost: whether it is committed is unknown then.
     pub(super) fn run(&mut self, statements: &[Statement<'_>]) -> Result<Vec<Rows>, Failure> {
-        self.set_timeout(WRITE_TIMEOUT)?;
+        self.run_within(WRITE_TIMEOUT, statements)
+    }
+
+    /// The same, for statements that wait for locks for longer.
+    pub(super) fn run_within(
+        &mut self,
+        timeout: Duration,
+        statements: &[Statement<'_>],
+    ) -> Result<Vec<Rows>, Failure> {
+        self.set_timeout(timeout)?;
         self.round_trip(statements, Order::BoundFirst)
     }
 

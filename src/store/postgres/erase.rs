@@ -27,6 +27,8 @@ use crate::{
 
 /// Messages that one transaction erases, so that deliveries do not wait long for it.
 const ERASED_AT_ONCE: i64 = 500;
+/// Longer than the two locks of such a transaction are waited for.
+const ERASE_TIMEOUT: Duration = Duration::from_secs(15);
 const VACUUM_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// `$1` is a sender or null, `$2` and `$3` are a moment or null.
@@ -100,22 +102,24 @@ fn erase_some(session: &mut Session, selection: &Selection) -> Result<Option<i64
     }
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
     let (ids, hashes) = ([Value::Integers(&ids)], [Value::Byteas(&hashes)]);
-    // In this order of execution, since it waits longer for its answer than a lock is waited for.
-    let answers = session.connect()?.run_in_order(&[
-        Statement::new("SELECT set_config('lock_timeout', '10s', true)", &[]),
-        Statement::new("SELECT one FROM mailslot.sequencer FOR UPDATE", &[]),
-        Statement::new("SELECT one FROM mailslot.totals FOR UPDATE", &[]),
-        Statement::new(
-            "INSERT INTO mailslot.erased (hash) SELECT unnest($1) ON CONFLICT DO NOTHING",
-            &hashes,
-        ),
-        Statement::new(
-            "WITH gone AS (DELETE FROM mailslot.messages WHERE id = ANY ($1) RETURNING id)
+    let answers = session.connect()?.run_within(
+        ERASE_TIMEOUT,
+        &[
+            Statement::new("SELECT set_config('lock_timeout', '5s', true)", &[]),
+            Statement::new("SELECT one FROM mailslot.sequencer FOR UPDATE", &[]),
+            Statement::new("SELECT one FROM mailslot.totals FOR UPDATE", &[]),
+            Statement::new(
+                "INSERT INTO mailslot.erased (hash) SELECT unnest($1) ON CONFLICT DO NOTHING",
+                &hashes,
+            ),
+            Statement::new(
+                "WITH gone AS (DELETE FROM mailslot.messages WHERE id = ANY ($1) RETURNING id)
              SELECT count(*) FROM gone",
-            &ids,
-        ),
-        Statement::new("UPDATE mailslot.totals SET erased = erased + cardinality($1)", &ids),
-    ])?;
+                &ids,
+            ),
+            Statement::new("UPDATE mailslot.totals SET erased = erased + cardinality($1)", &ids),
+        ],
+    )?;
     let erased = answers.get(4).ok_or_else(|| Failure::unexpected("no result"))?;
     Ok(Some(erased.one()?.integer(0)?))
 }

@@ -5,7 +5,11 @@ use std::{fmt, io};
 
 use postgres_protocol::message::backend::ErrorFields;
 
-use crate::{config::Target, error::Error, logging};
+use crate::{
+    config::Target,
+    error::{Error, STORAGE_UNAVAILABLE},
+    logging,
+};
 use fallible_iterator::FallibleIterator;
 
 /// SQLSTATE of a warning, of a lock that was waited for too long, and of a statement that was
@@ -101,9 +105,7 @@ impl Failure {
         log::error!(target: logging::ERRORS, error:% = self; "the database failed");
         match self {
             Failure::Outdated => Error::Unavailable(OUTDATED),
-            _ if self.is_passing() || self.is_of_settings() => {
-                Error::Unavailable("storage is unavailable, try again later")
-            }
+            _ if self.is_passing() || self.is_of_settings() => STORAGE_UNAVAILABLE,
             _ => Error::Internal,
         }
     }

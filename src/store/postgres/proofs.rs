@@ -67,6 +67,8 @@ pub(super) fn check_storing(
         Err(failure) if failure.code() == LOCK_TIMEOUT => {}
         Err(failure) => return Err(failure),
         Ok(_) => {
+            // A server that has ended the first connection meanwhile has freed the lock.
+            first.ask("SELECT 1")?;
             return Err(Failure::Settings(
                 "two connections lock one row at once: it does not lock as PostgreSQL does, and \
                  messages would be skipped by the feed"

@@ -7,7 +7,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::files::folder_of;
-use crate::{error::Error, logging};
+use crate::{
+    error::{Error, STORAGE_UNAVAILABLE},
+    logging,
+};
 
 /// How long SQLite waits for another process's lock.
 pub(super) const BUSY_MS_MAX: u32 = 5_000;
@@ -36,7 +39,7 @@ impl From<rusqlite::Error> for Error {
                 | ErrorCode::PermissionDenied
                 | ErrorCode::ReadOnly
                 | ErrorCode::SchemaChanged,
-            ) => Error::Unavailable("storage is unavailable, try again later"),
+            ) => STORAGE_UNAVAILABLE,
             _ => Error::Internal,
         }
     }
