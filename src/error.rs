@@ -44,8 +44,8 @@ pub(crate) enum Error {
     NotReady(&'static str),
 }
 
-/// Of a database that does not do what it is asked to do now, for a reason that may pass or that the
-/// operator can mend.
+/// Of a database that does not do what it is asked to do now, for a reason that may pass, or that
+/// the operator can mend.
 pub(crate) const STORAGE_UNAVAILABLE: Error =
     Error::Unavailable("storage is unavailable, try again later");
 

@@ -36,7 +36,7 @@ pub(super) const DRAIN_MS_MAX: u64 = 10_000;
 /// The same, if memory runs out. Senders send again what is not committed by then.
 const DRAIN_URGENT_MS: u64 = 250;
 /// How long a commit may take before a restart.
-const PROBE_MS_MAX: u64 = 2_500;
+const RESTART_PROBE_MS_MAX: u64 = 2_500;
 /// How often a stop checks for such requests, and how many times in a row there must be none.
 const DRAIN_TICK_MS: u64 = 20;
 const DRAIN_QUIET_TICKS: u32 = 3;
@@ -223,7 +223,7 @@ impl Server {
     pub(super) fn is_storage_away(&self) -> bool {
         let (sender, outcome) = channel();
         self.shared.commits.submit(Job::Probe, move |_, outcome| drop(sender.send(outcome)));
-        match outcome.recv_timeout(Duration::from_millis(PROBE_MS_MAX)) {
+        match outcome.recv_timeout(Duration::from_millis(RESTART_PROBE_MS_MAX)) {
             Ok(outcome) => outcome.is_err_and(|error| error == STORAGE_UNAVAILABLE),
             Err(_) => true,
         }
