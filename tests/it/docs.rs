@@ -154,13 +154,14 @@ fn server() -> Inbox {
 }
 
 /// One bash that runs all the blocks in order, each in the server's folder, and marks their beginnings
-/// and each command that fails. An HTTP status of 400 or more is a failure of curl. `pkill` signals
-/// this server only, since other tests have theirs.
+/// and each command that fails. An HTTP status of 400 or more is a failure of curl, but for a 503, after
+/// which a client is to try again. `pkill` signals this server only, since other tests have theirs.
 fn script(blocks: &[&Block], inbox: &Inbox) -> String {
     let folder = inbox.folder.path().display().to_string();
+    let failed = r"%{onerror}%{stderr}curl: %{http_code} %{errormsg}\n";
     let prelude = format!(
         "exec 2>&1; set -uo pipefail; FOLDER={folder}\n\
-         curl() {{ command curl --fail-with-body --max-time 60 \"$@\"; }}\n\
+         curl() {{ command curl --fail-with-body --retry 5 --max-time 60 -w '{failed}' \"$@\"; }}\n\
          pkill() {{ [ \"${{*:2}}\" = \"-x -f ([^ ]*/)?mailslot( serve)?\" ] && kill \"$1\" {}; }}\n\
          trap 'printf \"\\n\\036failed: %s\\n\" \"$BASH_COMMAND\"' ERR\n",
         inbox.pid()
