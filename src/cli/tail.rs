@@ -47,7 +47,7 @@ are.
 
 /// How often `--follow` asks for new messages.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// The same of a database that is away, since each failure is a line on stderr.
+/// The same of a database server that is away, since each failure is a line on stderr.
 const AWAY_INTERVAL: Duration = Duration::from_secs(1);
 /// Messages of one read.
 const PORTION: i64 = 100;
@@ -62,9 +62,10 @@ fn run(arguments: &Arguments) -> Outcome {
     // No message is added to a file that is not there any more.
     let file = || database.file().map(device_and_inode);
     let opened = file();
+    let is_server = database.file().is_none();
     let mut cursor = reader.cursor_before_last(i64::from(count))?;
     loop {
-        print_after(&mut reader, &mut cursor, follows)?;
+        print_after(&mut reader, &mut cursor, follows && is_server)?;
         if !follows {
             return Ok(());
         }
@@ -76,13 +77,13 @@ fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-/// With `waits`, a database that is away has no new messages.
+/// With `waits`, a server that is away has no new messages.
 fn print_after(reader: &mut Reader, cursor: &mut i64, waits: bool) -> Outcome {
     let mut output = io::stdout().lock();
     let is_terminal = output.is_terminal();
     loop {
         let messages = match reader.committed(*cursor, PORTION) {
-            // Such as a server that is restarted, or whose standby takes over.
+            // It is restarted, or its standby takes over.
             Err(Error::Unavailable(_)) if waits => {
                 thread::sleep(AWAY_INTERVAL);
                 return Ok(());

@@ -60,13 +60,13 @@ impl ChunkedResponse {
 
     /// Sends a chunk. Without bytes, checks whether it is worth going on.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Incomplete> {
-        // An empty chunk would be the last one.
-        let has_nothing = bytes.is_empty();
-        if self.request.is_draining() || (has_nothing && is_closed_by_peer(&self.stream)) {
+        if self.request.is_draining() {
             return Err(Incomplete::Stopped);
         }
-        if has_nothing {
-            return Ok(());
+        // An empty chunk would be the last one.
+        if bytes.is_empty() {
+            let is_over = is_closed_by_peer(&self.stream);
+            return if is_over { Err(Incomplete::Stopped) } else { Ok(()) };
         }
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::RawFd,
-    sync::{Arc, Mutex, mpsc::channel},
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -221,12 +221,9 @@ impl Server {
     /// True where a commit fails now for a reason that may pass, or takes long. A program that a
     /// newer one has made outdated is not one of these cases: it is to be replaced.
     pub(super) fn is_storage_away(&self) -> bool {
-        let (sender, outcome) = channel();
-        self.shared.commits.submit(Job::Probe, move |_, outcome| drop(sender.send(outcome)));
-        match outcome.recv_timeout(Duration::from_millis(RESTART_PROBE_MS_MAX)) {
-            Ok(outcome) => outcome.is_err_and(|error| error == STORAGE_UNAVAILABLE),
-            Err(_) => true,
-        }
+        let patience = Duration::from_millis(RESTART_PROBE_MS_MAX);
+        let outcome = self.shared.commits.commit_within(Job::Probe, patience);
+        outcome.is_none_or(|outcome| outcome == Err(STORAGE_UNAVAILABLE))
     }
 
     /// Applies secrets, tokens and host names from the next request on.

@@ -82,9 +82,18 @@ impl CommitQueue {
 
     /// Has a job committed, and waits for that.
     pub(crate) fn commit(&self, job: Job) -> Outcome {
+        self.outcome(job).recv().unwrap_or(Err(Error::Internal))
+    }
+
+    /// The same. `None` where that takes longer than `patience`; it is committed all the same.
+    pub(crate) fn commit_within(&self, job: Job, patience: Duration) -> Option<Outcome> {
+        self.outcome(job).recv_timeout(patience).ok()
+    }
+
+    fn outcome(&self, job: Job) -> Receiver<Outcome> {
         let (sender, outcome) = channel();
         self.submit(job, move |_, outcome| drop(sender.send(outcome)));
-        outcome.recv().unwrap_or(Err(Error::Internal))
+        outcome
     }
 
     /// Jobs that wait.

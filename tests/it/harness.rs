@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::process::ExitStatusExt,
+    os::unix::{net::UnixDatagram, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, OnceLock, mpsc},
@@ -69,6 +69,20 @@ pub fn command(folder: &Path) -> Command {
         .env("DATABASE_URL", database_url(folder))
         .env("WEBHOOK_SECRET", SECRET);
     command
+}
+
+/// The socket in a service's folder on which it notifies systemd.
+pub fn notify_socket(folder: &Path, wait: Duration) -> UnixDatagram {
+    let socket = UnixDatagram::bind(folder.join("notify")).unwrap();
+    socket.set_read_timeout(Some(wait)).unwrap();
+    socket
+}
+
+/// The next notification.
+pub fn notification(socket: &UnixDatagram) -> String {
+    let mut state = [0; 64];
+    let length = socket.recv(&mut state).unwrap();
+    String::from_utf8_lossy(&state[..length]).trim_end().to_owned()
 }
 
 /// Which engine the tests of this process run on.

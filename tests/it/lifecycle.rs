@@ -12,7 +12,8 @@ use std::{
 use serde_json::json;
 
 use crate::harness::{
-    Inbox, Reply, at_once, count, database, database_url, message, on_postgres, refused, refused_in,
+    Inbox, Reply, at_once, count, database, database_url, message, notification, notify_socket,
+    on_postgres, refused, refused_in,
 };
 
 fn stderr(output: &Output) -> String {
@@ -415,8 +416,7 @@ fn healthcheck_asks_its_own_address() {
 #[test]
 fn systemd_is_notified_and_provides_the_secret() {
     let folder = tempfile::tempdir().unwrap();
-    let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let socket = notify_socket(folder.path(), Duration::from_secs(10));
     fs::create_dir(folder.path().join("credentials")).unwrap();
     fs::write(folder.path().join("credentials/webhook_secret"), "testsecret\n").unwrap();
     let inbox = Inbox::start_with(folder, |command| {
@@ -426,13 +426,10 @@ fn systemd_is_notified_and_provides_the_secret() {
             .env("CREDENTIALS_DIRECTORY", folder.join("credentials"));
         command.env("NOTIFY_SOCKET", folder.join("notify"));
     });
-    let mut state = [0; 64];
-    let length = socket.recv(&mut state).unwrap();
-    assert_eq!(state[..length].trim_ascii_end(), b"READY=1");
+    assert_eq!(notification(&socket), "READY=1");
     assert_eq!(inbox.deliver(&message("m1")).status, 200);
     let _folder = inbox.stop();
-    let length = socket.recv(&mut state).unwrap();
-    assert_eq!(state[..length].trim_ascii_end(), b"STOPPING=1");
+    assert_eq!(notification(&socket), "STOPPING=1");
 }
 
 #[test]

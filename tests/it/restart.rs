@@ -122,23 +122,16 @@ fn a_descriptor_that_is_no_listening_socket_is_refused() {
 #[test]
 fn the_watchdog_is_fed_as_long_as_a_request_finds_the_database() {
     let folder = tempfile::tempdir().unwrap();
-    let socket = std::os::unix::net::UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let socket = harness::notify_socket(folder.path(), Duration::from_secs(20));
     let inbox = Inbox::start_with(folder, |command| {
         let folder = command.get_current_dir().unwrap().to_owned();
         command.env("NOTIFY_SOCKET", folder.join("notify")).env("WATCHDOG_USEC", "600000");
     });
-    let mut state = [0; 64];
-    let mut next = || {
-        let length = socket.recv(&mut state).unwrap();
-        String::from_utf8_lossy(&state[..length]).trim_end().to_owned()
-    };
-    assert_eq!(next(), "READY=1");
+    assert_eq!(harness::notification(&socket), "READY=1");
     for _ in 0..3 {
-        assert_eq!(next(), "WATCHDOG=1");
+        assert_eq!(harness::notification(&socket), "WATCHDOG=1");
     }
     // Like systemd, the test reads on: a full socket would block the watchdog.
-    let socket = socket.try_clone().unwrap();
     std::thread::spawn(move || while socket.recv(&mut [0; 64]).is_ok() {});
     // A database that is gone is what a restart mends.
     inbox.execute("DROP TABLE messages");

@@ -1,10 +1,10 @@
 //! Servers that mailslot cannot use: one sentence at the start, and 503 later.
 
-use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use crate::{
     client::Client,
-    harness::{message, refused, server::Server, wait_for},
+    harness::{message, notification, notify_socket, refused, server::Server, wait_for},
     load::{Cluster, send},
 };
 
@@ -222,22 +222,19 @@ fn while_the_server_is_away_a_node_is_alive_for_systemd_and_refuses_to_restart()
     let server = Server::start(&[], &[]);
     let cluster = Cluster::on(&server);
     let folder = tempfile::tempdir().unwrap();
-    let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    let socket = notify_socket(folder.path(), Duration::from_mins(1));
     let node = cluster.node_in(folder, |command| {
         let folder = command.get_current_dir().unwrap().to_owned();
         command.env("NOTIFY_SOCKET", folder.join("notify")).env("WATCHDOG_USEC", "12000000");
     });
     assert_eq!(node.deliver(&message("m1")).status, 200);
-    let mut state = [0; 64];
-    let mut next = || {
-        let length = socket.recv(&mut state).unwrap();
-        String::from_utf8_lossy(&state[..length]).trim_end().to_owned()
-    };
-    assert_eq!((next(), next()), ("READY=1".to_owned(), "WATCHDOG=1".to_owned()));
+    assert_eq!(
+        (notification(&socket), notification(&socket)),
+        ("READY=1".to_owned(), "WATCHDOG=1".to_owned())
+    );
     server.stop("immediate");
     assert_eq!(node.get("/health/ready").status, 503);
-    assert_eq!(next(), "WATCHDOG=1", "with the server away");
+    assert_eq!(notification(&socket), "WATCHDOG=1", "with the server away");
     node.signal("-USR2");
     let refused = node.wait_for_log(|line| line["reason"] == "SIGUSR2");
     assert_eq!(refused["problems"], "the database server takes no commit now");

@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     client::Client,
-    harness::{Inbox, SECRET, message, message_with, server::Server, signal, wait_for},
+    harness::{self, Inbox, message, message_with, server::Server, signal, wait_for},
     load::{Cluster, follow, run, send_all},
 };
 
@@ -304,7 +304,7 @@ fn far_from_its_server_a_node_answers_hundreds_of_waiting_readers_in_time() {
             }
         });
     }
-    // Each with a cursor of its own, and with a query of its own.
+    // Readers that catch up, one message at a time.
     std::thread::scope(|scope| {
         let follow = || {
             let (mut client, mut after, mut seen) = (Client::new(node.address), "0".to_owned(), 0);
@@ -357,9 +357,8 @@ fn a_node_that_stands_still_within_a_transaction_keeps_no_other_from_starting() 
     let cluster = Cluster::shared();
     let network = Network::start(cluster.server, Duration::from_millis(300));
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mailslot"));
-    command.env_clear().current_dir(folder.path()).env("WEBHOOK_SECRET", SECRET);
-    command.env("DATABASE_URL", network.url(&cluster)).env("LISTEN", "127.0.0.1:0");
+    let mut command = harness::command(folder.path());
+    command.env("DATABASE_URL", network.url(&cluster));
     let still = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     // That of the schema, which every start takes.
     let idle = format!(

@@ -102,24 +102,22 @@ fn erase_some(session: &mut Session, selection: &Selection) -> Result<Option<i64
     }
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
     let (ids, hashes) = ([Value::Integers(&ids)], [Value::Byteas(&hashes)]);
-    let answers = session.connect()?.run_within(
-        ERASE_TIMEOUT,
-        &[
-            Statement::new("SELECT set_config('lock_timeout', '5s', true)", &[]),
-            Statement::new("SELECT one FROM mailslot.sequencer FOR UPDATE", &[]),
-            Statement::new("SELECT one FROM mailslot.totals FOR UPDATE", &[]),
-            Statement::new(
-                "INSERT INTO mailslot.erased (hash) SELECT unnest($1) ON CONFLICT DO NOTHING",
-                &hashes,
-            ),
-            Statement::new(
-                "WITH gone AS (DELETE FROM mailslot.messages WHERE id = ANY ($1) RETURNING id)
+    let statements = [
+        Statement::plain("SELECT set_config('lock_timeout', '5s', true)"),
+        Statement::plain("SELECT one FROM mailslot.sequencer FOR UPDATE"),
+        Statement::plain("SELECT one FROM mailslot.totals FOR UPDATE"),
+        Statement::new(
+            "INSERT INTO mailslot.erased (hash) SELECT unnest($1) ON CONFLICT DO NOTHING",
+            &hashes,
+        ),
+        Statement::new(
+            "WITH gone AS (DELETE FROM mailslot.messages WHERE id = ANY ($1) RETURNING id)
              SELECT count(*) FROM gone",
-                &ids,
-            ),
-            Statement::new("UPDATE mailslot.totals SET erased = erased + cardinality($1)", &ids),
-        ],
-    )?;
+            &ids,
+        ),
+        Statement::new("UPDATE mailslot.totals SET erased = erased + cardinality($1)", &ids),
+    ];
+    let answers = session.connect()?.run_within(ERASE_TIMEOUT, &statements)?;
     let erased = answers.get(4).ok_or_else(|| Failure::unexpected("no result"))?;
     Ok(Some(erased.one()?.integer(0)?))
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{connection::Connection, failure::Failure};
+use super::{connection::Connection, failure::Failure, values::Statement};
 
 /// The version that this program creates.
 pub(super) const VERSION: i64 = 1;
@@ -22,11 +22,14 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_hours(1);
 /// # Errors
 /// A sentence for the operator, where this program must not write to it. Nothing is changed then.
 pub(super) fn migrate(connection: &mut Connection, is_service: bool) -> Result<(), Failure> {
-    connection.ask("BEGIN")?;
-    // A node that stands still here would hold up the start of every other one.
-    connection.ask("SELECT set_config('idle_in_transaction_session_timeout', '10s', true)")?;
-    // Two nodes that create the schema at once would both fail.
-    connection.ask("SELECT pg_advisory_xact_lock(5570192358041321472)")?;
+    // Two nodes that create the schema at once would both fail. One that stands still meanwhile
+    // would hold up the start of every other one.
+    let begin = [
+        "BEGIN",
+        "SELECT set_config('idle_in_transaction_session_timeout', '10s', true)",
+        "SELECT pg_advisory_xact_lock(5570192358041321472)",
+    ];
+    connection.run_in_order(&begin.map(Statement::plain))?;
     match find(connection)? {
         None => {
             // CREATE SCHEMA IF NOT EXISTS needs the right to create one even where it is there.

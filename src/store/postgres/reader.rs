@@ -63,13 +63,12 @@ impl Reader {
         let sql = "SELECT writable_from, (SELECT max(id) FROM mailslot.messages)
                    FROM mailslot.sequencer";
         let asked = self.session.ask_within(CHECK_TIMEOUT, sql);
-        let rows = asked.map_err(|failure| match failure {
-            // A restart of this process would not help.
-            failure if failure.is_passing() => {
-                drop(failure.into_error());
-                Error::NotReady("the database server does not answer or takes no writes")
-            }
-            failure => failure.into_error(),
+        let rows = asked.map_err(|failure| {
+            let away = Error::NotReady("the database server does not answer or takes no writes");
+            // A restart of this process would not help against what passes.
+            let is_away = failure.is_passing();
+            let error = failure.into_error();
+            if is_away { away } else { error }
         })?;
         if rows.one()?.integer(0)? <= VERSION {
             Ok(())

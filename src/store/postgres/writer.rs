@@ -153,7 +153,7 @@ impl Writer {
         until: Instant,
     ) -> Result<Vec<Vec<Stored>>, Failure> {
         let messages: Vec<&Delivered> = groups.iter().copied().flatten().collect();
-        let mut is_first = self.session.is_some();
+        let mut is_old = self.session.is_some();
         loop {
             let failure = match self.with_session(|session| session.store(&messages)) {
                 Ok(stored) => {
@@ -166,11 +166,11 @@ impl Writer {
             };
             let is_final = !failure.is_passing() || failure.code() == LOCK_TIMEOUT;
             let is_late = Instant::now() >= until;
-            let is_once_more = is_first && failure.needs_connection();
-            if is_final || (is_late && !is_once_more) {
+            let is_lost = is_old && failure.needs_connection();
+            if is_final || (is_late && !is_lost) {
                 return Err(failure);
             }
-            is_first = false;
+            is_old = false;
             log::debug!(failure:% = failure; "the commit is tried again");
             thread::sleep(TRY_EVERY);
         }
